@@ -1,0 +1,162 @@
+"""The contract that every stage fulfils, and the records that travel between stages.
+
+A stage is one named step of a recipe. It declares what it needs (settings, weights, named images), loads
+once per worker process, and turns a batch into one result per face (or per image). It knows nothing of files,
+ledgers, Prefect or Ray, and modules that define stages import torch only inside `load` and `run`, so that a recipe
+can be validated without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from tasks.image_io import Picture
+
+Pixels = NDArray[np.float32]
+"""An RGB image, shape (H, W, 3), float32, nominally in [0, 1] (a restorer may overshoot)."""
+
+State = Literal["done", "done_fallback", "skipped", "rejected_identity", "failed_retryable", "quarantined"]
+"""The states in which a stage can leave a face or an image. The ledger knows a few more (see infra.manifest)."""
+
+WHOLE_IMAGE = -1
+"""The `face` number of rows that speak of the image as a whole."""
+
+
+class StageSettings(BaseModel):
+    """Base of every stage's settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one face (or image) at one stage: always exactly one, always with a reason.
+
+    `reason_code` is one of `tasks.books.REASONS`; `reason` is a sentence for people (may be empty where the code says
+    it all). `metrics` are numbers that later stages, gates and reports read, keyed `metric.image`
+    (`clipiqa.aligned`). `detail` is anything else worth keeping, as JSON (landmarks, matrices, decisions).
+    """
+
+    state: State = "done"
+    reason_code: str = "ok"
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of one image, with what earlier stages found out about it.
+
+    `seed` comes from the stage key: random numbers drawn from it are the same in any order and on any worker.
+    `metrics` and `detail` are the union of all earlier stages' for this face.
+    """
+
+    image_id: str
+    face: int
+    seed: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Faces and their named images.
+
+    `images[name]` has shape (N, H, W, 3), float32 RGB, one row per face. Bare names (`aligned`, `restored`) are
+    the newest image of that name; `stage_id.name` (`pisa_sr.restored`) is the one that a certain stage wrote, where it is absent for a face
+    (the stage was skipped for it) the newest earlier one stands in.
+    """
+
+    faces: Sequence[Face]
+    images: Mapping[str, Pixels]
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+
+@dataclass(frozen=True)
+class FaceResult:
+    """A stage's answer for one face: the outcome and the named images it wrote (empty when it wrote none)."""
+
+    outcome: Outcome
+    images: Mapping[str, Pixels] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """An image stage's answer: the image's own outcome, the faces found in it, or the finished picture."""
+
+    outcome: Outcome
+    faces: Sequence[FaceResult] = ()
+    picture: Picture | None = None
+
+
+class Stage:
+    """Base of both kinds of stage.
+
+    Class attributes declare what the stage needs; they are read without loading it:
+    `code_version` is raised whenever the same input would give another output; `reads` and `writes` are named
+    images; `provides` are the metrics that it promises, for gates to refer to.
+    """
+
+    name: ClassVar[str]
+    code_version: ClassVar[int] = 1
+    Settings: ClassVar[type[StageSettings]] = StageSettings
+    reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, settings: StageSettings, weights: Mapping[str, Path] | None = None) -> None:
+        """`weights` maps the names that `weights_needed` lists to verified files on this machine."""
+        self.settings = settings
+        self.weights = dict(weights or {})
+
+    @classmethod
+    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """Names in `infra/weights.toml` that a run with these settings loads."""
+        return ()
+
+    @classmethod
+    def weights_optional(cls, settings: StageSettings) -> tuple[str, ...]:
+        """Names that are loaded when present; without them the stage says what it cannot judge."""
+        return ()
+
+    @classmethod
+    def provides(cls, settings: StageSettings) -> tuple[str, ...]:
+        """Metric names that every face has after this stage."""
+        return ()
+
+    @classmethod
+    def batch_size(cls, settings: StageSettings) -> int:
+        """Faces (or images) per micro-batch."""
+        return 16
+
+    def load(self, device: str, dtype: str) -> None:
+        """Builds networks and moves them to `device` (`cpu`, `cuda`, `cuda:1`) in `dtype` (`float32`, `bfloat16`, …).
+
+        Runs once per worker process, before the first `run`.
+        """
+
+
+class FaceStage(Stage):
+    """A stage that works on aligned faces."""
+
+    def run(self, batch: Batch) -> list[FaceResult]:
+        """One result per face, in order. Never raises for a single bad face: that face gets its own outcome."""
+        raise NotImplementedError
+
+
+class ImageStage(Stage):
+    """A stage that works on whole pictures: it finds faces in one, or puts them back."""
+
+    def run(self, picture: Picture, batch: Batch) -> ImageResult:
+        """`batch` holds the picture's faces with the images this stage reads (empty before detection)."""
+        raise NotImplementedError
