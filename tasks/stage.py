@@ -2,8 +2,8 @@
 
 A stage is one named step of a recipe. It declares what it needs (settings, weights, named images), loads
 once per worker process, and turns a batch into one result per face (or per image). It knows nothing of files,
-ledgers, Prefect or Ray, and modules that define stages import torch only inside `load` and `run`, so that a recipe
-can be validated without it.
+ledgers, Prefect or Ray, and modules that define stages import torch only inside `load` and `run`, so that a
+recipe can be validated without it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Pixels = NDArray[np.float32]
 """An RGB image, shape (H, W, 3), float32, nominally in [0, 1] (a restorer may overshoot)."""
 
 State = Literal["done", "done_fallback", "skipped", "rejected_identity", "failed_retryable", "quarantined"]
-"""The states in which a stage can leave a face or an image. The ledger knows a few more (see infra.manifest)."""
+"""How a stage can leave a face or an image. The ledger knows a few more states (see infra.manifest)."""
 
 WHOLE_IMAGE = -1
 """The `face` number of rows that speak of the image as a whole."""
@@ -40,8 +40,8 @@ class StageSettings(BaseModel):
 class Outcome:
     """What became of one face (or image) at one stage: always exactly one, always with a reason.
 
-    `reason_code` is one of `tasks.books.REASONS`; `reason` is a sentence for people (may be empty where the code says
-    it all). `metrics` are numbers that later stages, gates and reports read, keyed `metric.image`
+    `reason_code` is one of `tasks.books.REASONS`; `reason` is a sentence for people (may be empty where the
+    code says it all). `metrics` are numbers that later stages, gates and reports read, keyed `metric.image`
     (`clipiqa.aligned`). `detail` is anything else worth keeping, as JSON (landmarks, matrices, decisions).
     """
 
@@ -71,9 +71,9 @@ class Face:
 class Batch:
     """Faces and their named images.
 
-    `images[name]` has shape (N, H, W, 3), float32 RGB, one row per face. Bare names (`aligned`, `restored`) are
-    the newest image of that name; `stage_id.name` (`pisa_sr.restored`) is the one that a certain stage wrote, where it is absent for a face
-    (the stage was skipped for it) the newest earlier one stands in.
+    `images[name]` has shape (N, H, W, 3), float32 RGB, one row per face. A bare name (`aligned`, `restored`) is
+    the newest image of that name; `stage_id.name` (`pisa_sr.restored`) is the one that a certain stage wrote.
+    Where that stage was skipped for a face, the newest earlier one stands in.
     """
 
     faces: Sequence[Face]
@@ -104,13 +104,15 @@ class Stage:
     """Base of both kinds of stage.
 
     Class attributes declare what the stage needs; they are read without loading it:
-    `code_version` is raised whenever the same input would give another output; `reads` and `writes` are named
-    images; `provides` are the metrics that it promises, for gates to refer to.
+    `code_version` is raised whenever the same input would give another output; `on_device` says that the stage
+    computes on the run's device in the run's dtype (its results belong to that numerics class); `reads` and
+    `writes` are named images; `provides` are the metrics that it promises, for gates to refer to.
     """
 
     name: ClassVar[str]
     code_version: ClassVar[int] = 1
     Settings: ClassVar[type[StageSettings]] = StageSettings
+    on_device: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
 
@@ -140,7 +142,7 @@ class Stage:
         return 16
 
     def load(self, device: str, dtype: str) -> None:
-        """Builds networks and moves them to `device` (`cpu`, `cuda`, `cuda:1`) in `dtype` (`float32`, `bfloat16`, …).
+        """Builds networks on `device` (`cpu`, `cuda`, `cuda:1`) in `dtype` (`float32`, `bfloat16`, `float16`).
 
         Runs once per worker process, before the first `run`.
         """
@@ -150,7 +152,7 @@ class FaceStage(Stage):
     """A stage that works on aligned faces."""
 
     def run(self, batch: Batch) -> list[FaceResult]:
-        """One result per face, in order. Never raises for a single bad face: that face gets its own outcome."""
+        """One result per face, in order. A single bad face gets its own outcome and never raises."""
         raise NotImplementedError
 
 
