@@ -154,6 +154,11 @@ class RecipeStage:
         return "image" if issubclass(self.cls, ImageStage) else "face"
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """Named images that it reads."""
+        return self.cls.images_read(self.settings)
+
+    @property
     def weights(self) -> tuple[str, ...]:
         """Names in the weights table that this stage cannot run without."""
         return self.cls.weights_needed(self.settings)
@@ -208,7 +213,7 @@ class Recipe:
     def dependencies(self, stage: RecipeStage) -> tuple[RecipeStage, ...]:
         """Earlier stages whose results this one reads: images, and metrics of the gates that stand before it."""
         earlier = self.stages[: self.stages.index(stage)]
-        needed = {self._writer(name, earlier).id for name in stage.cls.reads}
+        needed = {self._writer(name, earlier).id for name in stage.reads}
         gates = [stage.when] if stage.when else []
         gates += [s.stop_when for s in earlier if s.stop_when]
         for gate in gates:

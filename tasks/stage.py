@@ -122,6 +122,11 @@ class Stage:
         self.weights = dict(weights or {})
 
     @classmethod
+    def images_read(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The named images that a run with these settings reads."""
+        return cls.reads
+
+    @classmethod
     def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
         """Names in `infra/weights.toml` that a run with these settings loads."""
         return ()
