@@ -1,7 +1,7 @@
 """Intermediates: what a micro-batch left behind, in one Arrow file.
 
 A file holds the rows of a micro-batch and the named images that its stage wrote, lossless in the recipe's
-`intermediate_dtype`. Its presence means that the micro-batch is done, so a resumed run reads it instead of computing again.
+`intermediate_dtype`. Its presence means that the micro-batch is done: a resumed run reads it and computes nothing.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class NetworkSettings(StageSettings):
 class NetworkStage(FaceStage):
     """A stage that sends one named image through one network and writes `restored`.
 
-    Subclasses name the image in `source` and build the network in `build`; the network maps (N, 3, H, W) in [0, 1] to the
-    same.
+    Subclasses name the image in `source` and build the network in `build`; the network maps (N, 3, H, W) in
+    [0, 1] to the same.
     """
 
     on_device = True

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -150,7 +149,7 @@ class Worker:
         return [image_row, *face_rows], [{}, *(dict(face.images) for face in result.faces)]
 
     def _original(self, item: Item) -> tuple[bytes | None, Outcome | None]:
-        """The bytes of an item's image, or why they cannot be had; a file that changed since the scan is not touched."""
+        """The bytes of an item's image, or why they cannot be had. A file that changed since the scan is left."""
         path = item["paths"][0]
         try:
             data = self.source.read_bytes(path)
@@ -203,7 +202,7 @@ class Worker:
         return Batch(faces, {name: np.stack([self._pixels(i, name) for i in items]) for name in stage.reads})
 
     def _pixels(self, item: Item, name: str) -> Pixels:
-        return self._opened(item["images"][name]).image(row_key(item), PurePosixPath(name).name.rpartition(".")[2])
+        return self._opened(item["images"][name]).image(row_key(item), name.rpartition(".")[2])
 
     def _open(self, path: str) -> intermediate.Intermediate:
         found = intermediate.read(self.workspace, path)

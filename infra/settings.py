@@ -1,0 +1,83 @@
+"""One typed settings tree: flag > environment (`MPSR_…`) > file (`mpsr.toml`) > default.
+
+Every setting has a sentence, a unit where it has one, a range and a default; `mpsr --help`, the README's table and
+Prefect's parameter form all come from here. It knows nothing of stages: a recipe has settings of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+CONFIG_FILE = "mpsr.toml"
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot be used; the message names the setting, the value and what is expected."""
+
+
+class Settings(BaseSettings):
+    """How and where runs execute."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MPSR_", toml_file=CONFIG_FILE, extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    weights_dir: str = Field(
+        default_factory=lambda: str(Path.home() / ".cache" / "mpsr" / "weights"),
+        description="folder with downloaded weights",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where networks compute; auto takes CUDA when the cluster has a GPU"
+    )
+    workers: int = Field(default=0, ge=0, le=4096, description="worker processes; 0 = one per GPU, else by cores")
+    threads: int = Field(default=0, ge=0, le=256, description="CPU threads per worker process; 0 = cores / workers")
+    ray_address: str | None = Field(
+        default=None, description="a running Ray cluster to join, `auto` or host:port; none = start one here"
+    )
+    ray_dashboard: bool = Field(default=False, description="start Ray's dashboard (on loopback) with a local cluster")
+    shard_size: int = Field(default=1000, ge=1, le=100_000, description="most images per shard, the unit Prefect sees")
+    shards_in_flight: int = Field(default=3, ge=1, le=256, description="shards worked on at the same time")
+    micro_batch: int = Field(
+        default=0, ge=0, le=256, description="faces per call of a worker; 0 = as the recipe's stages say"
+    )
+    retries: int = Field(default=3, ge=0, le=20, description="further tries after a failure of the machinery")
+    call_timeout: float = Field(
+        default=1800.0, ge=1.0, description="seconds after which a worker that does not answer is ended"
+    )
+    quarantine_budget: float = Field(
+        default=0.05, ge=0.0, le=1.0, description="share of quarantined images at which a run stops"
+    )
+    quarantine_budget_from: int = Field(default=200, ge=1, description="images before the budget counts")
+    keep_intermediates_gb: float = Field(
+        default=20.0, ge=0.0, description="GB of intermediates kept, so that a changed recipe need not start again"
+    )
+    max_pixels: int = Field(default=300_000_000, ge=1, description="pixels above which a picture is not decoded")
+    report_thumbnails: bool = Field(default=True, description="pictures in the report; off for private archives")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags are `init_settings`; then the environment; then the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings with the given flags on top; a flag that is None was not given. Raises SettingsError."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(sorted(Settings.model_fields))
+        hint = f"; known settings are {known}" if first["type"] == "extra_forbidden" else ""
+        raise SettingsError(f"setting {key!r}: {first['msg']}, got {first.get('input')!r}{hint}") from None

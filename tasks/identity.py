@@ -1,0 +1,209 @@
+"""Identity: is the restored face still the same person? It stands between the last restorer and paste-back.
+
+A judge (a face-recognition network) compares the aligned input with the result. A result that is not the same
+person goes down a ladder: blended with the input, then an earlier stage's result, then the original. Where nothing
+can judge, the verdict is `undecidable`; that is recorded, and a setting says whether it passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from tasks.stage import Batch, Face, FaceResult, FaceStage, Outcome, Pixels, StageSettings
+
+ADAFACE = "adaface_ir50_ms1mv2"
+ONNX = "face_embedding_onnx"
+SIDE = 112
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
+)
+"""Where the five points of an upright face lie in a recognition crop (ArcFace's and AdaFace's reference points)."""
+ALIGNED = np.array(
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ],
+    np.float32,
+)
+"""Where they lie in the 512-pixel aligned face (the template of facexlib)."""
+
+
+class Judge(Protocol):
+    """Turns recognition crops (N, 112, 112, 3), RGB in [0, 1], into unit vectors (N, D)."""
+
+    def __call__(self, crops: Pixels) -> NDArray[np.float32]: ...
+
+
+class IdentitySettings(StageSettings):
+    """How strict, and how far down the ladder."""
+
+    threshold: float = Field(
+        default=0.4,
+        ge=-1.0,
+        le=1.0,
+        description="least cosine similarity of input and result (the challenge used 0.3 to 0.6, by data set)",
+    )
+    blends: tuple[float, ...] = Field(
+        default=(0.7, 0.4), description="shares of the result to try when the whole of it is another person"
+    )
+    earlier: str | None = Field(default="pisa_sr.restored", description="an earlier stage's image to try after them")
+    undecidable: Literal["pass", "reject"] = Field(
+        default="pass", description="what happens where no judge's weights are present"
+    )
+    batch_size: int = Field(default=16, ge=1, le=256, description="faces per micro-batch")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One rung of the ladder."""
+
+    name: str
+    image: Pixels
+    outcome: Outcome
+
+
+class Identity(FaceStage):
+    """Writes the `restored` that may be pasted back, and `identity.restored`, its similarity to the input."""
+
+    name = "identity"
+    on_device = True
+    Settings = IdentitySettings
+    writes = ("restored",)
+
+    settings: IdentitySettings
+
+    @classmethod
+    def images_read(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The input, the result, and the earlier result that the ladder may need."""
+        assert isinstance(settings, IdentitySettings)
+        return ("aligned", "restored", *((settings.earlier,) if settings.earlier else ()))
+
+    @classmethod
+    def weights_optional(cls, settings: StageSettings) -> tuple[str, ...]:
+        """AdaFace, or any recognition network in ONNX form that takes 112-pixel crops."""
+        return (ADAFACE, ONNX)
+
+    @classmethod
+    def batch_size(cls, settings: StageSettings) -> int:
+        """Faces per micro-batch, from the settings."""
+        assert isinstance(settings, IdentitySettings)
+        return settings.batch_size
+
+    def load(self, device: str, dtype: str) -> None:
+        """The judge computes in float32 whatever the run's dtype is: a threshold stands behind it."""
+        self.judge: Judge | None = None
+        if ADAFACE in self.weights:
+            self.judge = adaface_judge(self.weights[ADAFACE], device)
+        elif ONNX in self.weights:
+            self.judge = onnx_judge(self.weights[ONNX])
+
+    def run(self, batch: Batch) -> list[FaceResult]:
+        """The first rung that is the same person, for every face on its own."""
+        return [self._verdict(face, {n: i[k] for n, i in batch.images.items()}) for k, face in enumerate(batch.faces)]
+
+    def _verdict(self, face: Face, images: dict[str, Pixels]) -> FaceResult:
+        aligned, restored = images["aligned"], images["restored"]
+        if self.judge is None:
+            return self._undecidable(aligned, restored)
+        reference = self.judge(recognition_crop(aligned)[None])[0]
+        tried: dict[str, float] = {}
+        for candidate in self._ladder(images):
+            tried[candidate.name] = _cosine(reference, self.judge(recognition_crop(candidate.image)[None])[0])
+            if tried[candidate.name] >= self.settings.threshold:
+                return _kept(candidate, tried)
+        outcome = Outcome(
+            "rejected_identity",
+            "identity_lost",
+            f"similarity {tried['restored']:.2f} is below {self.settings.threshold:.2f}, and no rung came nearer",
+            {"identity.restored": tried["restored"]},
+            {"verdict": "original", "tried": tried},
+        )
+        return FaceResult(outcome, {"restored": aligned})
+
+    def _ladder(self, images: dict[str, Pixels]) -> Iterator[Candidate]:
+        aligned, restored = images["aligned"], images["restored"]
+        yield Candidate("restored", restored, Outcome())
+        for share in self.settings.blends:
+            blended = aligned + np.float32(share) * (restored - aligned)
+            yield Candidate(f"blend_{share}", blended, Outcome("done_fallback", "fallback_blend"))
+        if self.settings.earlier:
+            yield Candidate("earlier", images[self.settings.earlier], Outcome("done_fallback", "fallback_earlier"))
+
+    def _undecidable(self, aligned: Pixels, restored: Pixels) -> FaceResult:
+        detail = {"verdict": "undecidable", "why": f"no judge: the weights {ADAFACE} are not present"}
+        if self.settings.undecidable == "pass":
+            return FaceResult(Outcome(detail=detail), {"restored": restored})
+        reason = f"nothing can judge identity here: get the weights {ADAFACE}, or set undecidable = 'pass'"
+        return FaceResult(Outcome("rejected_identity", "undecidable", reason, detail=detail), {"restored": aligned})
+
+
+def recognition_crop(aligned: Pixels) -> Pixels:
+    """The 112-pixel crop of a 512-pixel aligned face that recognition networks expect; (112, 112, 3) float32."""
+    import cv2
+
+    matrix, _ = cv2.estimateAffinePartial2D(ALIGNED, TEMPLATE, method=cv2.LMEDS)
+    smoothed = cv2.GaussianBlur(aligned, (0, 0), 1.4)  # 512 → 112 is a reduction by 3.6; without it edges alias
+    crop: Pixels = cv2.warpAffine(smoothed, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+    return crop.clip(0.0, 1.0)
+
+
+def adaface_judge(path: Path, device: str) -> Judge:
+    """AdaFace IR-50 (Kim et al., CVPR 2022); it wants BGR in [-1, 1]."""
+    import torch
+
+    from infra.weights import load_state_dict
+    from tasks.models.adaface import AdaFace
+    from tasks.tensors import to_tensor
+
+    network = AdaFace("ir_50")
+    network.load_state_dict(load_state_dict(path, expect="AdaFace IR-50"))
+    network.to(device).eval()
+
+    def judge(crops: Pixels) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            features, _ = network(to_tensor(crops[..., ::-1] * 2 - 1, device))
+        vectors: NDArray[np.float32] = features.float().cpu().numpy()
+        return vectors
+
+    return judge
+
+
+def onnx_judge(path: Path) -> Judge:
+    """A recognition network in ONNX form that takes RGB (N, 3, 112, 112) with ImageNet's mean and deviation."""
+    import cv2
+
+    network = cv2.dnn.readNetFromONNX(str(path))
+    mean = np.array([0.485, 0.456, 0.406], np.float32)
+    deviation = np.array([0.229, 0.224, 0.225], np.float32)
+
+    def judge(crops: Pixels) -> NDArray[np.float32]:
+        network.setInput(np.ascontiguousarray(((crops - mean) / deviation).transpose(0, 3, 1, 2)))
+        vectors: NDArray[np.float32] = network.forward()
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return judge
+
+
+def _kept(candidate: Candidate, tried: dict[str, float]) -> FaceResult:
+    outcome = Outcome(
+        candidate.outcome.state,
+        candidate.outcome.reason_code,
+        "" if candidate.name == "restored" else f"kept {candidate.name}: the whole result was {tried['restored']:.2f}",
+        {"identity.restored": tried[candidate.name]},
+        {"verdict": candidate.name, "tried": tried},
+    )
+    return FaceResult(outcome, {"restored": candidate.image})
+
+
+def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
