@@ -80,9 +80,7 @@ class FFANet(nn.Module):
         self.groups = [f"g{index + 1}" for index in range(groups)]
         for name in self.groups:
             self.add_module(name, Group(width, blocks))
-        self.ca = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), *_squeeze(width * groups, max(1, width // 16), width * groups)
-        )
+        self.ca = nn.Sequential(nn.AdaptiveAvgPool2d(1), *_squeeze(width * groups, max(1, width // 16), width * groups))
         self.palayer = PixelAttention(width)
         self.post = nn.Sequential(_conv3(width, width), _conv3(width, 3))
 
