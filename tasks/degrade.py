@@ -34,40 +34,24 @@ class Degradation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    haze: float = Field(
-        default=0.0, ge=0, le=1, description="share of the light lost where the haze is thickest"
-    )
+    haze: float = Field(default=0.0, ge=0, le=1, description="share of the light lost where the haze is thickest")
     haze_light: float = Field(default=0.85, ge=0.4, le=1, description="brightness of the haze itself")
-    fading: float = Field(
-        default=0.0, ge=0, le=1, description="loss of contrast and dyes; 1 leaves a quarter"
-    )
-    cast: float = Field(
-        default=0.0, ge=0, le=1, description="strength of the colour cast; 1 = gains of 1 ± 0.5"
-    )
+    fading: float = Field(default=0.0, ge=0, le=1, description="loss of contrast and dyes; 1 leaves a quarter")
+    cast: float = Field(default=0.0, ge=0, le=1, description="strength of the colour cast; 1 = gains of 1 ± 0.5")
     cast_hue: float = Field(default=40.0, ge=0, le=360, description="hue of the cast, degrees")
     stains: int = Field(default=0, ge=0, le=20, description="number of stains")
     scratches: int = Field(default=0, ge=0, le=40, description="number of scratches")
     grey: bool = Field(default=False, description="colours lost altogether")
-    blur_sigma: float = Field(
-        default=0.0, ge=0, le=15, description="Gaussian sigma along the longer axis, px"
-    )
-    blur_aspect: float = Field(
-        default=1.0, ge=0.1, le=1, description="shorter over longer axis; 1 = isotropic"
-    )
-    blur_angle: float = Field(
-        default=0.0, ge=-180, le=180, description="direction of the longer axis, degrees"
-    )
+    blur_sigma: float = Field(default=0.0, ge=0, le=15, description="Gaussian sigma along the longer axis, px")
+    blur_aspect: float = Field(default=1.0, ge=0.1, le=1, description="shorter over longer axis; 1 = isotropic")
+    blur_angle: float = Field(default=0.0, ge=-180, le=180, description="direction of the longer axis, degrees")
     motion: float = Field(default=0.0, ge=0, le=60, description="length of the motion blur, px")
     motion_angle: float = Field(default=0.0, ge=-180, le=180, description="direction of the motion, degrees")
     downscale: float = Field(default=1.0, ge=1, le=16, description="factor of reduction")
     down_interpolation: Interpolation = Field(default="area", description="interpolation of the reduction")
     up_interpolation: Interpolation = Field(default="cubic", description="interpolation of the enlargement")
-    noise: float = Field(
-        default=0.0, ge=0, le=60, description="Gaussian noise sigma, 8-bit levels, at reduced size"
-    )
-    poisson: float = Field(
-        default=0.0, ge=0, le=4, description="shot noise: sigma at white = poisson × 5 levels"
-    )
+    noise: float = Field(default=0.0, ge=0, le=60, description="Gaussian noise sigma, 8-bit levels, at reduced size")
+    poisson: float = Field(default=0.0, ge=0, le=4, description="shot noise: sigma at white = poisson × 5 levels")
     grey_noise: bool = Field(default=False, description="the same noise in the three channels")
     jpeg: int | None = Field(default=None, ge=10, le=95, description="JPEG quality; none = not compressed")
     then: Degradation | None = Field(default=None, description="a second degradation of the result")

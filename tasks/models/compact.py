@@ -152,9 +152,7 @@ def resize(image: Tensor, side: int) -> Tensor:
     return functional.interpolate(image, (side, side), mode="bicubic", align_corners=False, antialias=True)
 
 
-def guided_change(
-    image: Tensor, small: Tensor, changed: Tensor, radius: int = 4, eps: float = 1e-3
-) -> Tensor:
+def guided_change(image: Tensor, small: Tensor, changed: Tensor, radius: int = 4, eps: float = 1e-3) -> Tensor:
     """Carry the change from `small` to `changed` over to `image` by local linear models.
 
     The fast guided filter (He and Sun 2015) applied to the difference: an unchanged small picture changes
@@ -207,9 +205,7 @@ def load_compact(path: str | Path) -> nn.Module:
         metadata = file.metadata() or {}
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     if "network" not in metadata:
-        raise ValueError(
-            f"{path} names no compact network in its metadata; expected a file of models/weights"
-        )
+        raise ValueError(f"{path} names no compact network in its metadata; expected a file of models/weights")
     net = build(metadata["network"], **json.loads(metadata.get("config", "{}")))
     net.load_state_dict(tensors)
     return net.eval().requires_grad_(False)
