@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from infra.storage import Storage
+from infra.storage import Storage, decode_name
 from infra.weights import WeightsStore
 from tasks import books, image_io, intermediate
 from tasks.intermediate import Row, row_key
@@ -92,7 +92,7 @@ class Worker:
             return None
         rows = found.rows
         outputs = [uri for row in rows for uri in row.get("outputs", ())]
-        return rows if all(self.workspace.exists(uri) for uri in outputs) else None
+        return rows if all(self.workspace.exists(decode_name(uri)) for uri in outputs) else None
 
     def _faces(
         self, stage: RecipeStage, items: list[Item], checkpoint: str
@@ -141,6 +141,7 @@ class Worker:
         with self._compute:
             result, milliseconds = _timed(lambda: loaded.run(picture, batch))
         image_row = self._row(item, WHOLE_IMAGE, result.outcome, started, milliseconds)
+        image_row["metrics"]["faces"] = float(len(result.faces or batch))
         if result.picture is not None:
             self._write_restored(item, data, image_io.encode(result.picture, data, self._provenance(item)), image_row)
         face_rows = [self._row(item, n, face.outcome, started, 0.0) for n, face in enumerate(result.faces)]
@@ -152,7 +153,7 @@ class Worker:
         """The bytes of an item's image, or why they cannot be had. A file that changed since the scan is left."""
         path = item["paths"][0]
         try:
-            data = self.source.read_bytes(path)
+            data = self.source.read_bytes(decode_name(path))
         except FileNotFoundError:
             return None, Outcome("failed_retryable", "disappeared", f"{path} was there at the scan and is gone now")
         except PermissionError as error:
@@ -169,7 +170,7 @@ class Worker:
 
     def _write_restored(self, item: Item, original: bytes, output: bytes, row: Row) -> None:
         for path in item["paths"]:
-            self.workspace.write_atomic(f"{RESTORED}/{path}", output)
+            self.workspace.write_atomic(decode_name(f"{RESTORED}/{path}"), output)
         row["outputs"] = [f"{RESTORED}/{path}" for path in item["paths"]]
         row["output_uri"] = row["outputs"][0]
         row["output_sha256"] = item["image_id"] if output is original else hashlib.sha256(output).hexdigest()
@@ -202,7 +203,8 @@ class Worker:
         return Batch(faces, {name: np.stack([self._pixels(i, name) for i in items]) for name in stage.reads})
 
     def _pixels(self, item: Item, name: str) -> Pixels:
-        return self._opened(item["images"][name]).image(row_key(item), name.rpartition(".")[2])
+        path, image = item["images"][name]
+        return self._opened(path).image(row_key(item), image)
 
     def _open(self, path: str) -> intermediate.Intermediate:
         found = intermediate.read(self.workspace, path)

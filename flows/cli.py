@@ -1,0 +1,298 @@
+"""`mpsr`: the command line. Results go to stdout, progress and errors to stderr; see EXIT_CODES.
+
+This module imports nothing heavy: torch, Ray and Prefect are loaded by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows import cli_models, terminal
+
+EXIT_CODES = {
+    0: "all handled",
+    1: "finished, but some files failed or were quarantined",
+    2: "wrong usage or configuration; nothing was done",
+    3: "could not finish; what is done is kept, run again to resume",
+    130: "interrupted",
+}
+INPUT, QUALITY, COMPUTE, OUTPUT = "Input", "Quality", "Compute", "Output"
+
+app = typer.Typer(
+    name="mpsr",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Restores the faces of large photo archives, and accounts for every file.\n\n"
+    "`mpsr demo` shows it on pictures made on the spot; `mpsr run PHOTOS --workspace OUT` does it on yours; "
+    "`mpsr doctor` says what this machine can do.",
+)
+app.add_typer(cli_models.app, name="models")
+
+Source = Annotated[str, typer.Argument(help="folder or URL of the archive; it is never written to", show_default=False)]
+Workspace = Annotated[
+    str,
+    typer.Option("--workspace", "-w", help="folder or URL for ledger, restored files and report", show_default=False),
+]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", help="a recipe's name or a .toml file", rich_help_panel=QUALITY)
+]
+Aligned = Annotated[
+    bool, typer.Option("--aligned", help="the pictures are face crops (512 px, else resized)", rich_help_panel=INPUT)
+]
+Include = Annotated[
+    list[str] | None, typer.Option("--include", help="only paths that match this glob", rich_help_panel=INPUT)
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", help="not the paths that match this glob", rich_help_panel=INPUT)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="a setting, as NAME=VALUE, or a stage's, as STAGE.NAME=VALUE", rich_help_panel=COMPUTE),
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object", rich_help_panel=OUTPUT)]
+Thumbnails = Annotated[
+    bool | None,
+    typer.Option("--thumbnails/--no-thumbnails", help="pictures in the report", rich_help_panel=OUTPUT),
+]
+
+
+@app.command(epilog="Example: mpsr run PHOTOS -w OUT --recipe compact --exclude '*/private/*'")
+def run(
+    source: Source,
+    workspace: Workspace,
+    recipe: RecipeName = "compact",
+    aligned: Aligned = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    set_: Set = None,
+    thumbnails: Thumbnails = None,
+    json_: Json = False,
+) -> None:
+    """Restore every face of an archive. Running it again resumes; a second run does only what is left."""
+    from flows.local import run_flow
+
+    job = _job(source, workspace, recipe, aligned, include, exclude, set_, thumbnails)
+    _finish(run_flow(job), json_, workspace)
+
+
+@app.command()
+def retry(
+    workspace: Workspace,
+    json_: Json = False,
+) -> None:
+    """Run a workspace's last job again and take failed and quarantined pictures on once more."""
+    from flows.inspect import last_job
+    from flows.local import run_flow
+
+    _finish(run_flow(last_job(workspace).model_copy(update={"retry": True})), json_, workspace)
+
+
+@app.command()
+def scan(source: Source, include: Include = None, exclude: Exclude = None, json_: Json = False) -> None:
+    """Look at every file of an archive: how many, of what kind, what cannot be used and why. Writes nothing."""
+    from flows.inspect import scan_counts
+
+    counts = scan_counts(source, tuple(include or ()), tuple(exclude or ()))
+    terminal.print_json(counts) if json_ else terminal.print_counts("files found", counts)
+
+
+@app.command()
+def plan(
+    source: Source,
+    workspace: Workspace,
+    recipe: RecipeName = "compact",
+    aligned: Aligned = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """Everything that `run` does up to the first write: what is to be done and why, weights, disk, time."""
+    from flows.inspect import preview
+
+    data = preview(_job(source, workspace, recipe, aligned, include, exclude, set_, None))
+    terminal.print_json(data) if json_ else terminal.print_plan(data)
+    if data["weights_missing"]:
+        raise typer.Exit(2)
+
+
+@app.command()
+def status(
+    workspace: Workspace,
+    reasons: Annotated[bool, typer.Option("--reasons", help="list failed and quarantined files with reasons")] = False,
+    json_: Json = False,
+) -> None:
+    """What a workspace holds: outcomes that add up, who is running, how far the last run came."""
+    from flows.inspect import workspace_status
+
+    data = workspace_status(workspace, reasons)
+    terminal.print_json(data) if json_ else terminal.print_status(data)
+
+
+@app.command()
+def report(workspace: Workspace, thumbnails: Thumbnails = None) -> None:
+    """Write the static report of a workspace anew and print where it is."""
+    from flows.report import rewrite_report
+
+    terminal.out.print(rewrite_report(workspace, thumbnails is not False), soft_wrap=True)
+
+
+@app.command()
+def explain(
+    file: Annotated[
+        str, typer.Argument(help="a restored file, or its path relative to the archive", show_default=False)
+    ],
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", "-w", help="default: the one the file lies in")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Which input, stages, weights, scores and decisions made a file what it is, from the ledger."""
+    from flows.inspect import explain as explain_file
+
+    data = explain_file(file, workspace)
+    terminal.print_json(data) if json_ else terminal.print_explanation(data)
+
+
+@app.command()
+def clean(
+    workspace: Workspace,
+    older_than_days: Annotated[float, typer.Option(help="intermediates older than this go", min=0)] = 7.0,
+    keep_snapshots: Annotated[int, typer.Option(help="snapshots of the ledger to keep", min=1)] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be freed")] = False,
+    json_: Json = False,
+) -> None:
+    """Drop old intermediates and snapshots by the retention policy, and say what that frees."""
+    from flows.inspect import clean_workspace
+
+    freed = clean_workspace(workspace, older_than_days, keep_snapshots, dry_run)
+    terminal.print_json(freed) if json_ else terminal.print_counts("would free" if dry_run else "freed", freed)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="a network of the compact recipe", show_default=False)],
+    data: Annotated[Path, typer.Option(help="folder of aligned faces, 512 px", show_default=False)],
+    output: Annotated[Path, typer.Option(help="folder for checkpoints and weights")] = Path("training"),
+    set_: Set = None,
+) -> None:
+    """Train one of the small networks on any folder of aligned faces; it resumes where it was stopped."""
+    from flows.train_compact import train_one
+
+    terminal.out.print(train_one(name, data, output, _settings_of(set_)[0]))
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """What this machine can do (cores, memory, disk, GPU, weights, ports), and what to do about what it cannot."""
+    from flows.doctor import examine
+
+    checks = examine()
+    terminal.print_json({"schema": 1, "checks": checks}) if json_ else terminal.print_checks(checks)
+    if any(check["level"] == "bad" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="where to put archive, originals and workspace")] = Path("demo"),
+    json_: Json = False,
+) -> None:
+    """Restore two dozen pictures made on the spot, and print what was truly gained."""
+    from flows.demo import run_demo
+
+    raise typer.Exit(run_demo(folder, json_))
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="of the dashboard, on loopback", min=1024, max=65535)] = 4200,
+) -> None:
+    """Bring up Prefect's server, the deployments and a worker on this machine, until Ctrl-C."""
+    from flows.serve import serve as serve_until_interrupted
+
+    serve_until_interrupted(port)
+
+
+def main() -> None:
+    """The entry point: runs a command and turns errors that people can act on into messages and exit codes."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        terminal.print_error("interrupted", "what is done is kept; run the same command again to resume")
+        sys.exit(130)
+    except Exception as error:
+        code = exit_code_of(error)
+        if code is None or os.environ.get("MPSR_DEBUG"):
+            raise
+        terminal.print_error(str(error), "run the same command again to resume" if code == 3 else "")
+        sys.exit(code)
+
+
+def exit_code_of(error: Exception) -> int | None:
+    """2 or 3 for errors that are for people, by the classes that our own packages declare; None for defects."""
+    declared = getattr(error, "exit_code", None)
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if names & {"JobError", "RecipeError", "SettingsError", "WeightsError", "WorkspaceBusy"}:
+        return 2
+    if names & {"RunStopped", "WorkerStartFailed", "LeaseLost", "StorageError", "ClusterError", "LedgerError"}:
+        return 3
+    return declared
+
+
+def _finish(summary: dict[str, Any], as_json: bool, workspace: str) -> None:
+    report_path = f"{workspace.rstrip('/')}/report/index.html"
+    terminal.print_json(summary) if as_json else terminal.print_summary(summary, report_path)
+    if summary["outcomes"]["failed"] or summary["outcomes"]["quarantined"]:
+        raise typer.Exit(1)
+
+
+def _job(
+    source: str,
+    workspace: str,
+    recipe: str,
+    aligned: bool,
+    include: list[str] | None,
+    exclude: list[str] | None,
+    set_: list[str] | None,
+    thumbnails: bool | None,
+) -> Any:
+    from flows.job import job_for
+
+    settings, stages = _settings_of(set_)
+    if thumbnails is not None:
+        settings["report_thumbnails"] = thumbnails
+    patterns = {"include": tuple(include or ()), "exclude": tuple(exclude or ())}
+    return job_for(
+        None, source, workspace, recipe=recipe, aligned=aligned, settings=settings, stages=stages, **patterns
+    )
+
+
+def _settings_of(pairs: list[str] | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """`workers=2` → settings, `identity.threshold=0.5` → stage settings. Values are JSON where they can be."""
+    settings: dict[str, Any] = {}
+    stages: dict[str, dict[str, Any]] = {}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"expected NAME=VALUE, got {pair!r}", param_hint="--set")
+        stage, dot, key = name.partition(".")
+        if dot:
+            stages.setdefault(stage, {})[key] = _value(text)
+        else:
+            settings[name] = _value(text)
+    return settings, stages
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,96 @@
+"""What a run is asked to do, as plain data that a command line, a deployment's form and a test can all write."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.settings import Settings, load_settings
+from tasks.recipe import Recipe, load_recipe
+
+DATA_MANIFESTS = Path("data_manifests")
+
+
+class JobError(ValueError):
+    """A run was asked for that cannot be; the message says what was expected, what came and what to do."""
+
+
+class Job(BaseModel):
+    """One run: from where, to where, how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(description="folder or URL of the archive; it is never written to")
+    workspace: str = Field(description="folder or URL for ledger, intermediates, restored files and report")
+    recipe: str = Field(default="compact", description="a recipe's name, or a .toml file")
+    aligned: bool = Field(default=False, description="the pictures are face crops: nothing is detected")
+    include: tuple[str, ...] = Field(default=(), description="globs over relative paths; none = everything")
+    exclude: tuple[str, ...] = Field(default=(), description="globs over relative paths")
+    retry: bool = Field(default=False, description="take quarantined pictures on again, too")
+    stages: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="settings of single stages, by stage id, over the recipe's"
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of infra.settings, over all others")
+
+    def load_recipe(self) -> Recipe:
+        """The recipe with this job's overrides. Raises RecipeError."""
+        stages = dict(self.stages)
+        if self.aligned:
+            stages["detect_align"] = {**stages.get("detect_align", {}), "detector": "none"}
+        return load_recipe(self.recipe, stages)
+
+    def load_settings(self) -> Settings:
+        """The settings tree with this job's on top. Raises SettingsError."""
+        return load_settings(**self.settings)
+
+
+def job_for(dataset: str | None, source: str | None, workspace: str | None, **more: Any) -> Job:
+    """A job for a data set named in data_manifests/, or for a source and a workspace.
+
+    Raises JobError when neither is complete, or the data set is not described.
+    """
+    if source is None and dataset is not None:
+        described = read_data_manifest(dataset)
+        source, workspace = described["source"], workspace or described["workspace"]
+        more = {key: described[key] for key in ("recipe", "aligned", "include", "exclude") if key in described} | more
+    if source is None:
+        raise JobError(
+            "expected a source (a folder or URL with pictures), or a data set of data_manifests/; got neither"
+        )
+    if workspace is None:
+        raise JobError(f"expected a workspace to put the restored pictures of {source} in; give --workspace DIR")
+    _refuse_nesting(source, workspace)
+    return Job(source=source, workspace=workspace, **{k: v for k, v in more.items() if v is not None})
+
+
+def read_data_manifest(name: str) -> dict[str, Any]:
+    """What data_manifests/<name>.toml says. Relative folders in it are relative to the folder it lies in."""
+    path = DATA_MANIFESTS / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in DATA_MANIFESTS.glob("*.toml"))) or "none here"
+        raise JobError(f"there is no data set {name!r} in {DATA_MANIFESTS.absolute()}; known are {known}")
+    described = tomllib.loads(path.read_text(encoding="utf-8"))
+    for key in ("source", "workspace"):
+        if key in described and "://" not in described[key]:
+            described[key] = str((path.parent / described[key]).absolute())
+    return described
+
+
+def _refuse_nesting(source: str, workspace: str) -> None:
+    """Originals are never written to, and outputs never taken for originals: the two may not overlap."""
+    if _lies_in(workspace, source) or _lies_in(source, workspace):
+        raise JobError(
+            f"the archive {source} and the workspace {workspace} overlap; "
+            "originals are never written to, so choose a workspace that lies elsewhere"
+        )
+
+
+def _lies_in(inner: str, outer: str) -> bool:
+    remote = ["://" in url.removeprefix("file://") for url in (inner, outer)]
+    if any(remote):
+        return all(remote) and (inner.rstrip("/") + "/").startswith(outer.rstrip("/") + "/")
+    a, b = (Path(url.removeprefix("file://")).expanduser().resolve() for url in (inner, outer))
+    return a.is_relative_to(b)

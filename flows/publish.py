@@ -1,0 +1,114 @@
+"""What a watcher of the dashboard sees: progress, tables, summaries and links, published from the flow's process.
+
+Logs from inside Ray workers never reach Prefect's server, so workers return data and this module publishes it. All of
+it is a convenience: a dashboard that cannot be reached never stops a run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import FlowRunContext
+from prefect.states import State
+
+from flows.shard import Row
+
+if TYPE_CHECKING:
+    from flows.plan import Plan
+    from flows.run import Run
+
+P = ParamSpec("P")
+TOP = 25
+"""Rows that a table shows at most; the ledger has them all."""
+_log = logging.getLogger("mpsr.publish")
+
+
+def _never_fatal(publish: Callable[P, None]) -> Callable[P, None]:
+    @wraps(publish)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        if FlowRunContext.get() is None:
+            return
+        try:
+            publish(*args, **kwargs)
+        except Exception as error:  # whatever the server says: the run matters more than its picture
+            _log.warning("could not publish to the dashboard: %s", error)
+
+    return guarded
+
+
+@_never_fatal
+def plan(run: Run, work: Plan) -> None:
+    """The plan as a table, and the progress bar at zero."""
+    create_table_artifact(
+        key="plan",
+        table=[{"why": why, "images": n} for why, n in work.counts.items()],
+        description="What is to be done",
+    )
+    run.progress_artifact = create_progress_artifact(0.0, key="progress", description="images with a verdict")
+
+
+@_never_fatal
+def progress(run: Run) -> None:
+    """How far the run is: the bar, and one page with counts, rate, time to go and the last failure."""
+    if run.progress_artifact is None:
+        return
+    update_progress_artifact(run.progress_artifact, round(100 * run.progress.fraction, 1))
+    create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts, rate and time to go")
+
+
+@_never_fatal
+def finished(run: Run, summary: dict[str, Any], report: str) -> None:
+    """The totals, the failures with their reasons, and where the report is."""
+    if run.progress_artifact is not None:
+        update_progress_artifact(run.progress_artifact, 100.0)
+    outcome_table = [{"outcome": name, "files": n} for name, n in summary["outcomes"].items()]
+    create_table_artifact(key="outcomes", table=outcome_table, description=f"{summary['found']} files")
+    failures = run.ledger.failures(limit=TOP).to_pylist()
+    create_table_artifact(key="failures", table=failures, description=f"Failed and quarantined, at most {TOP}")
+    create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts and rate at the end")
+    create_link_artifact(key="report", link=report, link_text="Report", description="The static report of this run")
+
+
+def worth_retrying(state: State[Any]) -> bool:
+    """Whether a failed stage of a shard is tried again: the machinery's failures are, decisions of the run are not."""
+    from flows.run import RunStopped
+    from infra.executor import Cancelled, WorkerStartFailed
+    from infra.lease import LeaseLost
+
+    error = state.data if isinstance(state.data, BaseException) else state.result(raise_on_failure=False)
+    return not isinstance(error, (RunStopped, WorkerStartFailed, LeaseLost, Cancelled))
+
+
+def outcomes(rows: Iterable[Row]) -> dict[str, int]:
+    """state/reason → count: what a stage's task run returns."""
+    return dict(Counter(f"{row['state']}/{row['reason_code']}" for row in rows))
+
+
+def _counts(run: Run) -> str:
+    now = run.progress
+    eta = "—" if now.eta_seconds is None else f"{now.eta_seconds / 60:.1f} min"
+    lines = [
+        f"**{now.done} of {now.images} images**, {now.rate:.2f} images/s, {eta} to go",
+        "",
+        "| outcome | images |",
+        "|---|---|",
+        *(f"| {name} | {n} |" for name, n in now.outcomes.most_common()),
+        "",
+        "| stage | items | reused | failed | items/s |",
+        "|---|---|---|---|---|",
+        *(f"| {name} | {s.done} | {s.reused} | {s.failed} | {s.rate:.1f} |" for name, s in now.stages.items()),
+    ]
+    if now.last_failure:
+        lines += ["", f"Last failure: {now.last_failure[:500]}"]
+    return "\n".join(lines)

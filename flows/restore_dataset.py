@@ -1,0 +1,189 @@
+"""The whole story: find the pictures, plan what is to be done, take every shard through the recipe, report.
+
+Prefect sees one task run per stage of a shard; Ray actors get micro-batches; the ledger knows every image at every
+stage and is the only truth. A second run plans again from it, and so resumes whatever the first one left.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+
+from flows import publish
+from flows.job import Job, job_for
+from flows.plan import Plan, make_plan
+from flows.progress import Progress
+from flows.report import write_run_report
+from flows.run import Run, RunStopped, open_run, prior_rows, workers
+from flows.shard import FAILED, Row, Shard, new_row
+from tasks.recipe import COMMIT, RecipeStage
+from tasks.scan import scan
+
+PUBLISH_SECONDS = 10.0
+
+
+@flow(name="restore-dataset", flow_run_name="restore-{recipe}", persist_result=False)
+def restore_dataset(
+    dataset: str | None = None,
+    source: str | None = None,
+    workspace: str | None = None,
+    recipe: str | None = None,
+    aligned: bool | None = None,
+    include: list[str] | None = None,
+    exclude: list[str] | None = None,
+    retry: bool = False,
+    stages: dict[str, dict[str, Any]] | None = None,
+    settings: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Restores every face of a data set and accounts for every file.
+
+    Name a data set of data_manifests/, or a `source` and a `workspace`. Running it again resumes: what is done is
+    not done again, and a changed recipe reruns only what depends on the change.
+    """
+    job = job_for(
+        dataset,
+        source,
+        workspace,
+        recipe=recipe,
+        aligned=aligned,
+        include=include,
+        exclude=exclude,
+        retry=retry,
+        stages=stages,
+        settings=settings,
+    )
+    return restore(job)
+
+
+def restore(job: Job, progress: Progress | None = None) -> dict[str, Any]:
+    """The story without the flow around it; the steps are still Prefect tasks where a flow is running."""
+    with open_run(job, progress) as run:
+        find_pictures(run)
+        plan = plan_work(run)
+        if plan.images:
+            with workers(run):
+                restore_shards(run, plan)
+        return finish(run, plan)
+
+
+@task(name="scan", cache_policy=NO_CACHE)
+def find_pictures(run: Run) -> int:
+    """Looks at every file of the archive; what has not changed since the last scan is not read again."""
+    job = run.job
+    known = run.ledger.inventory_by_path()
+    rows = scan(run.source, known, include=job.include, exclude=job.exclude)
+    return run.ledger.append_inventory(rows, run_id=run.id)
+
+
+@task(name="plan", cache_policy=NO_CACHE)
+def plan_work(run: Run) -> Plan:
+    """Compares the archive with the ledger: what is new, changed, stale under this recipe, or worth another try."""
+    plan = make_plan(run)
+    run.progress.planned(plan.images)
+    publish.plan(run, plan)
+    return plan
+
+
+def restore_shards(run: Run, plan: Plan) -> None:
+    """Takes shards through the recipe, a bounded number at a time, so that a slow stage never idles a fast one."""
+    waiting = plan.shards(run)
+    in_flight: set[Future[None]] = set()
+    with ThreadPoolExecutor(run.settings.shards_in_flight, thread_name_prefix="shard") as pool:
+        try:
+            while True:
+                in_flight |= _top_up(pool, run, waiting, run.settings.shards_in_flight - len(in_flight))
+                if not in_flight:
+                    return
+                finished, in_flight = wait(in_flight, timeout=PUBLISH_SECONDS, return_when=FIRST_COMPLETED)
+                for shard in finished:
+                    shard.result()
+                publish.progress(run)
+        except BaseException:
+            run.executor.cancel()
+            raise
+
+
+def restore_shard(run: Run, shard: Shard) -> None:
+    """One shard through every stage of the recipe, then its verdicts."""
+    shard.adopt(prior_rows(run, shard), run.workspace.exists, retry_quarantined=run.job.retry)
+    for stage in run.recipe.stages:
+        if not shard.complete(stage):
+            settled_stage(run, shard, stage)
+    verdicts = shard.verdicts()
+    run.record(shard, COMMIT, verdicts)
+    run.keep_or_drop(shard)
+    run.count(verdicts)
+
+
+def settled_stage(run: Run, shard: Shard, stage: RecipeStage) -> None:
+    """Runs a stage of a shard as a Prefect task. A cache hit counts only if the ledger says the same."""
+    named = restore_stage.with_options(name=stage.id, task_run_name=f"{stage.id} · {shard.id}")
+    named(run=run, shard=shard, stage=stage)
+    if not shard.complete(stage):
+        shard.adopt(prior_rows(run, shard), run.workspace.exists)
+    if not shard.complete(stage):
+        named.with_options(refresh_cache=True)(run=run, shard=shard, stage=stage)
+
+
+def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    """Workspace, stage digest and members: the same work in the same place, whichever run asks."""
+    run, shard, stage = parameters["run"], parameters["shard"], parameters["stage"]
+    return shard.work_key(stage, run.workspace.url)
+
+
+@task(
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_jitter_factor=0.5,
+    cache_key_fn=_cache_key,
+    persist_result=True,
+    result_serializer="json",
+    retry_condition_fn=lambda task, run, state: publish.worth_retrying(state),
+)
+def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
+    """One stage of one shard on the workers; returns the counts of its outcomes."""
+    items, shut = shard.items(stage)
+    rows = list(shut)
+    for done in run.executor.map(stage.id, items, run.settings.micro_batch or stage.batch_size):
+        rows += done.rows if done.failure is None else [_given_up(run, stage, done.failure)]
+        run.progress.advanced(stage.id, len(done.rows), reused=sum(1 for r in done.rows if r.get("reused")))
+    run.record(shard, stage.id, rows)
+    shard.apply(stage, rows)
+    return publish.outcomes(rows)
+
+
+def finish(run: Run, plan: Plan) -> dict[str, Any]:
+    """Folds the ledger, writes report and totals, and tells the dashboard where they are."""
+    run.ledger.fold()
+    summary = plan.summary(run)
+    run.write_facts(finished=True, summary=summary)
+    report = write_run_report(run)
+    publish.finished(run, summary, report)
+    return summary
+
+
+def _top_up(pool: ThreadPoolExecutor, run: Run, waiting: Iterator[Shard], places: int) -> set[Future[None]]:
+    started = set()
+    for _ in range(places):
+        if (shard := next(waiting, None)) is None:
+            break
+        # Each thread needs the flow's context, so that its tasks belong to this flow run.
+        started.add(pool.submit(contextvars.copy_context().run, restore_shard, run, shard))
+    return started
+
+
+def _given_up(run: Run, stage: RecipeStage, failure: Any) -> Row:
+    """The row of an item that no worker could finish. A full disk is not the item's fault: it stops the run."""
+    if "StorageFull" in failure.reason or "No space left" in failure.reason:
+        raise RunStopped(f"the workspace {run.workspace.shown_url} is full: {failure.reason}; make room and run again")
+    state = FAILED[1] if failure.kind == "poison" else FAILED[0]
+    item = failure.item
+    run.progress.failed(stage.id, failure.reason)
+    row = new_row(item["image_id"], state, failure.reason_code, failure.reason, attempt=failure.attempts)
+    return row | {"face": item.get("face", row["face"])}

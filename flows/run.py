@@ -1,0 +1,226 @@
+"""One run: everything that the steps of a flow share, opened once and closed in the right order.
+
+A run holds the workspace's lease, its ledger, the recipe with its digests, and (while there is work) the workers.
+The steps themselves are in flows.restore_dataset.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from flows.job import Job
+from flows.progress import Progress
+from flows.shard import Row, Shard
+from infra.lease import Lease
+from infra.manifest import Ledger
+from infra.settings import Settings
+from infra.storage import Storage
+from infra.weights import WeightsStore
+from tasks.recipe import COMMIT, Recipe, stage_key
+from tasks.worker import WorkerConfig
+
+if TYPE_CHECKING:
+    from infra.executor import Executor
+
+SOFTWARE = f"mpsr-batch {version('mpsr-batch')}"
+GIGABYTE = 1e9
+
+
+class RunStopped(RuntimeError):
+    """The run could not finish (exit code 3): budget spent, disk full, lease lost. What is done is kept."""
+
+
+class Run:
+    """See the module. Build one with `open_run`."""
+
+    def __init__(self, job: Job, settings: Settings, recipe: Recipe, progress: Progress) -> None:
+        self.job, self.settings, self.recipe, self.progress = job, settings, recipe, progress
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
+        self.started = time.time()
+        self.source = Storage(job.source)
+        self.workspace = Storage(job.workspace)
+        self.weights = present_weights(recipe, settings)
+        self.device = resolve_device(settings)
+        self.digests = recipe.digests(self.weights, f"{self.device}-{recipe.file.dtype}")
+        self.ledger: Ledger
+        self.lease: Lease
+        self.executor: Executor
+        self.quarantined = self.committed = 0
+        self.progress_artifact: Any = None
+        self._sequence = 0
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+
+    def record(self, shard: Shard, stage_id: str, rows: Sequence[Row]) -> None:
+        """Appends a stage's rows of one shard to the ledger as one segment, provided that the lease still holds."""
+        if not rows:
+            return
+        self.lease.check()
+        complete = [self._complete(row, stage_id) for row in rows]
+        self.ledger.append_events(complete, run_id=self.id, token=self.lease.token, stage=stage_id, bucket=shard.bucket)
+
+    def count(self, verdicts: Iterable[Row]) -> None:
+        """Adds verdicts to the run's counts, and stops the run loudly when too many were quarantined."""
+        outcomes = [row["detail"]["outcome"] for row in verdicts]
+        with self._lock:
+            self.committed += len(outcomes)
+            self.quarantined += outcomes.count("quarantined")
+        self.progress.committed(outcomes)
+        budget, enough = self.settings.quarantine_budget, self.settings.quarantine_budget_from
+        if self.committed >= enough and self.quarantined > budget * self.committed:
+            raise RunStopped(
+                f"{self.quarantined} of {self.committed} images were quarantined, over the budget of {budget:.0%}; "
+                "something is wrong with the archive or the set-up. Look at `mpsr status --reasons`, then raise "
+                "quarantine_budget or mend the cause; what is done is kept"
+            )
+
+    def keep_or_drop(self, shard: Shard) -> None:
+        """Keeps a finished shard's intermediates while they fit the budget, so that a changed recipe can use them."""
+        paths = shard.intermediates()
+        size = sum(self.workspace.size(path) for path in paths if self.workspace.exists(path))
+        with self._lock:
+            fits = self._kept_bytes + size <= self.settings.keep_intermediates_gb * GIGABYTE
+            self._kept_bytes += size if fits else 0
+        if not fits:
+            for path in paths:
+                self.workspace.delete(path)
+
+    def worker_config(self, threads: int) -> WorkerConfig:
+        """What a worker process needs to know."""
+        return WorkerConfig(
+            source=self.source.url,
+            workspace=self.workspace.url,
+            recipe=self.recipe.to_dict(),
+            digests=self.digests,
+            weights=self.weights,
+            weights_dir=self.settings.weights_dir,
+            device=self.device,
+            dtype=self.recipe.file.dtype,
+            threads=threads,
+            max_pixels=self.settings.max_pixels,
+            software=SOFTWARE,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What is written down about the run itself, for report and explain."""
+        return {
+            "run_id": self.id,
+            "job": self.job.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json"),
+            "recipe": self.recipe.to_dict(),
+            "digests": self.digests,
+            "weights": self.weights,
+            "device": self.device,
+            "software": SOFTWARE,
+            "python": platform.python_version(),
+            "host": socket.gethostname(),
+            "started": datetime.fromtimestamp(self.started, UTC).isoformat(),
+        }
+
+    def write_facts(self, **more: Any) -> None:
+        """Writes `runs/<run id>.json`; called at the start and, with the totals, at the end."""
+        text = json.dumps({**self.facts(), **more}, indent=2, ensure_ascii=True)
+        self.workspace.write_atomic(f"runs/{self.id}.json", text.encode())
+
+    def _complete(self, row: Row, stage_id: str) -> Row:
+        with self._lock:
+            self._sequence += 1
+            sequence = self._sequence
+        digest = self.digests[stage_id]
+        return {
+            **{name: row.get(name) for name in _FROM_WORKERS},
+            "stage": stage_id,
+            "stage_digest": digest,
+            "stage_key": stage_key(row["image_id"], row["face"], digest),
+            "attempt": row.get("attempt", 1),
+            "detail": json.dumps(row["detail"]) if row.get("detail") else None,
+            "started": datetime.fromisoformat(row["started"]),
+            "finished": datetime.fromisoformat(row["finished"]),
+            "run_id": self.id,
+            "token": self.lease.token,
+            "seq": sequence,
+        }
+
+
+@contextmanager
+def open_run(job: Job, progress: Progress | None = None) -> Iterator[Run]:
+    """Validates everything, takes the workspace's lease, opens the ledger; closes what was opened in any case.
+
+    Raises JobError, RecipeError, SettingsError, WeightsError before anything is written, WorkspaceBusy when another
+    run holds the workspace.
+    """
+    run = Run(job, job.load_settings(), job.load_recipe(), progress or Progress())
+    with ExitStack() as stack:
+        run.lease = stack.enter_context(Lease.acquire(run.workspace, owner=run.id))
+        run.ledger = Ledger.open(run.workspace)
+        run.write_facts()
+        yield run
+
+
+@contextmanager
+def workers(run: Run) -> Iterator[None]:
+    """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
+    from infra.cluster import plan_pool, start_or_join
+    from infra.executor import Executor, ExecutorSettings
+
+    with start_or_join(run.settings) as cluster:
+        pool = plan_pool(cluster.facts, run.settings)
+        config = run.worker_config(pool.threads).model_dump(mode="json")
+        limits = ExecutorSettings(retries=run.settings.retries, call_timeout=run.settings.call_timeout)
+        with Executor("tasks.worker:build", config, pool=pool, settings=limits) as run.executor:
+            yield
+
+
+def present_weights(recipe: Recipe, settings: Settings) -> dict[str, str]:
+    """name → sha256 of every weights file that the recipe needs, and of the optional ones that are here.
+
+    Raises WeightsMissing naming the file, its size and the command that gets it.
+    """
+    store = WeightsStore(settings.weights_dir)
+    needed = {name: store.sha256(name) for stage in recipe.stages for name in stage.weights}
+    optional = {name for stage in recipe.stages for name in stage.optional_weights}
+    return needed | {name: store.sha256(name) for name in sorted(optional) if store.status(name).present}
+
+
+def resolve_device(settings: Settings) -> str:
+    """`cuda` or `cpu`: part of every key, so it is settled before anything is planned."""
+    from infra.cluster import has_gpu
+
+    if settings.device == "auto":
+        return "cuda" if has_gpu(settings.ray_address) else "cpu"
+    return settings.device
+
+
+def prior_rows(run: Run, shard: Shard) -> list[Row]:
+    """What the ledger knows of a shard's images, in the shape that workers return."""
+    table = run.ledger.latest(image_ids=list(shard.images))
+    return [_from_ledger(row) for row in table.to_pylist() if row["stage"] != COMMIT]
+
+
+def _from_ledger(row: Row) -> Row:
+    detail = json.loads(row["detail"]) if row.get("detail") else {}
+    return {**row, "detail": detail, "metrics": dict(row.get("metrics") or {})}
+
+
+_FROM_WORKERS = (
+    "image_id",
+    "face",
+    "state",
+    "reason_code",
+    "reason",
+    "metrics",
+    "output_uri",
+    "output_sha256",
+    "worker",
+    "device_ms",
+)
