@@ -1,0 +1,186 @@
+"""The loaders of published checkpoints: both layouts give the same networks, and wrong files are named as such."""
+
+import pickle
+
+import pytest
+import tiny_checkpoints as tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from tasks.models import clip_prompts
+from tasks.models.ir_controlnet import load_ir_controlnet
+from tasks.models.noise import SeededNoise
+from tasks.models.pisa_sr import PiSASRSettings, load_pisa_sr, merge_lora
+from tasks.models.sd_checkpoint import CheckpointError, read_checkpoint
+from tasks.models.sd_convert import PARTS, load_sd_components
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {
+        "safetensors": tiny.write_sd_checkpoint(root / "sd.safetensors"),
+        "ckpt": tiny.write_sd_checkpoint(root / "sd.ckpt"),
+        "folder": tiny.write_diffusers_folder(root / "sd"),
+        "controlnet": tiny.write_ir_controlnet(root / "v2.pth"),
+        "lora": tiny.write_pisa_lora(root / "pisa_sr.pkl"),
+    }
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "ckpt"])
+@pytest.mark.parametrize("part", PARTS)
+def test_single_file_and_folder_hold_the_same_network(files, layout, part):
+    single = getattr(load_sd_components(files[layout], parts=[part]), part).state_dict()
+    folder = getattr(load_sd_components(files["folder"], parts=[part]), part).state_dict()
+    assert single.keys() == folder.keys()
+    assert all(torch.equal(single[key], folder[key]) for key in single)
+
+
+def test_only_the_parts_asked_for_are_built(files):
+    components = load_sd_components(files["safetensors"], parts=["vae"])
+    assert components.unet is None
+    assert components.text_encoder is None
+    assert not components.vae.training
+
+
+def test_autoencoders_of_2022_name_their_attention_in_another_way(files, tmp_path):
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = load_file(files["folder"] / "vae" / "diffusion_pytorch_model.safetensors")
+    renamed = {}
+    for key, value in state.items():
+        for new, name in old.items():
+            key = key.replace(f".attentions.0.{new}.", f".attentions.0.{name}.")
+        renamed[key] = value
+    assert renamed.keys() != state.keys()
+    folder = tmp_path / "vae"
+    folder.mkdir()
+    save_file(renamed, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text((files["folder"] / "vae" / "config.json").read_text())
+    loaded = load_sd_components(tmp_path, parts=["vae"]).vae.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+
+
+def test_a_lightning_checkpoint_loads_without_lightning(files, tmp_path):
+    """The published `.ckpt` names a callback class and holds numpy scalars beside the weights."""
+    import sys
+    import types
+
+    import numpy as np
+
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    module = types.ModuleType(name)
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": name})
+    names = ["pytorch_lightning", "pytorch_lightning.callbacks", name]
+    sys.modules.update({part: types.ModuleType(part) for part in names[:2]} | {name: module})
+    state = torch.load(files["ckpt"], weights_only=True)["state_dict"]
+    content = {"state_dict": state, "callbacks": {module.ModelCheckpoint: {"best_model_score": np.float64(0.5)}}}
+    torch.save(content, tmp_path / "sd.ckpt")
+    for part in names:
+        del sys.modules[part]
+    assert load_sd_components(tmp_path / "sd.ckpt", parts=["vae"]).vae is not None
+
+
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path):
+    trace = tmp_path / "executed"
+
+    class Hostile:
+        def __reduce__(self):
+            return (open, (str(trace), "w"))
+
+    torch.save({"state_dict": {}, "extra": Hostile()}, tmp_path / "hostile.ckpt")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"state_dict_unet": Hostile()}, protocol=2))
+    for name in ("hostile.ckpt", "plain.pkl"):
+        with pytest.raises(CheckpointError, match="nothing was executed"):
+            read_checkpoint(tmp_path / name)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["sd.safetensors", "sd.ckpt"])
+def test_a_truncated_file_is_named(files, tmp_path, name):
+    whole = files[name.split(".")[1]].read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=rf"{name}.*truncated"):
+        load_sd_components(tmp_path / name)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="there is none"):
+        read_checkpoint(tmp_path / "absent.safetensors")
+
+
+def test_another_architecture_is_named(files):
+    with pytest.raises(CheckpointError, match=r"model\.diffusion_model"):
+        load_sd_components(files["controlnet"])
+    with pytest.raises(CheckpointError, match="UNet or ControlNet"):
+        load_ir_controlnet(files["safetensors"])
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_sd_components(files["folder"].parent)
+
+
+def test_missing_and_misshapen_weights_are_named(files):
+    state = read_checkpoint(files["controlnet"])
+    del state["zero_convs.0.0.weight"]
+    with pytest.raises(CheckpointError, match=r"1 missing \(controlnet_down_blocks\.0\.weight\)"):
+        load_ir_controlnet(state)
+    state["zero_convs.0.0.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match="of another shape"):
+        load_ir_controlnet(state)
+
+
+def test_a_lora_of_another_network_is_named(files):
+    unet = load_sd_components(files["folder"], parts=["unet"]).unet
+    with pytest.raises(CheckpointError, match="LoRA file of PiSA-SR"):
+        merge_lora(unet, read_checkpoint(files["controlnet"]), "pix")
+    content = read_checkpoint(files["lora"])
+    content["state_dict_unet"].pop("conv_in.lora_A.default_encoder_pix.weight")
+    with pytest.raises(CheckpointError, match="does not fit"):
+        merge_lora(unet, content, "pix")
+
+
+def test_prompts_without_stored_ids_need_a_tokenizer():
+    with pytest.raises(ValueError, match="tokenizer"):
+        clip_prompts.token_ids("a prompt nobody has stored")
+
+
+def test_stored_prompts_have_the_shape_of_the_text_encoder():
+    ids = clip_prompts.token_ids(clip_prompts.MPSR_NEGATIVE)
+    assert ids.shape == (77,)
+    assert ids[0] == clip_prompts.START
+    assert ids[21] == clip_prompts.END
+    assert not ids[22:].any()
+
+
+@pytest.fixture(scope="module")
+def pisa(files):
+    return load_pisa_sr(files["safetensors"], files["lora"], adjustable=True)
+
+
+@pytest.mark.parametrize("setting", ["lambda_pix", "lambda_sem"])
+def test_each_lambda_changes_the_picture(pisa, setting):
+    images = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
+    low = pisa.restore(images, SeededNoise([1]), PiSASRSettings(**{setting: 0.0}))
+    high = pisa.restore(images, SeededNoise([1]), PiSASRSettings(**{setting: 2.0}))
+    assert (low - high).abs().mean() > 1e-3
+
+
+def test_tiles_cover_any_size(pisa):
+    images = torch.rand(1, 3, 140, 300, generator=torch.Generator().manual_seed(4))
+    tiles = PiSASRSettings(latent_tile=16, latent_overlap=4, encoder_tile=128, decoder_tile=128)
+    tiled = pisa.restore(images, SeededNoise([1]), tiles)
+    whole = pisa.restore(images, SeededNoise([1]))
+    assert tiled.shape == whole.shape == images.shape
+    assert tiled.isfinite().all()
+    assert not torch.equal(tiled, whole)
+
+
+def test_an_image_does_not_see_its_batch(pisa):
+    images = torch.rand(3, 3, 128, 128, generator=torch.Generator().manual_seed(5))
+    together = pisa.restore(images, SeededNoise([7, 8, 9]))
+    alone = pisa.restore(images[1:2], SeededNoise([8]))
+    torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-5)
+
+
+def test_one_network_does_not_allow_lambdas_that_differ(files):
+    pisa = load_pisa_sr(files["folder"], files["lora"])
+    with pytest.raises(ValueError, match="adjustable"):
+        pisa.restore(torch.rand(1, 3, 128, 128), SeededNoise([1]), PiSASRSettings(lambda_sem=0.5))
