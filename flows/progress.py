@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 
@@ -83,3 +84,7 @@ class Progress:
     def eta_seconds(self) -> float | None:
         """Seconds to go at the present rate; None before the first image is done."""
         return (self.images - self.done) / self.rate if self.done else None
+
+
+watched: ContextVar[Progress | None] = ContextVar("watched", default=None)
+"""The counters that somebody in this process is looking at; a run without a watcher counts for itself."""

@@ -83,11 +83,11 @@ def finished(run: Run, summary: dict[str, Any], report: str) -> None:
 def worth_retrying(state: State[Any]) -> bool:
     """Whether a failed stage of a shard is tried again: the machinery's failures are, decisions of the run are not."""
     from flows.run import RunStopped
-    from infra.executor import Cancelled, WorkerStartFailed
+    from infra.executor import ExecutorCancelled, WorkerStartFailed
     from infra.lease import LeaseLost
 
     error = state.data if isinstance(state.data, BaseException) else state.result(raise_on_failure=False)
-    return not isinstance(error, (RunStopped, WorkerStartFailed, LeaseLost, Cancelled))
+    return not isinstance(error, (RunStopped, WorkerStartFailed, LeaseLost, ExecutorCancelled))
 
 
 def outcomes(rows: Iterable[Row]) -> dict[str, int]:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
+from prefect.runtime import flow_run
 
 from flows import publish
 from flows.job import Job, job_for
 from flows.plan import Plan, make_plan
-from flows.progress import Progress
+from flows.progress import watched
 from flows.report import write_run_report
 from flows.run import Run, RunStopped, open_run, prior_rows, workers
 from flows.shard import FAILED, Row, Shard, new_row
@@ -28,7 +30,13 @@ from tasks.scan import scan
 PUBLISH_SECONDS = 10.0
 
 
-@flow(name="restore-dataset", flow_run_name="restore-{recipe}", persist_result=False)
+def _run_name() -> str:
+    asked = flow_run.parameters
+    what = asked.get("dataset") or (asked.get("source") or "").rstrip("/").rpartition("/")[2]
+    return f"restore-{what}-{datetime.now(UTC):%Y-%m-%d}"
+
+
+@flow(name="restore-dataset", flow_run_name=_run_name, persist_result=False)
 def restore_dataset(
     dataset: str | None = None,
     source: str | None = None,
@@ -61,9 +69,9 @@ def restore_dataset(
     return restore(job)
 
 
-def restore(job: Job, progress: Progress | None = None) -> dict[str, Any]:
-    """The story without the flow around it; the steps are still Prefect tasks where a flow is running."""
-    with open_run(job, progress) as run:
+def restore(job: Job) -> dict[str, Any]:
+    """The story itself."""
+    with open_run(job, watched.get()) as run:
         find_pictures(run)
         plan = plan_work(run)
         if plan.images:

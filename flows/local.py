@@ -1,0 +1,50 @@
+"""Runs the flow from a terminal: on the Prefect server that is there, else on an ephemeral one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from flows import terminal
+from flows.job import Job
+from flows.progress import Progress, watched
+
+LOCAL_SERVER = ("127.0.0.1", 4200)
+
+
+def run_flow(job: Job) -> dict[str, Any]:
+    """Runs restore-dataset for a job in this process, with progress on stderr; returns its summary."""
+    job.load_recipe(), job.load_settings()  # a wrong recipe or setting is said at once, before any server starts
+    quiet_prefect()
+    from flows.restore_dataset import restore_dataset
+
+    with terminal.shown(Progress()) as progress:
+        watched.set(progress)
+        return restore_dataset(
+            source=job.source,
+            workspace=job.workspace,
+            recipe=job.recipe,
+            aligned=job.aligned,
+            include=list(job.include),
+            exclude=list(job.exclude),
+            retry=job.retry,
+            stages=job.stages,
+            settings=job.settings,
+        )
+
+
+def quiet_prefect() -> None:
+    """Settings that Prefect reads when it is imported: no telemetry, no chatter, the server that is running here."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "PREFECT_API_URL" not in os.environ and _answers(*LOCAL_SERVER):
+        os.environ["PREFECT_API_URL"] = f"http://{LOCAL_SERVER[0]}:{LOCAL_SERVER[1]}/api"
+
+
+def _answers(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex((host, port)) == 0
