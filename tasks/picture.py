@@ -34,11 +34,11 @@ class DecodeError(ValueError):
 class Limits:
     """How large a picture may be, checked from the header before a pixel is decoded.
 
-    max_pixels: width × height; a decoded pixel takes 12 bytes as float32 RGB (150 million: 1.8 GB).
+    max_pixels: width × height; a decoded pixel takes 12 bytes as float32 RGB (300 million: 3.6 GB).
     max_side: pixels of the longer side.
     """
 
-    max_pixels: int = 150_000_000
+    max_pixels: int = 300_000_000
     max_side: int = 65_535
 
 
