@@ -1,0 +1,188 @@
+"""The ledger's questions as DuckDB SQL: last rows from snapshot and newer segments together.
+
+Every relation gives the same rows whether a fold has happened or not. Knows nothing of who writes or when.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from infra.manifest_files import Holdings
+from infra.manifest_schema import INVENTORY, TRANSITIONS, bucket_sql, duckdb_schema, empty_select
+from infra.storage import Storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_KEY = "image_id, face, stage"
+_SAME_KEY = "s.image_id = f.image_id AND s.face = f.face AND s.stage = f.stage"
+_LAST = f"QUALIFY row_number() OVER (PARTITION BY {_KEY} ORDER BY token DESC, seq DESC) = 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a question may use of the machine."""
+
+    memory_mb: int = 2_000
+    """DuckDB's memory; what does not fit goes to a temporary folder on local disk."""
+    threads: int = 2
+
+
+class Reader:
+    """A DuckDB connection over one consistent view of the ledger; a context manager."""
+
+    def __init__(self, storage: Storage, holdings: Holdings, buckets: int, limits: Limits) -> None:
+        import duckdb
+
+        self.storage, self.holdings, self.buckets = storage, holdings, buckets
+        self._spill = tempfile.TemporaryDirectory(prefix="mpsr-ledger-")
+        self.connection = duckdb.connect(
+            config={
+                "memory_limit": f"{limits.memory_mb}MB",
+                "threads": limits.threads,
+                "temp_directory": self._spill.name,
+                "preserve_insertion_order": False,
+                "autoinstall_known_extensions": False,
+            }
+        )
+        self.connection.execute("SET TimeZone = 'UTC'")
+        if storage.filesystem is not None:
+            self.connection.register_filesystem(storage.filesystem)
+        self._has_fresh_inventory = False
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()
+        self._spill.cleanup()
+
+    def table(self, sql: str, values: Sequence[Any] = ()) -> pa.Table:
+        """The answer as an Arrow table."""
+        return self.connection.sql(sql, params=list(values)).to_arrow_table()
+
+    def counts(self, sql: str) -> dict[str, int]:
+        """The answer of a two-column question: name and count."""
+        return {str(name): int(count) for name, count in self.connection.execute(sql).fetchall()}
+
+    def files(self, kind: str, paths: Sequence[str]) -> str:
+        """A SELECT over the files, of whatever age: columns they lack are NULL."""
+        if not paths:
+            return empty_select(kind)
+        names = ", ".join(_quoted(self.storage.full_path(path)) for path in paths)
+        return f"SELECT * FROM read_parquet([{names}], schema={duckdb_schema(kind)}, hive_partitioning=false)"
+
+    def events(self, stage: str | None = None, bucket: int | None = None) -> str:
+        """Every event of a stage (or of all), bucket by bucket or together."""
+        held = [s for s in (*self.holdings.folded, *self.holdings.fresh) if s.kind != INVENTORY]
+        return self.files(
+            stage or "",
+            [s.path for s in held if stage in (None, s.kind) and bucket in (None, s.bucket)],
+        )
+
+    def latest(self, stage: str | None = None, bucket: int | None = None) -> str:
+        """The last row, by (token, seq), of every (image, face, stage)."""
+        stages = self.holdings.stages if stage is None else [stage]
+        old = [path for s in stages for path in self.holdings.snapshot_of(s, bucket)]
+        new = [path for s in stages for path in self.holdings.fresh_of(s, bucket)]
+        if not new:
+            return self.files("", old)
+        fresh = f"{self.files('', new)} {_LAST}"
+        if not old:
+            return fresh
+        return f"""
+            WITH f AS MATERIALIZED ({fresh}), s AS ({self.files("", old)})
+            SELECT s.* FROM s ANTI JOIN f ON {_SAME_KEY} AND (f.token, f.seq) >= (s.token, s.seq)
+            UNION ALL
+            SELECT f.* FROM f ANTI JOIN s ON {_SAME_KEY} AND (s.token, s.seq) > (f.token, f.seq)"""
+
+    def commits(self, bucket: int | None = None) -> str:
+        """The verdict rows: stage 'commit', face -1."""
+        return f"SELECT * FROM ({self.latest('commit', bucket)}) WHERE face = -1"
+
+    def inventory(self, bucket: int | None = None) -> str:
+        """The last row of every path; `present` is False where the file is gone."""
+        old = self.files(INVENTORY, self.holdings.snapshot_of(INVENTORY, bucket))
+        if not self._gather_fresh_inventory():
+            return old
+        where = "" if bucket is None else f"WHERE bucket = {bucket}"
+        return f"""
+            SELECT s.* FROM ({old}) s ANTI JOIN fresh_inventory f ON s.path = f.path
+            UNION ALL
+            SELECT * EXCLUDE (bucket, old_bucket) FROM fresh_inventory {where}"""
+
+    def inventory_buckets_to_rewrite(self) -> set[int]:
+        """Buckets that newer inventory rows enter or leave."""
+        if not self._gather_fresh_inventory():
+            return set()
+        found = self.connection.execute(
+            "SELECT bucket FROM fresh_inventory UNION SELECT old_bucket FROM fresh_inventory"
+        ).fetchall()
+        return {bucket for (bucket,) in found if bucket is not None}
+
+    def illegal_transitions(self, stage: str, bucket: int | None, *, since_snapshot: bool) -> dict[str, int]:
+        """'before -> after' → count, over the newer segments (with the snapshot before them) or over all events."""
+        pairs = ", ".join(f"('{a}', '{b}')" for a, followers in TRANSITIONS.items() for b in followers)
+        columns = f"{_KEY}, state, stage_digest, token, seq"
+        if since_snapshot:
+            held = self.files("", self.holdings.snapshot_of(stage, bucket))
+            old = f"SELECT {columns}, false AS counts FROM ({held}) SEMI JOIN new USING ({_KEY})"
+            new = self.files("", self.holdings.fresh_of(stage, bucket))
+        else:
+            old = f"SELECT {columns}, false AS counts FROM ({empty_select('')})"
+            new = self.events(stage, bucket)
+        return self.counts(f"""
+            WITH new AS ({new}),
+            steps AS (
+                SELECT counts, state, lag(state, 1, 'discovered') OVER w AS before,
+                       lag(stage_digest, 1, stage_digest) OVER w IS NOT DISTINCT FROM stage_digest AS same_digest
+                FROM (SELECT {columns}, true AS counts FROM new UNION ALL {old})
+                WINDOW w AS (PARTITION BY {_KEY} ORDER BY token, seq))
+            SELECT before || ' -> ' || state, count(*) FROM steps
+            WHERE counts AND same_digest AND (before, state) NOT IN ({pairs}) GROUP BY 1""")
+
+    def _gather_fresh_inventory(self) -> bool:
+        """Fold the newer inventory rows into a table: per path the last row, since when, and what was there before."""
+        new = self.holdings.fresh_of(INVENTORY)
+        if not new or self._has_fresh_inventory:
+            return self._has_fresh_inventory
+        old = self.files(INVENTORY, self.holdings.snapshot_of(INVENTORY))
+        self.connection.execute(
+            _FRESH_INVENTORY.format(new=self.files(INVENTORY, new), old=old, bucket=bucket_sql(self.buckets))
+        )
+        self._has_fresh_inventory = True
+        return True
+
+
+_FRESH_INVENTORY = """
+    CREATE TEMP TABLE fresh_inventory AS
+    WITH new AS ({new}),
+    paths AS (SELECT DISTINCT path FROM new),
+    old AS (SELECT * FROM ({old}) SEMI JOIN paths USING (path)),
+    history AS (
+        SELECT path, image_id, present, seq, seq AS since, NULL::VARCHAR AS earlier FROM new
+        UNION ALL SELECT path, image_id, present, seq, since_seq, earlier_image_id FROM old),
+    final AS (SELECT path, arg_max(image_id, seq) AS last_id, max(seq) AS last_seq FROM history GROUP BY path),
+    past AS (
+        SELECT path, max(seq) FILTER (image_id <> last_id OR NOT present) AS broken,
+               coalesce(arg_max(image_id, seq) FILTER (image_id <> last_id),
+                        arg_max(earlier, seq) FILTER (earlier <> last_id)) AS earlier
+        FROM history JOIN final USING (path) GROUP BY path),
+    start AS (
+        SELECT path, min(since) FILTER (seq > coalesce(broken, -1)) AS since
+        FROM history JOIN past USING (path) GROUP BY path)
+    SELECT new.* REPLACE (coalesce(start.since, new.seq) AS since_seq, past.earlier AS earlier_image_id),
+           {bucket} AS bucket, old_bucket
+    FROM new JOIN final ON new.path = final.path AND new.seq = final.last_seq
+    JOIN past ON past.path = new.path JOIN start ON start.path = new.path
+    LEFT JOIN (SELECT path, {bucket} AS old_bucket FROM old) o ON o.path = new.path"""
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
