@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
+from infra.manifest_schema import INVENTORY
 from infra.storage import FileInfo, Storage, StorageMissingError
 
 MERGED = "merged"
@@ -38,7 +39,7 @@ class Segment:
 
     @property
     def is_merged(self) -> bool:
-        return self.path.startswith(f"events/{MERGED}/")
+        return self.path.split("/")[1] == MERGED
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Holdings:
     @property
     def stages(self) -> list[str]:
         """Every stage that has rows."""
-        return sorted({s.kind for s in (*self.snapshot, *self.folded, *self.fresh)} - {"inventory"})
+        return sorted({s.kind for s in (*self.snapshot, *self.folded, *self.fresh)} - {INVENTORY})
 
     def snapshot_of(self, kind: str, bucket: int | None = None) -> list[str]:
         return _paths(self.snapshot, kind, bucket)
@@ -69,7 +70,7 @@ class Holdings:
 
 def look(storage: Storage) -> Holdings:
     """List the ledger's files and read the last commit."""
-    segments = [*_segments(storage, "inventory"), *_segments(storage, "events")]
+    segments = [*_segments(storage, INVENTORY), *_segments(storage, "events")]
     committed = committed_versions(storage)
     if not committed:
         return Holdings(
@@ -112,8 +113,13 @@ def inventory_path(run_id: str, seq: int) -> str:
     return f"inventory/{quote(run_id, safe='')}/{seq:017d}.parquet"
 
 
+def merged_path(stage: str, bucket: int | None, token: int, seq: int) -> str:
+    """Where small segments of one stage and bucket (None: of the inventory) are put together."""
+    return inventory_path(MERGED, seq) if bucket is None else event_path(MERGED, stage, bucket, token, seq)
+
+
 def snapshot_path(version: int, kind: str, bucket: int) -> str:
-    folder = "inventory" if kind == "inventory" else f"latest/{quote(kind, safe='')}"
+    folder = INVENTORY if kind == INVENTORY else f"latest/{quote(kind, safe='')}"
     return f"{version_folder(version)}/{folder}/b{bucket:02x}.parquet"
 
 
@@ -130,8 +136,8 @@ def _segments(storage: Storage, prefix: str) -> Iterator[Segment]:
         parts = found.path.split("/")
         if not found.path.endswith(".parquet"):
             continue
-        if prefix == "inventory":
-            yield Segment(found.path, "inventory", None, found.bytes or 0)
+        if prefix == INVENTORY:
+            yield Segment(found.path, INVENTORY, None, found.bytes or 0)
         else:
             stage = unquote(parts[-1].rsplit("-", 2)[0])
             yield Segment(found.path, stage, _bucket(parts[-2]), found.bytes or 0)
@@ -140,8 +146,8 @@ def _segments(storage: Storage, prefix: str) -> Iterator[Segment]:
 def _snapshot_files(storage: Storage, version: int) -> Iterator[Segment]:
     for found in listing(storage, version_folder(version)):
         parts = found.path.split("/")
-        if parts[2] in ("inventory", "latest"):
-            kind = "inventory" if parts[2] == "inventory" else unquote(parts[3])
+        if parts[2] in (INVENTORY, "latest"):
+            kind = INVENTORY if parts[2] == INVENTORY else unquote(parts[3])
             yield Segment(found.path, kind, _bucket(parts[-1].removesuffix(".parquet")), found.bytes or 0)
 
 

@@ -47,6 +47,17 @@ def fold(reader: Reader) -> int:
     return version
 
 
+def republish(reader: Reader, folded: Iterable[Segment], dropped: Iterable[str]) -> int:
+    """The same rows as the last snapshot under the next version, with other marks."""
+    holdings, storage = reader.holdings, reader.storage
+    version = next_version(storage)
+    for held in holdings.snapshot:
+        storage.copy(held.path, snapshot_path(version, held.kind, held.bucket or 0))
+    illegal = Counter(holdings.commit["illegal_transitions"])
+    commit_version(storage, version, holdings.commit["rows"], illegal, folded=folded, dropped=dropped)
+    return version
+
+
 def commit_version(
     storage: Storage,
     version: int,
