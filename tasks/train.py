@@ -46,7 +46,7 @@ class TrainSettings(BaseModel):
 
     data: Path = Field(description="folder of aligned faces, see tasks.train_data.load_faces")
     out: Path = Field(description="folder for <name>.safetensors and the checkpoint <name>.ckpt")
-    steps: int = Field(default=4000, ge=1, description="optimiser steps")
+    steps: int = Field(default=4000, ge=1, description="optimiser steps; may differ when a training goes on")
     batch: int | None = Field(default=None, ge=1, description="examples a step; none = the network's own")
     learning_rate: float | None = Field(default=None, gt=0, le=0.1, description="peak; none = the network's own")
     average: float = Field(default=0.998, ge=0, lt=1, description="decay of the weights' running mean")
@@ -113,11 +113,8 @@ class _Run:
         self.device = torch.device(settings.device)
         self.net = build(name, **network.config).to(self.device).to(memory_format=torch.channels_last)
         self.average = deepcopy(self.net).requires_grad_(False)
-        rate = settings.learning_rate or network.learning_rate
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, rate, total_steps=settings.steps + 1, pct_start=0.08, cycle_momentum=False
-        )
+        self.rate = settings.learning_rate or network.learning_rate
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), self.rate, weight_decay=1e-4, betas=(0.9, 0.99))
         self.step = 0
 
     @property
@@ -147,11 +144,12 @@ class _Run:
         moved = {key: value.to(self.device) for key, value in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.half):
             loss = self.network.loss(self.net, moved)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * _warm_and_cool(self.step, self.settings.steps)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimiser.step()
-        self.schedule.step()
         self.step += 1
         self._follow()
         return float(loss.detach())
@@ -167,7 +165,7 @@ class _Run:
                 value.copy_(current[key])
 
     def _identity(self) -> str:
-        return self.settings.model_dump_json(exclude={"out", "save_every", "device"}) + self.name
+        return self.settings.model_dump_json(exclude={"out", "save_every", "device", "steps"}) + self.name
 
     def save(self) -> None:
         state = {
@@ -176,7 +174,6 @@ class _Run:
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
         }
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
@@ -194,7 +191,6 @@ class _Run:
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
 
     def export(self) -> Path:
         final = self.settings.out / f"{self.name}.safetensors"
@@ -202,6 +198,11 @@ class _Run:
         save_compact(self.average, self.name, self.network.config, partial)
         partial.replace(final)
         return final
+
+
+def _warm_and_cool(step: int, steps: int) -> float:
+    """Share of the peak learning rate: up over 100 steps, down to nothing over the last third."""
+    return min(1.0, (step + 1) / 100, 3 * (steps - step) / steps)
 
 
 def _tensor(image: Image) -> Tensor:
@@ -273,11 +274,11 @@ NETWORKS: dict[str, Network] = {
     "severe": Network(
         {"working": 128}, 8, 1e-3, lambda face, seed: _reduced(restorer_pair(face, seed, 0.5), 128), _restorer_loss
     ),
-    "quality": Network({"width": 32}, 12, 1e-3, _draw_quality, _quality_loss),
+    "quality": Network({"width": 24}, 8, 1e-3, _draw_quality, _quality_loss),
     "dehaze": Network(
-        {"working": 128}, 8, 1e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_haze), 128), _tone_loss
+        {"working": 64}, 8, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_haze), 64), _tone_loss
     ),
     "skin_tone": Network(
-        {"working": 128}, 8, 1e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_cast), 128), _tone_loss
+        {"working": 64}, 8, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_cast), 64), _tone_loss
     ),
 }

@@ -10,15 +10,14 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.degrade import MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, Image, degrade, sample_degradation
+from tasks.face_crops import Levels
 
-Levels: TypeAlias = NDArray[np.uint8]
 POINT_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 FFHQ_POINTS = np.array([(193.0, 239.9), (318.9, 240.2), (256.6, 314.0), (201.3, 371.4), (313.1, 371.2)])
 SIDE = 512
@@ -124,11 +123,12 @@ def augment(face: Face, rng: np.random.Generator, side: int = SIDE) -> tuple[Ima
 
 def relight(image: Image, rng: np.random.Generator) -> Image:
     """Other exposure, contrast, saturation and light colour; darker and lighter skin alike."""
-    gamma = np.exp(rng.normal(0, 0.3))
-    tinted = np.clip(image, 0, 1) ** gamma * np.exp(rng.normal(0, 0.04, 3))
+    gamma = float(np.exp(rng.normal(0, 0.3)))
+    exposure = np.exp(rng.normal(0, 0.04, 3)) * rng.uniform(0.7, 1.1)
+    tinted = np.asarray(cv2.pow(image, gamma), np.float32) * exposure.astype(np.float32)
     grey = tinted.mean(axis=2, keepdims=True)
-    coloured = grey + (tinted - grey) * rng.uniform(0.6, 1.3)
-    return np.asarray(np.clip(coloured * rng.uniform(0.7, 1.1), 0, 1), np.float32)
+    coloured = grey + (tinted - grey) * float(rng.uniform(0.6, 1.3))
+    return np.asarray(np.clip(coloured, 0, 1), np.float32)
 
 
 def restorer_pair(face: Face, seed: int, floor: float = 0.0) -> Pair:

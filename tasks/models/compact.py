@@ -35,8 +35,8 @@ class CompactRestorer(nn.Module):
     def __init__(
         self,
         working: int = 256,
-        widths: Sequence[int] = (24, 64, 96, 128),
-        blocks: Sequence[int] = (1, 2, 2, 2),
+        widths: Sequence[int] = (16, 48, 64, 96),
+        blocks: Sequence[int] = (1, 1, 2, 2),
     ) -> None:
         super().__init__()
         self.working = working
@@ -80,7 +80,7 @@ class SevereRestorer(CompactRestorer):
     def __init__(
         self,
         working: int = 128,
-        widths: Sequence[int] = (48, 96, 128, 160),
+        widths: Sequence[int] = (32, 64, 96, 128),
         blocks: Sequence[int] = (1, 2, 2, 2),
     ) -> None:
         super().__init__(working, widths, blocks)
@@ -92,7 +92,7 @@ class QualityNet(nn.Module):
     It is trained to predict clip((PSNR to the truth − 16) / 26, 0, 1), PSNR in dB.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 24) -> None:
         super().__init__()
         widths = (width, 3 * width // 2, 2 * width, 3 * width)
         layers: list[nn.Module] = [nn.Conv2d(48, width, 3, padding=1), nn.ReLU()]
@@ -110,7 +110,7 @@ class QualityNet(nn.Module):
 class CompactDehaze(nn.Module):
     """FFA-Net on a reduced picture; its change is carried to full size by a guided filter."""
 
-    def __init__(self, working: int = 128, groups: int = 2, blocks: int = 2, width: int = 16) -> None:
+    def __init__(self, working: int = 64, groups: int = 2, blocks: int = 2, width: int = 16) -> None:
         super().__init__()
         self.working = working
         self.net = FFANet(groups, blocks, width)
@@ -128,7 +128,7 @@ class CompactDehaze(nn.Module):
 class CompactSkinTone(nn.Module):
     """FaceToneNet on a reduced picture; its change is carried to full size by a guided filter."""
 
-    def __init__(self, working: int = 128, depth: int = 7, width: int = 8) -> None:
+    def __init__(self, working: int = 64, depth: int = 6, width: int = 8) -> None:
         super().__init__()
         self.working = working
         self.net = FaceToneNet(depth, width)
