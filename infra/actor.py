@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import queue
+import re
 import threading
 import time
 from collections import Counter
@@ -173,11 +174,14 @@ def _ray_answer(future: Future[Answer]) -> Answer:
         return future.result()
     # Ray's own memory monitor names its victims with a class of this name; the call was too large, not poisonous.
     kind: Kind = "resource" if type(error).__name__ == "OutOfMemoryError" else "poison"
-    return Trouble(kind, _one_line(str(error)), str(error), died=True)
+    return Trouble(kind, _how_it_ended(str(error)), str(error), died=True)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:500]
+def _how_it_ended(text: str) -> str:
+    """The part of Ray's long message that differs from death to death, on one line."""
+    line = " ".join(text.split())
+    detail = re.search(r"Worker exit detail: (.+?)( Some common causes|$)", line)
+    return f"its process ended: {detail[1] if detail else line}"[:500]
 
 
 class InlineWorker:
