@@ -269,10 +269,10 @@ def _landmark_loss(net: nn.Module, batch: Batch) -> Tensor:
 NETWORKS: dict[str, Network] = {
     "landmarks": Network({"width": 24}, 64, 2e-3, _draw_crop, _landmark_loss),
     "restorer": Network(
-        {"working": 256}, 6, 1e-3, lambda face, seed: _reduced(restorer_pair(face, seed), 256), _restorer_loss
+        {"working": 256}, 6, 1e-3, lambda face, seed: _reduced(restorer_pair(face, seed, 256), 256), _restorer_loss
     ),
     "severe": Network(
-        {"working": 128}, 8, 1e-3, lambda face, seed: _reduced(restorer_pair(face, seed, 0.5), 128), _restorer_loss
+        {"working": 128}, 8, 1e-3, lambda face, seed: _reduced(restorer_pair(face, seed, 128, 0.5), 128), _restorer_loss
     ),
     "quality": Network({"width": 24}, 8, 1e-3, _draw_quality, _quality_loss),
     "dehaze": Network(

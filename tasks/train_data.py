@@ -131,14 +131,31 @@ def relight(image: Image, rng: np.random.Generator) -> Image:
     return np.asarray(np.clip(coloured, 0, 1), np.float32)
 
 
-def restorer_pair(face: Face, seed: int, floor: float = 0.0) -> Pair:
-    """A face and its degraded self. Haze, fading and cast stay in the truth: other networks see to them."""
+def restorer_pair(face: Face, seed: int, working: int, floor: float = 0.0) -> Pair:
+    """A face and its degraded self, of `working` to 512 px, no larger than the degradation asks for.
+
+    Haze, fading and cast stay in the truth: other networks see to them.
+    """
     rng = np.random.default_rng(seed)
-    image, valid = augment(face, rng)
     drawn = _camera_or_preset(rng, floor)
+    factor = _harmless_reduction(drawn, SIDE // working)
+    image, valid = augment(face, rng, SIDE // factor)
     truth = degrade(image, _only_age(drawn), seed)
-    given = degrade(truth, _only_damage(drawn), seed)
+    given = degrade(truth, _shrunk(_only_damage(drawn), factor), seed)
     return Pair(given, truth, valid)
+
+
+def _harmless_reduction(drawn: Degradation, most: int) -> int:
+    """How much smaller a face may be drawn, for speed, without a visible difference once it is degraded."""
+    mildest = drawn.downscale if drawn.then is None else min(drawn.downscale, drawn.then.downscale)
+    return max(factor for factor in (1, 2, 4) if factor <= most and (factor == 1 or mildest >= 2 * factor))
+
+
+def _shrunk(drawn: Degradation, factor: int) -> Degradation:
+    """The same degradation for a face `factor` times smaller."""
+    lengths = {name: getattr(drawn, name) / factor for name in ("blur_sigma", "motion", "downscale")}
+    then = None if drawn.then is None else _shrunk(drawn.then, factor)
+    return drawn.model_copy(update=lengths | {"then": then})
 
 
 def _camera_or_preset(rng: np.random.Generator, floor: float) -> Degradation:
