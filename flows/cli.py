@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_models, terminal
+from flows import cli_models, tell, terminal
 
 EXIT_CODES = {
     0: "all handled",
@@ -100,7 +100,7 @@ def scan(source: Source, include: Include = None, exclude: Exclude = None, json_
     from flows.inspect import scan_counts
 
     counts = scan_counts(source, tuple(include or ()), tuple(exclude or ()))
-    terminal.print_json(counts) if json_ else terminal.print_counts("files found", counts)
+    terminal.print_json(counts) if json_ else tell.print_counts("files found", counts)
 
 
 @app.command()
@@ -118,7 +118,7 @@ def plan(
     from flows.inspect import preview
 
     data = preview(_job(source, workspace, recipe, aligned, include, exclude, set_, None))
-    terminal.print_json(data) if json_ else terminal.print_plan(data)
+    terminal.print_json(data) if json_ else tell.print_plan(data)
     if data["weights_missing"]:
         raise typer.Exit(2)
 
@@ -133,7 +133,7 @@ def status(
     from flows.inspect import workspace_status
 
     data = workspace_status(workspace, reasons)
-    terminal.print_json(data) if json_ else terminal.print_status(data)
+    terminal.print_json(data) if json_ else tell.print_status(data)
 
 
 @app.command()
@@ -158,7 +158,7 @@ def explain(
     from flows.inspect import explain as explain_file
 
     data = explain_file(file, workspace)
-    terminal.print_json(data) if json_ else terminal.print_explanation(data)
+    terminal.print_json(data) if json_ else tell.print_explanation(data)
 
 
 @app.command()
@@ -173,7 +173,7 @@ def clean(
     from flows.inspect import clean_workspace
 
     freed = clean_workspace(workspace, older_than_days, keep_snapshots, dry_run)
-    terminal.print_json(freed) if json_ else terminal.print_counts("would free" if dry_run else "freed", freed)
+    terminal.print_json(freed) if json_ else tell.print_counts("would free" if dry_run else "freed", freed)
 
 
 @app.command()
@@ -195,7 +195,7 @@ def doctor(json_: Json = False) -> None:
     from flows.doctor import examine
 
     checks = examine()
-    terminal.print_json({"schema": 1, "checks": checks}) if json_ else terminal.print_checks(checks)
+    terminal.print_json({"schema": 1, "checks": checks}) if json_ else tell.print_checks(checks)
     if any(check["level"] == "bad" for check in checks):
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import terminal
+from flows import tell, terminal
 
 app = typer.Typer(no_args_is_help=True, help="Weights: list, pull, add, verify. Runs never download.")
 
@@ -21,8 +21,9 @@ def list_(
     json_: Json = False,
 ) -> None:
     """Every file: where from, how big, under which licence, and whether it is here."""
-    rows = [_row(store.status(name), recipe) for store in [_store()] for name in _wanted(store, None, recipe)]
-    terminal.print_json({"schema": 1, "weights": rows}) if json_ else terminal.print_weights(rows)
+    store = _store()
+    rows = [_row(store, name) for name in _wanted(store, None, recipe)]
+    terminal.print_json({"schema": 1, "weights": rows}) if json_ else tell.print_weights(rows)
 
 
 @app.command()
@@ -36,15 +37,19 @@ def pull(
     """Download weights: resumable, hashed, in parallel."""
     store = _store()
     wanted = _wanted(store, names, recipe)
-    store.pull(wanted, from_dir=from_dir, mirror=mirror, accept_licences=set(accept_licence or ()))
+    store.pull(wanted, from_dir=from_dir, mirror=mirror, accept_licences=accept_licence or ())
     terminal.out.print(f"{len(wanted)} files are in {store.folder}")
 
 
 @app.command()
-def add(name: str, file: Path) -> None:
+def add(
+    name: str,
+    file: Path,
+    accept_licence: Annotated[list[str] | None, typer.Option(help="a restrictive licence that you accept")] = None,
+) -> None:
     """Take a file that you have got yourself (Google Drive, a colleague) into the store, checked."""
     store = _store()
-    store.add(name, file)
+    store.add(name, file, accept_licences=accept_licence or ())
     terminal.out.print(f"{name}: {store.path(name)}  sha256 {store.sha256(name)}", soft_wrap=True)
 
 
@@ -52,12 +57,13 @@ def add(name: str, file: Path) -> None:
 def verify(names: Names = None) -> None:
     """Hash every file that is here again and compare."""
     store = _store()
-    problems = store.verify(names)
-    for problem in problems:
-        terminal.print_error(problem)
+    results = store.verify(names)
+    problems = {name: problem for name, problem in results.items() if problem is not None}
+    for name, problem in problems.items():
+        terminal.print_error(f"{name}: {problem}")
     if problems:
         raise typer.Exit(1)
-    terminal.out.print("all files that are here are what they should be")
+    terminal.out.print(f"{len(results)} files are what they should be")
 
 
 def _store() -> Any:
@@ -71,12 +77,27 @@ def _wanted(store: Any, names: list[str] | None, recipe: str | None) -> list[str
     if names:
         return names
     if recipe is None:
-        return list(store.table.names)
+        return list(store.table)
     from tasks.recipe import load_recipe
 
     stages = load_recipe(recipe).stages
     return sorted({name for stage in stages for name in (*stage.weights, *stage.optional_weights)})
 
 
-def _row(status: Any, recipe: str | None) -> dict[str, Any]:
-    return status.as_dict()
+def _row(store: Any, name: str) -> dict[str, Any]:
+    status, weight = store.status(name), store.table[name]
+    licence = store.table.licence(name)
+    return {
+        "name": name,
+        "title": weight.title,
+        "file": weight.file,
+        "bytes": weight.bytes or status.bytes,
+        "sha256": weight.sha256,
+        "licence": licence.title,
+        "commercial": licence.commercial,
+        "recipes": list(weight.recipes),
+        "sources": [*weight.sources, *weight.mirrors],
+        "present": status.present,
+        "verified": status.verified,
+        "what_to_do": "" if status.present else store.instructions(name),
+    }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from flows import terminal
+from flows import tell, terminal
 from flows.job import Job
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ SEED = 1
 
 def run_demo(folder: Path, as_json: bool) -> int:
     """Makes the archive, restores it, prints gains and balance; 0 when every file had an outcome it should have."""
+    from flows.inspect import file_outcomes
     from flows.local import run_flow
+    from infra.manifest import Ledger
+    from infra.storage import Storage
     from tasks.demo_archive import gains, make
 
     began = time.monotonic()
@@ -28,7 +31,7 @@ def run_demo(folder: Path, as_json: bool) -> int:
     expected = make(folder, SEED)
     terminal.err.print(f"made {len(expected)} files in {archive}; restoring them with the compact recipe …")
     summary = run_flow(Job(source=str(archive.absolute()), workspace=str(workspace.absolute())))
-    outcomes = file_outcomes(workspace)
+    outcomes = file_outcomes(Ledger.open(Storage(workspace), create=False))
     surprises = [e for e in expected if outcomes.get(e.path) not in e.outcomes]
     table = gains(expected, workspace / "restored")
     if as_json:
@@ -41,14 +44,6 @@ def run_demo(folder: Path, as_json: bool) -> int:
         wanted = " or ".join(sorted(surprise.outcomes))
         terminal.print_error(f"{surprise.path}: expected {wanted}, got {outcomes.get(surprise.path, 'nothing')}")
     return 1 if surprises else 0
-
-
-def file_outcomes(workspace: Path) -> dict[str, str]:
-    """path → outcome of every file of a workspace, from its ledger."""
-    from infra.manifest import Ledger
-    from infra.storage import Storage
-
-    return Ledger.open(Storage(workspace), create=False).file_outcomes()
 
 
 def _print(
@@ -66,7 +61,7 @@ def _print(
     for gain in table:
         shown.add_row(gain.path, *gain.cells())
     terminal.out.print(shown)
-    terminal.print_stages(summary["stages"])
+    tell.print_stages(summary["stages"])
     terminal.print_summary(summary, str(workspace / "report" / "index.html"))
     as_wanted = sum(outcomes.get(e.path) in e.outcomes for e in expected)
     terminal.out.print(

@@ -66,9 +66,9 @@ def _disk() -> Check:
 
 
 def _gpu() -> Check:
-    from infra.cluster import has_gpu
+    from infra.devices import has_gpu
 
-    if has_gpu(None):
+    if has_gpu():
         return Check(name="gpu", level="good", found="an NVIDIA GPU", cure="")
     cure = "none needed for the compact recipe; the recipe mpsr wants one with 24 GB"
     return Check(name="gpu", level="note", found="none", cure=cure)

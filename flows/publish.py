@@ -19,8 +19,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.states import State
 
 from flows.shard import Row
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from flows.run import Run
 
 P = ParamSpec("P")
+_FAILURES = """
+    SELECT path, reason_code AS reason, left(c.reason, 300) AS said FROM inventory i JOIN commits c USING (image_id)
+    WHERE i.present AND i.problem IS NULL AND c.state IN ('failed_retryable', 'quarantined') ORDER BY path LIMIT ?"""
 TOP = 25
 """Rows that a table shows at most; the ledger has them all."""
 _log = logging.getLogger("mpsr.publish")
@@ -74,7 +77,7 @@ def finished(run: Run, summary: dict[str, Any], report: str) -> None:
         update_progress_artifact(run.progress_artifact, 100.0)
     outcome_table = [{"outcome": name, "files": n} for name, n in summary["outcomes"].items()]
     create_table_artifact(key="outcomes", table=outcome_table, description=f"{summary['found']} files")
-    failures = run.ledger.failures(limit=TOP).to_pylist()
+    failures = run.ledger.query(_FAILURES, [TOP]).to_pylist()
     create_table_artifact(key="failures", table=failures, description=f"Failed and quarantined, at most {TOP}")
     create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts and rate at the end")
     create_link_artifact(key="report", link=report, link_text="Report", description="The static report of this run")

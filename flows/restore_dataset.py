@@ -10,6 +10,7 @@ import contextvars
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from prefect import flow, task
@@ -19,15 +20,18 @@ from prefect.runtime import flow_run
 
 from flows import publish
 from flows.job import Job, job_for
-from flows.plan import Plan, make_plan
+from flows.plan import Plan, make_plan, summary
 from flows.progress import watched
 from flows.report import write_run_report
-from flows.run import Run, RunStopped, open_run, prior_rows, workers
+from flows.run import Run, RunStopped, known_files, open_run, prior_rows, workers
 from flows.shard import FAILED, Row, Shard, new_row
+from tasks.image_io import Limits
 from tasks.recipe import COMMIT, RecipeStage
 from tasks.scan import scan
 
 PUBLISH_SECONDS = 10.0
+INVENTORY_SEGMENT = 50_000
+"""Inventory rows per segment."""
 
 
 def _run_name() -> str:
@@ -77,16 +81,20 @@ def restore(job: Job) -> dict[str, Any]:
         if plan.images:
             with workers(run):
                 restore_shards(run, plan)
-        return finish(run, plan)
+        return finish(run)
 
 
 @task(name="scan", cache_policy=NO_CACHE)
 def find_pictures(run: Run) -> int:
     """Looks at every file of the archive; what has not changed since the last scan is not read again."""
     job = run.job
-    known = run.ledger.inventory_by_path()
-    rows = scan(run.source, known, include=job.include, exclude=job.exclude)
-    return run.ledger.append_inventory(rows, run_id=run.id)
+    limits = Limits(max_pixels=run.settings.max_pixels)
+    rows = scan(run.source, known_files(run.ledger), include=job.include, exclude=job.exclude, limits=limits)
+    news = 0
+    while part := list(islice(rows, INVENTORY_SEGMENT)):
+        run.ledger.append_inventory(part, run_id=run.id)
+        news += len(part)
+    return news
 
 
 @task(name="plan", cache_policy=NO_CACHE)
@@ -105,7 +113,7 @@ def restore_shards(run: Run, plan: Plan) -> None:
     with ThreadPoolExecutor(run.settings.shards_in_flight, thread_name_prefix="shard") as pool:
         try:
             while True:
-                in_flight |= _top_up(pool, run, waiting, run.settings.shards_in_flight - len(in_flight))
+                in_flight |= _top_up(pool, run, plan, waiting, run.settings.shards_in_flight - len(in_flight))
                 if not in_flight:
                     return
                 finished, in_flight = wait(in_flight, timeout=PUBLISH_SECONDS, return_when=FIRST_COMPLETED)
@@ -117,9 +125,10 @@ def restore_shards(run: Run, plan: Plan) -> None:
             raise
 
 
-def restore_shard(run: Run, shard: Shard) -> None:
+def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
     """One shard through every stage of the recipe, then its verdicts."""
-    shard.adopt(prior_rows(run, shard), run.workspace.exists, retry_quarantined=run.job.retry)
+    if plan.has_history:
+        shard.adopt(prior_rows(run, shard), run.workspace.exists, retry_quarantined=run.job.retry)
     for stage in run.recipe.stages:
         if not shard.complete(stage):
             settled_stage(run, shard, stage)
@@ -141,8 +150,9 @@ def settled_stage(run: Run, shard: Shard, stage: RecipeStage) -> None:
 
 def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     """Workspace, stage digest and members: the same work in the same place, whichever run asks."""
-    run, shard, stage = parameters["run"], parameters["shard"], parameters["stage"]
-    return shard.work_key(stage, run.workspace.url)
+    run: Run = parameters["run"]
+    shard: Shard = parameters["shard"]
+    return shard.work_key(parameters["stage"], run.workspace.url)
 
 
 @task(
@@ -166,23 +176,23 @@ def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
     return publish.outcomes(rows)
 
 
-def finish(run: Run, plan: Plan) -> dict[str, Any]:
+def finish(run: Run) -> dict[str, Any]:
     """Folds the ledger, writes report and totals, and tells the dashboard where they are."""
     run.ledger.fold()
-    summary = plan.summary(run)
-    run.write_facts(finished=True, summary=summary)
+    totals = summary(run)
+    run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     report = write_run_report(run)
-    publish.finished(run, summary, report)
-    return summary
+    publish.finished(run, totals, report)
+    return totals
 
 
-def _top_up(pool: ThreadPoolExecutor, run: Run, waiting: Iterator[Shard], places: int) -> set[Future[None]]:
+def _top_up(pool: ThreadPoolExecutor, run: Run, plan: Plan, waiting: Iterator[Shard], places: int) -> set[Future[None]]:
     started = set()
     for _ in range(places):
         if (shard := next(waiting, None)) is None:
             break
         # Each thread needs the flow's context, so that its tasks belong to this flow run.
-        started.add(pool.submit(contextvars.copy_context().run, restore_shard, run, shard))
+        started.add(pool.submit(contextvars.copy_context().run, restore_shard, run, plan, shard))
     return started
 
 

@@ -12,17 +12,19 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flows.job import Job
 from flows.progress import Progress
 from flows.shard import Row, Shard
+from infra.devices import has_gpu
 from infra.lease import Lease
-from infra.manifest import Ledger
+from infra.manifest import Ledger, buckets_for
 from infra.settings import Settings
 from infra.storage import Storage
 from infra.weights import WeightsStore
@@ -30,10 +32,14 @@ from tasks.recipe import COMMIT, Recipe, stage_key
 from tasks.worker import WorkerConfig
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from infra.cluster import ClusterSettings
     from infra.executor import Executor
 
 SOFTWARE = f"mpsr-batch {version('mpsr-batch')}"
 GIGABYTE = 1e9
+Device = Literal["cpu", "cuda"]
 
 
 class RunStopped(RuntimeError):
@@ -162,7 +168,7 @@ def open_run(job: Job, progress: Progress | None = None) -> Iterator[Run]:
     run = Run(job, job.load_settings(), job.load_recipe(), progress or Progress())
     with ExitStack() as stack:
         run.lease = stack.enter_context(Lease.acquire(run.workspace, owner=run.id))
-        run.ledger = Ledger.open(run.workspace)
+        run.ledger = Ledger.open(run.workspace, buckets=_buckets(run))
         run.write_facts()
         yield run
 
@@ -170,15 +176,58 @@ def open_run(job: Job, progress: Progress | None = None) -> Iterator[Run]:
 @contextmanager
 def workers(run: Run) -> Iterator[None]:
     """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
-    from infra.cluster import plan_pool, start_or_join
+    from infra.cluster import PoolWants, plan_pool, start_or_join
     from infra.executor import Executor, ExecutorSettings
 
-    with start_or_join(run.settings) as cluster:
-        pool = plan_pool(cluster.facts, run.settings)
+    settings = run.settings
+    with start_or_join(cluster_settings(settings)) as cluster:
+        wants = PoolWants(device=run.device, workers=settings.workers, threads=settings.threads)
+        pool = plan_pool(cluster.facts(), wants)
         config = run.worker_config(pool.threads).model_dump(mode="json")
-        limits = ExecutorSettings(retries=run.settings.retries, call_timeout=run.settings.call_timeout)
+        limits = ExecutorSettings(retries=settings.retries, call_timeout=settings.call_timeout)
         with Executor("tasks.worker:build", config, pool=pool, settings=limits) as run.executor:
             yield
+
+
+def cluster_settings(settings: Settings) -> ClusterSettings:
+    """The part of the settings that says where Ray runs."""
+    from infra.cluster import ClusterSettings
+
+    return ClusterSettings(address=settings.ray_address, dashboard=settings.ray_dashboard)
+
+
+class KnownFiles(Mapping[str, Row]):
+    """The inventory as a mapping from path to row, held in Arrow: ten million rows as dicts would not fit."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """`table` is ordered by path."""
+        self._table = table
+        self._paths = table.column("path").combine_chunks()
+
+    def __getitem__(self, path: str) -> Row:
+        place = bisect_left(self._paths, path, key=lambda cell: cell.as_py())
+        if place == len(self._paths) or self._paths[place].as_py() != path:
+            raise KeyError(path)
+        row: Row = self._table.slice(place, 1).to_pylist()[0]
+        return row
+
+    def __iter__(self) -> Iterator[str]:
+        return (cell.as_py() for cell in self._paths)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+
+def known_files(ledger: Ledger) -> Mapping[str, Row]:
+    """What the last scan saw, by path."""
+    return KnownFiles(ledger.files(gone=True))
+
+
+def _buckets(run: Run) -> int:
+    """For a new ledger, as many buckets as the archive's size asks for; an existing one has its own."""
+    if run.workspace.exists("_format.json"):
+        return 1
+    return buckets_for(sum(1 for _ in run.source.walk()))
 
 
 def present_weights(recipe: Recipe, settings: Settings) -> dict[str, str]:
@@ -192,13 +241,16 @@ def present_weights(recipe: Recipe, settings: Settings) -> dict[str, str]:
     return needed | {name: store.sha256(name) for name in sorted(optional) if store.status(name).present}
 
 
-def resolve_device(settings: Settings) -> str:
-    """`cuda` or `cpu`: part of every key, so it is settled before anything is planned."""
-    from infra.cluster import has_gpu
+def resolve_device(settings: Settings) -> Device:
+    """Where networks compute. It is part of every key, so it is settled before anything is planned."""
+    if settings.device != "auto":
+        return settings.device
+    if settings.ray_address is None:
+        return "cuda" if has_gpu() else "cpu"
+    from infra.cluster import start_or_join
 
-    if settings.device == "auto":
-        return "cuda" if has_gpu(settings.ray_address) else "cpu"
-    return settings.device
+    with start_or_join(cluster_settings(settings)) as cluster:
+        return "cuda" if cluster.facts().gpus else "cpu"
 
 
 def prior_rows(run: Run, shard: Shard) -> list[Row]:

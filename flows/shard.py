@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks import books
-from tasks.recipe import COMMIT, Recipe, RecipeStage, stage_key
+from tasks.recipe import Recipe, RecipeStage, stage_key
 from tasks.stage import WHOLE_IMAGE
 
 Row = dict[str, Any]
@@ -35,9 +35,10 @@ class Shard:
         images: Mapping[str, Sequence[str]],
         recipe: Recipe,
         digests: Mapping[str, str],
+        planned: Mapping[str, Row],
     ) -> None:
-        """`images` maps every image_id to the paths that hold it."""
-        self.id, self.bucket, self.images = shard_id, bucket, images
+        """`images` maps every image_id to the paths that hold it, `planned` to its row of the plan."""
+        self.id, self.bucket, self.images, self.planned = shard_id, bucket, images, planned
         self.recipe, self.digests = recipe, digests
         self.rows: dict[str, dict[tuple[str, int], Row]] = {}  # stage id → (image_id, face) → row
 
@@ -47,6 +48,7 @@ class Shard:
         for row in rows:
             if row["stage_digest"] == self.digests.get(row["stage"]) and row["state"] not in again:
                 self._put(row["stage"], [row])
+        self._paste_again_where_a_path_is_new()
         while self._drop_what_lost_its_images(exists):
             pass
 
@@ -87,6 +89,13 @@ class Shard:
     def _put(self, stage_id: str, rows: Iterable[Row]) -> None:
         known = self.rows.setdefault(stage_id, {})
         known.update({(row["image_id"], row["face"]): row for row in rows})
+
+    def _paste_again_where_a_path_is_new(self) -> None:
+        for stage in self.recipe.stages[1:]:
+            if stage.scope == "image":
+                known = self.rows.get(stage.id, {})
+                for image_id in [i for i, row in self.planned.items() if row.get("why") == "new_path"]:
+                    known.pop((image_id, WHOLE_IMAGE), None)
 
     def _done(self, stage: RecipeStage, image_id: str, face: int) -> bool:
         return (image_id, face) in self.rows.get(stage.id, {})
@@ -204,7 +213,7 @@ class Shard:
             decisive.state,
             decisive.reason_code,
             decisive.reason,
-            stage=COMMIT,
+            attempt=self.planned.get(image_id, {}).get("attempt", 0) + 1,
             detail={"outcome": outcome, "faces": Counter(f.outcome for f in faces)},
             output_uri=pasted.get("output_uri"),
             output_sha256=pasted.get("output_sha256"),

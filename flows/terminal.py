@@ -27,9 +27,9 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 def print_error(message: str, hint: str = "") -> None:
     """`error:` and, where there is a next step, `hint:`."""
-    err.print(f"[bold red]error:[/] {_plain(message)}")
+    err.print(f"[bold red]error:[/] {plain(message)}")
     if hint:
-        err.print(f"[bold]hint:[/] {_plain(hint)}")
+        err.print(f"[bold]hint:[/] {plain(hint)}")
 
 
 def print_summary(summary: Mapping[str, Any], report: str | None = None) -> None:
@@ -42,9 +42,11 @@ def print_summary(summary: Mapping[str, Any], report: str | None = None) -> None
     out.print(table)
     reasons = ", ".join(f"{name} {n}" for name, n in summary["reasons"].items())
     out.print(f"reasons: {reasons or 'none'}")
-    out.print(f"faces:   {summary['faces'].get('found', 0)}   time: {summary['seconds']:.1f} s")
+    say(f"faces:   {summary['faces']['found']}")
+    if summary["seconds"] is not None:
+        say(f"time:    {summary['seconds']:.1f} s")
     if report:
-        out.print(f"report:  {_plain(report)}", soft_wrap=True)
+        out.print(f"report:  {plain(report)}", soft_wrap=True)
 
 
 @contextmanager
@@ -85,12 +87,17 @@ def _bars(progress: Progress) -> Table:
     for name, count in list(progress.stages.items()):
         table.add_row(name, str(count.done), str(count.reused), str(count.failed), f"{count.rate:.1f}")
     table.caption = _line(progress) + (
-        f"\nlast failure: {_plain(progress.last_failure[:200])}" if progress.last_failure else ""
+        f"\nlast failure: {plain(progress.last_failure[:200])}" if progress.last_failure else ""
     )
     table.caption_justify = "left"
     return table
 
 
-def _plain(text: str) -> str:
+def say(*parts: str) -> None:
+    """A line of results; texts come from files and are not markup. Never wrapped, so that paths can be copied."""
+    out.print(plain(" ".join(part for part in parts if part)), soft_wrap=True)
+
+
+def plain(text: str) -> str:
     """Names of files are not markup."""
     return text.replace("[", r"\[")

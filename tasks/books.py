@@ -6,6 +6,7 @@ quarantined + pending.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import Literal, get_args
@@ -88,3 +89,9 @@ def balance(outcomes: Iterable[FileOutcome]) -> dict[str, int]:
     """Counts per outcome with every key present, in the order that the report prints them."""
     counts = Counter(outcomes)
     return {outcome: counts[outcome] for outcome in OUTCOMES}
+
+
+def faces_in(detail: str) -> dict[FileOutcome, int]:
+    """Outcome → faces, from the `detail` of an image's verdict."""
+    faces: dict[FileOutcome, int] = json.loads(detail).get("faces", {})
+    return faces

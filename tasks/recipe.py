@@ -40,7 +40,8 @@ STAGES: dict[str, str] = {
     "paste_back": "tasks.paste_back:PasteBack",
     "evaluate": "tasks.evaluate:Evaluate",
 }
-"""What `use` may name, and where it lives. Modules are imported only when a recipe uses them."""
+"""What `use` may name, and where it lives. Modules are imported only when a recipe uses them. A stage of your own is
+named as `package.module:Class`; it must be importable wherever workers run."""
 
 COMMIT = "commit"
 """The ledger's name for an image's verdict under a whole recipe; no stage may take it."""
@@ -312,12 +313,7 @@ def _read(name_or_path: str) -> str:
 
 def _resolve(entry: StageEntry, origin: str) -> RecipeStage:
     where = f"{origin}, stage {entry.id!r}"
-    if entry.implementation not in STAGES:
-        raise RecipeError(
-            f"{where}: nothing is called {entry.implementation!r}; {_nearest(entry.implementation, STAGES)}"
-        )
-    module, _, name = STAGES[entry.implementation].partition(":")
-    cls: type[Stage] = getattr(importlib.import_module(module), name)
+    cls = _find_class(entry.implementation, where)
     try:
         settings = cls.Settings.model_validate(entry.settings)
     except ValidationError as error:
@@ -328,6 +324,18 @@ def _resolve(entry: StageEntry, origin: str) -> RecipeStage:
             if not issubclass(cls, FaceStage):
                 raise RecipeError(f"{where}: conditions apply to stages that work on faces")
     return RecipeStage(entry, cls, settings)
+
+
+def _find_class(implementation: str, where: str) -> type[Stage]:
+    address = implementation if ":" in implementation else STAGES.get(implementation)
+    if address is None:
+        raise RecipeError(f"{where}: nothing is called {implementation!r}; {_nearest(implementation, STAGES)}")
+    module, _, name = address.partition(":")
+    try:
+        cls: type[Stage] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"{where}: cannot import {address}: {error}") from None
+    return cls
 
 
 def _provider(metric: str, earlier: tuple[RecipeStage, ...]) -> RecipeStage:

@@ -8,6 +8,7 @@ which faces go through which stage, and what the ledger says of it, is the drive
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 import threading
@@ -82,7 +83,7 @@ class Worker:
         return rows
 
     def _checkpoint(self, stage: RecipeStage, items: Sequence[Item]) -> str:
-        members = hashlib.sha256("\n".join(item["stage_key"] for item in items).encode()).hexdigest()
+        members = hashlib.sha256(json.dumps([(i["stage_key"], i.get("paths")) for i in items]).encode()).hexdigest()
         digest = self.config.digests[stage.id]
         return f"intermediates/{stage.id}-{digest[:16]}/{members[:2]}/{members[2:34]}.arrow"
 

@@ -1,0 +1,254 @@
+"""Questions about an archive or a workspace, answered from scan and ledger without changing anything (but `clean`)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.job import Job, JobError
+from flows.plan import PROBLEMS, face_counts
+from flows.report import last_run_facts
+from infra.lease import Lease, holder_of
+from infra.manifest import Ledger
+from infra.storage import Storage, encode_name
+from infra.weights import WeightsStore
+from tasks import books
+from tasks.image_io import Limits
+from tasks.recipe import COMMIT
+from tasks.scan import scan
+
+if TYPE_CHECKING:
+    from infra.retention import Cleaning
+
+RESTORED = "restored"
+OUTPUT_PER_INPUT = 1.3
+"""Bytes of restored files per byte of input, with room to spare; what is known better comes from the ledger."""
+
+
+def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, Any]:
+    """How many files, of which formats, and what cannot be used and why. Raises StorageMissing without a source."""
+    counts: Counter[str] = Counter()
+    total = 0
+    for row in scan(Storage(source), {}, include=include, exclude=exclude):
+        counts[row["problem"] or row["format"] or "?"] += 1
+        total += row["bytes"] or 0
+    return {"found": counts.total(), "bytes": total, **dict(counts.most_common())}
+
+
+def preview(job: Job) -> dict[str, Any]:
+    """What `run` would do, and what it would need; writes nothing."""
+    settings, recipe = job.load_settings(), job.load_recipe()
+    storage, source = Storage(job.workspace), Storage(job.source)
+    ledger = Ledger.open(storage, create=False) if storage.exists("_format.json") else None
+    store = WeightsStore(settings.weights_dir)
+    missing = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})
+    known = {row["path"]: row for row in ledger.files(gone=True).to_pylist()} if ledger else {}
+    limits = Limits(max_pixels=settings.max_pixels)
+    changes = list(scan(source, known, include=job.include, exclude=job.exclude, limits=limits))
+    why, work = _work(job, ledger, known, changes, missing)
+    free = storage.free_bytes()
+    output = int(OUTPUT_PER_INPUT * sum(row["bytes"] or 0 for row in work))
+    return {
+        "schema": 1,
+        "found": len(known | {row["path"]: row for row in changes if row["present"]}) - _gone(changes),
+        "images": len(work),
+        "why": dict(why),
+        "problems": dict(Counter(row["problem"] for row in changes if row["problem"] and row["present"])),
+        "gone": _gone(changes),
+        "recipe": recipe.name,
+        "stages": [stage.id for stage in recipe.stages],
+        "weights_missing": [_missing(store, name) for name in missing],
+        "output_bytes": output,
+        "intermediates_bytes": int(settings.keep_intermediates_gb * 1e9),
+        "free_bytes": free,
+        "fits": free is None or free > output,
+        "seconds": _estimate(ledger, len(work)),
+    }
+
+
+def workspace_status(workspace: str, reasons: bool) -> dict[str, Any]:
+    """Outcomes that add up, who is running, when the last run was."""
+    storage = Storage(workspace)
+    ledger = _ledger(storage)
+    held, holder, facts = ledger.books(PROBLEMS), holder_of(storage), last_run_facts(storage)
+    data = {
+        "schema": 1,
+        "workspace": storage.shown_url,
+        "found": held.found,
+        "outcomes": {name: held.outcomes.get(name, 0) for name in books.OUTCOMES},
+        "reasons": dict(sorted(held.reasons.items())),
+        "faces": face_counts(ledger),
+        "running": None if holder is None else {"run_id": holder.owner, "host": holder.host, "pid": holder.pid},
+        "last_run": {"run_id": facts["run_id"], "started": facts["started"], "finished": facts.get("finished", False)},
+        "illegal_transitions": ledger.illegal_transitions(),
+    }
+    if reasons:
+        data["files"] = ledger.query(_TROUBLES).to_pylist()
+    return data
+
+
+def last_job(workspace: str) -> Job:
+    """The job of a workspace's last run. Raises JobError where none ever ran."""
+    try:
+        return Job.model_validate(last_run_facts(Storage(workspace))["job"])
+    except (LookupError, OSError) as error:
+        raise JobError(f"expected a workspace in which something ran: {error}") from None
+
+
+def explain(file: str, workspace: str | None) -> dict[str, Any]:
+    """Everything the ledger knows of one file. Raises JobError when it knows nothing."""
+    storage, path = _locate(file, workspace)
+    ledger = _ledger(storage)
+    found = ledger.query("SELECT * FROM inventory WHERE path = ?", [path]).to_pylist()
+    if not found:
+        raise JobError(
+            f"the ledger of {storage.shown_url} knows no file {path!r}; give its path relative to the archive"
+        )
+    file_row = found[0]
+    rows = ledger.latest(image_ids=[file_row["image_id"]]).to_pylist()
+    runs = {row["run_id"] for row in rows}
+    return {
+        "schema": 1,
+        "path": path,
+        "input": {
+            k: file_row[k] for k in ("image_id", "bytes", "format", "width", "height", "problem", "problem_text")
+        },
+        "verdict": next((_told(row) for row in rows if row["stage"] == COMMIT), None),
+        "stages": [_told(row) for row in sorted(rows, key=_order(storage, rows)) if row["stage"] != COMMIT],
+        "runs": {run_id: _run(storage, run_id) for run_id in sorted(runs)},
+    }
+
+
+def clean_workspace(workspace: str, older_than_days: float, keep_snapshots: int, dry_run: bool) -> dict[str, Any]:
+    """Applies the retention policy under the workspace's lease; returns what was (or would be) freed."""
+    from infra.retention import Policy, clean
+
+    storage = Storage(workspace)
+    ledger = _ledger(storage)
+    policy = Policy(intermediates_days=older_than_days, keep_snapshots=keep_snapshots)
+    if dry_run:
+        return _freed(clean(ledger, policy, dry_run=True))
+    with Lease.acquire(storage, owner=f"clean-{int(time.time())}"):
+        return _freed(clean(ledger, policy))
+
+
+def _freed(cleaning: Cleaning) -> dict[str, Any]:
+    return {f"{item.what}, bytes": item.bytes for item in cleaning.items} | {
+        "files": cleaning.files,
+        "bytes": cleaning.bytes,
+    }
+
+
+def file_outcomes(ledger: Ledger) -> dict[str, str]:
+    """path → outcome of every present file."""
+    table = ledger.query(
+        "SELECT path, problem, outcome FROM inventory LEFT JOIN commits USING (image_id) WHERE present ORDER BY path"
+    )
+    return {
+        row["path"]: PROBLEMS[row["problem"]] if row["problem"] else row["outcome"] or "pending"
+        for row in table.to_pylist()
+    }
+
+
+def _work(
+    job: Job, ledger: Ledger | None, known: dict[str, Any], changes: list[dict[str, Any]], missing: list[str]
+) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """Reasons → images, and one inventory row per image to be done."""
+    usable = {row["image_id"]: row for row in changes if row["present"] and not row["problem"]}
+    if ledger is None:
+        return Counter({"new": len(usable)}) if usable else Counter(), list(usable.values())
+    done = set(ledger.query("SELECT image_id FROM commits").column("image_id").to_pylist())
+    work = {image_id: row for image_id, row in usable.items() if image_id not in done}
+    why = Counter("changed" if row["path"] in known else "new" for row in work.values())
+    by_id = {row["image_id"]: row for row in known.values()}
+    if not missing:
+        digest = job.load_recipe().digests(*_weights_of(job))[COMMIT]
+        for row in ledger.plan(digest).to_pylist():
+            if row["image_id"] not in work:
+                why[row["why"]] += 1
+                work[row["image_id"]] = by_id.get(row["image_id"], row)
+    return why, list(work.values())
+
+
+def _weights_of(job: Job) -> tuple[dict[str, str], str]:
+    from flows.run import present_weights, resolve_device
+
+    settings, recipe = job.load_settings(), job.load_recipe()
+    return present_weights(recipe, settings), f"{resolve_device(settings)}-{recipe.file.dtype}"
+
+
+def _gone(changes: list[dict[str, Any]]) -> int:
+    return sum(not row["present"] for row in changes)
+
+
+def _missing(store: WeightsStore, name: str) -> dict[str, Any]:
+    weight = store.table[name]
+    licence = store.table.licence(name)
+    return {
+        "name": name,
+        "title": weight.title,
+        "bytes": weight.bytes,
+        "from": [*weight.sources, *weight.mirrors] or [weight.by_hand],
+        "licence": licence.title,
+        "commercial": licence.commercial,
+        "what_to_do": store.instructions(name),
+    }
+
+
+def _estimate(ledger: Ledger | None, images: int) -> float | None:
+    """Seconds, from what images took in this workspace so far (one worker); None before anything ran here."""
+    if ledger is None or not images:
+        return None
+    sql = "SELECT sum(device_ms) / 1000 / count(DISTINCT image_id) AS s FROM latest"
+    each = ledger.query(sql).column("s")[0].as_py()
+    return None if each is None else round(each * images, 1)
+
+
+def _ledger(storage: Storage) -> Ledger:
+    if not storage.exists("_format.json"):
+        raise JobError(f"expected a workspace, got {storage.shown_url}, which holds no ledger; `mpsr run` makes one")
+    return Ledger.open(storage, create=False)
+
+
+def _locate(file: str, workspace: str | None) -> tuple[Storage, str]:
+    """The workspace and the ledger's path of a restored file, or of a path relative to the archive."""
+    if workspace is None:
+        whole = Path(file).absolute()
+        for parent in whole.parents:
+            if parent.name == RESTORED and (parent.parent / "_format.json").is_file():
+                return Storage(parent.parent), encode_name(whole.relative_to(parent).as_posix())
+        raise JobError(f"{file} lies in no workspace's restored tree; give --workspace DIR and a path of the archive")
+    storage = Storage(workspace)
+    if storage.is_local and Path(file).absolute().is_relative_to(storage.local_path(RESTORED)):
+        return storage, encode_name(Path(file).absolute().relative_to(storage.local_path(RESTORED)).as_posix())
+    return storage, encode_name(file.removeprefix(f"{RESTORED}/"))
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    names = ("stage", "face", "state", "reason_code", "reason", "stage_key", "run_id", "worker", "attempt", "device_ms")
+    told = {name: row[name] for name in names}
+    told |= {"metrics": dict(row["metrics"] or {}), "detail": json.loads(row["detail"] or "{}")}
+    return told | {"output": row["output_uri"], "output_sha256": row["output_sha256"], "finished": row["finished"]}
+
+
+def _order(storage: Storage, rows: list[dict[str, Any]]) -> Callable[[dict[str, Any]], tuple[int, int]]:
+    facts = _run(storage, rows[0]["run_id"]) if rows else {}
+    places = {stage["id"]: n for n, stage in enumerate(facts.get("recipe", {}).get("stage", []))}
+    return lambda row: (places.get(row["stage"], len(places)), row["face"])
+
+
+def _run(storage: Storage, run_id: str) -> dict[str, Any]:
+    path = f"runs/{run_id}.json"
+    facts: dict[str, Any] = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
+    return {k: facts[k] for k in ("recipe", "weights", "software", "device", "host", "started") if k in facts}
+
+
+_INPUT = ("image_id", "bytes", "format", "width", "height", "problem", "problem_text")
+_TROUBLES = """
+    SELECT path, coalesce(problem, c.reason_code) AS reason, coalesce(problem_text, c.reason) AS said
+    FROM inventory i LEFT JOIN commits c USING (image_id)
+    WHERE i.present AND (i.problem IS NOT NULL OR c.state IN ('failed_retryable', 'quarantined')) ORDER BY path"""

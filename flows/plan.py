@@ -1,0 +1,133 @@
+"""Planning: what the ledger says is to be done, cut into shards.
+
+A shard is a pure function of its images' ids and of the size of the archive, never of what happens to be pending:
+a resumed run meets the same shards and finds their intermediates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from flows.shard import Shard
+from tasks import books
+from tasks.recipe import COMMIT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from flows.run import Run
+
+SMALL_SHARD = 64
+"""Shards of small archives hold about this many images, so that several are in flight and progress is seen."""
+SHARDS_OF_SMALL_ARCHIVE = 8
+PROBLEMS: dict[str, str] = {code: outcome for code, (outcome, _) in books.REASONS.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do. `table` has one row per image, ordered by bucket and image_id."""
+
+    table: pa.Table
+    counts: Mapping[str, int]
+    prefix_bits: int
+    has_history: bool
+
+    @property
+    def images(self) -> int:
+        """How many images are to be done."""
+        return int(self.table.num_rows)
+
+    def shards(self, run: Run) -> Iterator[Shard]:
+        """The work, shard by shard, in the order of the ids (a hash, so the folders of an archive come mixed)."""
+        rows = self.table.select(["image_id", "bucket", "why", "attempt"]).to_pylist()
+        for bucket, of_bucket in groupby(rows, key=lambda row: row["bucket"]):
+            paths = _paths(run, bucket)
+            for prefix, members in groupby(of_bucket, key=lambda row: _prefix(row["image_id"], self.prefix_bits)):
+                planned = {row["image_id"]: row for row in members}
+                images = {image_id: paths[image_id] for image_id in planned}
+                yield Shard(f"{bucket:02x}-{prefix:x}", bucket, images, run.recipe, run.digests, planned)
+
+
+def make_plan(run: Run) -> Plan:
+    """Asks the ledger what is to be done under the run's recipe; with `retry`, also what was given up."""
+    table = run.ledger.plan(run.digests[COMMIT])
+    if run.job.retry:
+        table = _with_given_up(run, table)
+    present = run.ledger.query("SELECT count(*) AS n FROM inventory WHERE present").column("n")[0].as_py()
+    size = min(run.settings.shard_size, max(SMALL_SHARD, present // SHARDS_OF_SMALL_ARCHIVE))
+    bits = max(0, (max(present, 1) - 1) // size).bit_length()
+    history = any(stage != COMMIT for stage in run.ledger.holdings().stages)
+    return Plan(table, _counts(table), bits, history)
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """The run's totals in the shape of `--json`: outcomes in files, all keys always there, summing to `found`."""
+    held = run.ledger.books(PROBLEMS)
+    return {
+        "schema": 1,
+        "run_id": run.id,
+        "found": held.found,
+        "outcomes": {name: held.outcomes.get(name, 0) for name in books.OUTCOMES},
+        "reasons": dict(sorted(held.reasons.items())),
+        "faces": face_counts(run.ledger),
+        "seconds": round(time.time() - run.started, 3),
+        "stages": {
+            name: {"items": s.done, "reused": s.reused, "failed": s.failed, "seconds": round(s.device_seconds, 3)}
+            for name, s in run.progress.stages.items()
+        },
+    }
+
+
+def face_counts(ledger: Any) -> dict[str, int]:
+    """Faces by outcome, over the present pictures; `found` is their sum."""
+    table = ledger.query(
+        "SELECT detail FROM commits WHERE image_id IN (SELECT image_id FROM inventory WHERE present) "
+        "AND detail IS NOT NULL AND detail NOT LIKE '%\"faces\": {}%'"
+    )
+    counts = dict.fromkeys(("found", *books.OUTCOMES), 0)
+    for text in table.column("detail").to_pylist():
+        for outcome, n in books.faces_in(text).items():
+            counts[outcome] += n
+            counts["found"] += n
+    return counts
+
+
+def _with_given_up(run: Run, table: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    sql = (
+        "SELECT image_id, attempt FROM commits WHERE state IN ('failed_retryable', 'quarantined') "
+        "AND image_id IN (SELECT image_id FROM inventory WHERE present AND problem IS NULL)"
+    )
+    from infra.manifest import bucket_of
+
+    known = set(table.column("image_id").to_pylist())
+    rows = table.to_pylist()
+    for row in run.ledger.query(sql).to_pylist():
+        if row["image_id"] not in known:
+            bucket = bucket_of(row["image_id"], run.ledger.buckets)
+            rows.append({"image_id": row["image_id"], "bucket": bucket, "why": "retryable", "attempt": row["attempt"]})
+    rows.sort(key=lambda row: (row["bucket"], row["image_id"]))
+    return pa.Table.from_pylist(rows, schema=table.schema)
+
+
+def _counts(table: pa.Table) -> dict[str, int]:
+    grouped = table.group_by("why").aggregate([("image_id", "count")])
+    return {row["why"]: row["image_id_count"] for row in grouped.to_pylist()}
+
+
+def _paths(run: Run, bucket: int) -> dict[str, list[str]]:
+    """image_id → every path that holds it, in one bucket."""
+    table = run.ledger.files(bucket=bucket, columns=["image_id", "path"])
+    found: dict[str, list[str]] = {}
+    for image_id, path in zip(table.column("image_id").to_pylist(), table.column("path").to_pylist(), strict=True):
+        found.setdefault(image_id, []).append(path)
+    return found
+
+
+def _prefix(image_id: str, bits: int) -> int:
+    return int(image_id[:8], 16) >> (32 - bits)

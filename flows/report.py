@@ -1,0 +1,102 @@
+"""Fills the static report from the ledger and from what the run wrote down about itself."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from infra.manifest import Ledger
+from infra.storage import Storage, decode_name
+from tasks.recipe import COMMIT
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flows.run import Run
+    from tasks.report_data import RunFacts
+    from tasks.report_pictures import PixelLoader
+
+SAMPLE_FROM = 200_000
+"""Images above which stage rows are sampled; ids are hashes, so a range of them is a fair sample."""
+
+
+def write_run_report(run: Run) -> str:
+    """Writes the report of a run that has just finished; returns the address of the page."""
+    facts = json.loads(run.workspace.read_bytes(f"runs/{run.id}.json"))
+    return _write(run.workspace, run.ledger, facts, run.settings.report_thumbnails)
+
+
+def rewrite_report(workspace: str, thumbnails: bool) -> str:
+    """Writes the report of a workspace's last run anew; returns the address of the page."""
+    storage = Storage(workspace)
+    return _write(storage, Ledger.open(storage, create=False), last_run_facts(storage), thumbnails)
+
+
+def last_run_facts(storage: Storage) -> dict[str, Any]:
+    """What the latest run wrote down about itself. Raises LookupError where none ever ran."""
+    runs = sorted(info.path for info in storage.walk("runs") if info.path.endswith(".json"))
+    if not runs:
+        raise LookupError(f"nothing ever ran in {storage.shown_url}")
+    facts: dict[str, Any] = json.loads(storage.read_bytes(runs[-1]))
+    return facts
+
+
+def _write(workspace: Storage, ledger: Ledger, facts: dict[str, Any], thumbnails: bool) -> str:
+    from tasks.report import write_report
+    from tasks.report_collect import collect
+
+    data = collect(
+        _run_facts(facts),
+        ledger.files(gone=True),
+        ledger.query("SELECT * FROM commits"),
+        ledger.query(f"SELECT * FROM latest WHERE stage <> '{COMMIT}' AND {_sample(ledger)}"),
+    )
+    pixels = _pixel_loader(Storage(facts["job"]["source"]), workspace)
+    page = write_report(data, workspace, thumbnails=thumbnails, load_pixels=pixels if thumbnails else None)
+    return str(workspace.local_path(page)) if workspace.is_local else f"{workspace.shown_url}/{page}"
+
+
+def _sample(ledger: Ledger) -> str:
+    images = ledger.query("SELECT count(*) AS n FROM commits").column("n")[0].as_py()
+    if images <= SAMPLE_FROM:
+        return "true"
+    return f"image_id < '{int(SAMPLE_FROM / images * 16**8):08x}'"
+
+
+def _run_facts(facts: dict[str, Any]) -> RunFacts:
+    from tasks.report_data import RunFacts
+
+    summary = facts.get("summary", {})
+    return RunFacts(
+        run_id=facts["run_id"],
+        source=facts["job"]["source"],
+        workspace=facts["job"]["workspace"],
+        recipe=facts["recipe"]["name"],
+        recipe_digest=facts["digests"][COMMIT],
+        description=facts["recipe"]["description"],
+        started=datetime.fromisoformat(facts["started"]),
+        finished=datetime.fromisoformat(facts["finished_at"]) if "finished_at" in facts else None,
+        seconds=summary.get("seconds"),
+        stages=[stage["id"] for stage in facts["recipe"]["stage"]],
+        stage_seconds={name: stage["seconds"] for name, stage in summary.get("stages", {}).items()},
+        weights=facts["weights"],
+        links=facts.get("links", {}),
+        software=facts["software"],
+        device=facts["device"],
+    )
+
+
+def _pixel_loader(source: Storage, workspace: Storage) -> PixelLoader:
+    def load(where: Literal["source", "workspace"], path: str) -> NDArray[np.uint8]:
+        import numpy as np
+
+        from tasks.image_io import decode
+
+        storage = source if where == "source" else workspace
+        pixels = decode(storage.read_bytes(decode_name(path))).pixels
+        shown: NDArray[np.uint8] = (pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+        return shown
+
+    return load

@@ -1,0 +1,177 @@
+"""Shards: who goes through which stage, what is taken over from earlier runs, and what the verdicts are."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows.shard import Shard, new_row
+from tasks.recipe import COMMIT, load_recipe
+
+RECIPE = load_recipe("compact")
+DIGESTS = RECIPE.digests({"compact_quality": "q", "compact_restorer": "r"}, "cpu-float32")
+A, B = "a" * 64, "b" * 64
+
+
+def shard(*image_ids):
+    return Shard("s", 0, {image_id: [f"{image_id[0]}.jpg"] for image_id in image_ids}, RECIPE, DIGESTS, {})
+
+
+def detected(image_id, faces):
+    rows = [new_row(image_id, "done", "ok" if faces else "no_face", metrics={"faces": float(faces)})]
+    return rows + [
+        new_row(image_id, "done", "ok", face=n, output_uri=f"intermediates/d-{image_id[0]}") for n in range(faces)
+    ]
+
+
+def through(s, until=None, quality=0.5, identity="done"):
+    """Takes a shard through the recipe as workers would, with the given score and identity verdict."""
+    for stage in RECIPE.stages[1:]:
+        if stage.id == until:
+            return s
+        items, shut = s.items(stage)
+        s.apply(stage, shut)
+        s.apply(stage, [answer(stage, item, quality, identity) for item in items])
+    return s
+
+
+def answer(stage, item, quality, identity):
+    row = new_row(item["image_id"], "done", "ok", face=item.get("face", -1), output_uri=f"intermediates/{stage.id}")
+    if stage.id.startswith("score"):
+        return row | {"metrics": dict.fromkeys(stage.provides, quality), "output_uri": None}
+    if stage.id == "identity":
+        return row | {"state": identity, "reason_code": "identity_lost" if identity == "rejected_identity" else "ok"}
+    return row
+
+
+def outcomes(s):
+    return {row["image_id"]: row["detail"]["outcome"] for row in s.verdicts()}
+
+
+def test_one_verdict_per_image_and_faces_decide_it():
+    s = shard(A, B)
+    s.apply(RECIPE.stages[0], detected(A, 2) + detected(B, 0))
+    through(s)
+    assert outcomes(s) == {A: "restored", B: "left_alone"}
+    assert {row["stage"] for row in s.verdicts()} == {COMMIT}
+
+
+def test_the_gate_lets_only_very_poor_faces_through_and_records_the_others():
+    gate = RECIPE.stage("gfpgan")
+    for quality, expected in ((0.1, 1), (0.5, 0)):
+        s = shard(A)
+        s.apply(RECIPE.stages[0], detected(A, 1))
+        through(s, until="gfpgan", quality=quality)
+        items, shut = s.items(gate)
+        assert (len(items), len(shut)) == (expected, 1 - expected)
+        assert all(row["reason_code"] == "gate_not_met" and row["state"] == "skipped" for row in shut)
+
+
+def test_a_face_that_is_already_good_goes_no_further_and_the_file_is_copied():
+    s = shard(A)
+    s.apply(RECIPE.stages[0], detected(A, 1))
+    through(s, until="paste_back", quality=0.99)
+    assert s.items(RECIPE.stage("pisa_sr"))[0] == []
+    (item,) = s.items(RECIPE.stage("paste_back"))[0]
+    assert item["copy"]
+    through(s, quality=0.99)
+    assert outcomes(s) == {A: "left_alone"}
+    assert s.verdicts()[0]["reason_code"] == "sharp_enough"
+
+
+def test_a_rejected_face_is_never_pasted():
+    s = shard(A)
+    s.apply(RECIPE.stages[0], detected(A, 1))
+    through(s, until="paste_back", identity="rejected_identity")
+    (item,) = s.items(RECIPE.stage("paste_back"))[0]
+    assert item["copy"]
+    assert item["faces"] == []
+    through(s, identity="rejected_identity")
+    assert outcomes(s) == {A: "rejected_identity"}
+
+
+def test_a_quarantined_face_keeps_its_file_out_of_the_restored_tree():
+    s = shard(A, B)
+    s.apply(RECIPE.stages[0], detected(A, 2) + detected(B, 1))
+    s.apply(RECIPE.stage("score_input"), [new_row(A, "quarantined", "killed_worker", face=1)])
+    through(s, until="paste_back")
+    assert [item["image_id"] for item in s.items(RECIPE.stage("paste_back"))[0]] == [B]
+    through(s)
+    assert outcomes(s) == {A: "quarantined", B: "restored"}
+
+
+def test_a_broken_picture_needs_no_further_stage():
+    s = shard(A)
+    s.apply(RECIPE.stages[0], [new_row(A, "quarantined", "corrupt", "cut short")])
+    assert all(s.complete(stage) for stage in RECIPE.stages[1:])
+    assert outcomes(s) == {A: "quarantined"}
+
+
+def test_an_image_that_was_not_reached_is_pending():
+    assert outcomes(shard(A)) == {A: "pending"}
+
+
+@pytest.fixture
+def finished():
+    s = shard(A)
+    s.apply(RECIPE.stages[0], detected(A, 1))
+    through(s)
+    return [
+        {**row, "stage": stage} | {"stage_digest": DIGESTS[stage]}
+        for stage, rows in s.rows.items()
+        for row in rows.values()
+    ]
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    s = shard(A)
+    s.adopt(finished, lambda uri: True)
+    assert all(s.complete(stage) for stage in RECIPE.stages)
+
+
+def test_rows_of_another_digest_are_not_taken_over_and_those_before_it_are(finished):
+    s = shard(A)
+    s.adopt(
+        [
+            row | {"stage_digest": "old"}
+            if row["stage"] in ("skin_tone", "identity", "paste_back", "evaluate")
+            else row
+            for row in finished
+        ],
+        lambda uri: True,
+    )
+    to_do = [stage.id for stage in RECIPE.stages if not s.complete(stage)]
+    assert to_do[0] == "skin_tone"
+    through(s)
+    assert outcomes(s) == {A: "restored"}
+
+
+def test_lost_intermediates_rerun_what_made_them_only_when_somebody_reads_them(finished):
+    s = shard(A)
+    s.adopt(finished, lambda uri: False)
+    assert all(s.complete(stage) for stage in RECIPE.stages), "nothing has to run, so nobody misses them"
+    s = shard(A)
+    s.adopt([row for row in finished if row["stage"] != "evaluate"], lambda uri: False)
+    assert not s.complete(RECIPE.stages[0])
+
+
+def test_failed_rows_are_tried_again_and_quarantined_ones_only_when_asked(finished):
+    for state, retry, again in (
+        ("failed_retryable", False, True),
+        ("quarantined", False, False),
+        ("quarantined", True, True),
+    ):
+        rows = [
+            row | {"state": state, "reason_code": "stage_error"} if row["stage"] == "dehaze" else row
+            for row in finished
+        ]
+        s = shard(A)
+        s.adopt(rows, lambda uri: True, retry_quarantined=retry)
+        assert (not s.complete(RECIPE.stage("dehaze"))) == again
+
+
+def test_adopting_or_applying_twice_changes_nothing(finished):
+    s = shard(A)
+    s.adopt(finished, lambda uri: True)
+    before = outcomes(s)
+    s.adopt(finished, lambda uri: True)
+    assert outcomes(s) == before
