@@ -83,7 +83,13 @@ def write_ir_controlnet(path: Path, seed: int = 1) -> Path:
 
 def write_pisa_lora(path: Path, seed: int = 2) -> Path:
     """`pisa_sr.pkl`: six lists of modules, two ranks, and the LoRA weights by their old names."""
-    shapes = {key.removesuffix(".weight"): tuple(v.shape) for key, v in _unet_shapes().items() if _adapted(key)}
+    torch.save(pisa_lora(_unet_shapes(), seed), path)
+    return path
+
+
+def pisa_lora(unet: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
+    """The content of `pisa_sr.pkl` for a UNet with these weights."""
+    shapes = {key.removesuffix(".weight"): tuple(v.shape) for key, v in unet.items() if _adapted(key)}
     content: dict[str, Any] = {"state_dict_unet": {}}
     for kind in ("pix", "sem"):
         content[f"lora_rank_unet_{kind}"] = RANK
@@ -92,8 +98,7 @@ def write_pisa_lora(path: Path, seed: int = 2) -> Path:
             content[f"unet_lora_{part}_modules_{kind}"] = modules
             for name in modules:
                 content["state_dict_unet"] |= _lora_pair(name, shapes[name], f"default_{part}_{kind}", seed)
-    torch.save(content, path)
-    return path
+    return content
 
 
 def _adapted(key: str) -> bool:
