@@ -189,13 +189,13 @@ def quality_pair(face: Face, seed: int) -> Pair:
 
 
 def tone_pair(face: Face, seed: int, draw: Callable[[np.random.Generator], Degradation], side: int = 128) -> Pair:
-    """A reduced face with and without what `draw` does to its tones; a quarter is left alone.
+    """A reduced face with and without what `draw` does to its tones; a fifth is left alone.
 
     Both sides then suffer the same light camera, so that only the tones differ.
     """
     rng = np.random.default_rng(seed)
     image, valid = augment(face, rng, side)
-    aged = image if rng.random() < 0.25 else degrade(image, draw(rng), seed)
+    aged = image if rng.random() < 0.2 else degrade(image, draw(rng), seed)
     camera = Degradation()
     if rng.random() < 0.4:
         camera = sample_degradation(int(rng.integers(2**31)), float(rng.uniform(0, 0.3)), ageing=0)

@@ -107,39 +107,66 @@ class QualityNet(nn.Module):
         return torch.sigmoid(self.score(pooled).float()).squeeze(1)
 
 
+class Levels(nn.Module):
+    """Corrects the tones of a whole picture by one 3×4 colour matrix, read off its mean, spread and quantiles."""
+
+    SHARES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+    def __init__(self, hidden: int = 64) -> None:
+        super().__init__()
+        seen = 3 * (len(self.SHARES) + 2) + 3
+        self.matrix = nn.Sequential(nn.Linear(seen, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.leave = nn.Linear(hidden, 12)
+        _zero(self.leave)
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels = image.flatten(2)
+        ordered = pixels.sort(dim=2).values
+        places = [int(share * (pixels.shape[2] - 1)) for share in self.SHARES]
+        centre = image[:, :, image.shape[2] // 4 : -image.shape[2] // 4, image.shape[3] // 4 : -image.shape[3] // 4]
+        marks = [ordered[:, :, places], pixels.mean(2, keepdim=True), pixels.std(2, keepdim=True)]
+        seen = torch.cat([torch.cat(marks, dim=2).flatten(1), centre.mean(dim=(2, 3))], dim=1)
+        matrix: Tensor = self.leave(self.matrix(seen)).view(-1, 3, 4).to(image.dtype)
+        change = matrix[:, :, :3] @ (pixels - 0.5) + matrix[:, :, 3:]
+        return image + change.view_as(image)
+
+
 class CompactDehaze(nn.Module):
-    """FFA-Net on a reduced picture; its change is carried to full size by a guided filter."""
+    """`Levels`, then FFA-Net, on a reduced picture; the change is carried to full size by a guided filter."""
 
     def __init__(self, working: int = 64, groups: int = 2, blocks: int = 2, width: int = 16) -> None:
         super().__init__()
         self.working = working
+        self.levels = Levels()
         self.net = FFANet(groups, blocks, width)
 
     def forward(self, image: Tensor) -> Tensor:
         small = resize(image, self.working)
-        return guided_change(image, small, self.toned(small)).clamp(0, 1)
+        return guided_change(image, small, self.toned(small))
 
     def toned(self, small: Tensor) -> Tensor:
         """The reduced picture (N, 3, working, working) without haze, not clamped."""
-        change: Tensor = self.net(normalise(small)) - normalise(small)
-        return small + change
+        levelled: Tensor = self.levels(small)
+        change: Tensor = self.net(normalise(levelled)) - normalise(levelled)
+        return levelled + change
 
 
 class CompactSkinTone(nn.Module):
-    """FaceToneNet on a reduced picture; its change is carried to full size by a guided filter."""
+    """`Levels`, then FaceToneNet, on a reduced picture; the change is carried to full size by a guided filter."""
 
     def __init__(self, working: int = 64, depth: int = 6, width: int = 8) -> None:
         super().__init__()
         self.working = working
+        self.levels = Levels()
         self.net = FaceToneNet(depth, width)
 
     def forward(self, image: Tensor) -> Tensor:
         small = resize(image, self.working)
-        return guided_change(image, small, self.toned(small)).clamp(0, 1)
+        return guided_change(image, small, self.toned(small))
 
     def toned(self, small: Tensor) -> Tensor:
         """The reduced picture (N, 3, working, working) with its colours put right, not clamped."""
-        toned: Tensor = self.net(small * 2 - 1)
+        toned: Tensor = self.net(self.levels(small) * 2 - 1)
         return (toned + 1) / 2
 
 
@@ -152,11 +179,12 @@ def resize(image: Tensor, side: int) -> Tensor:
     return functional.interpolate(image, (side, side), mode="bicubic", align_corners=False, antialias=True)
 
 
-def guided_change(image: Tensor, small: Tensor, changed: Tensor, radius: int = 4, eps: float = 1e-3) -> Tensor:
+def guided_change(image: Tensor, small: Tensor, changed: Tensor, radius: int = 2, eps: float = 1e-4) -> Tensor:
     """Carry the change from `small` to `changed` over to `image` by local linear models.
 
     The fast guided filter (He and Sun 2015) applied to the difference: an unchanged small picture changes
-    nothing at full size, and a change of contrast reaches the detail that the small picture lacks.
+    nothing at full size, and a change of contrast reaches the detail that the small picture lacks. The result
+    is clamped to [0, 1].
     """
     change = changed - small
     mean_x, mean_y = _box(small, radius), _box(change, radius)
@@ -170,7 +198,7 @@ def guided_change(image: Tensor, small: Tensor, changed: Tensor, radius: int = 4
         align_corners=False,
     )
     gain, offset = enlarged.chunk(2, dim=1)
-    return image + gain * image + offset
+    return (image + gain * image + offset).clamp(0, 1)
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
