@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,10 +89,18 @@ def convert(source: Path, target: Path, *, expect: str, notes: Mapping[str, str]
     """Writes the state dict of `source` to `target` as safetensors, with `notes` in its header; atomically."""
     from safetensors.torch import save_file
 
-    state = {key: value.detach().clone().contiguous() for key, value in load_state_dict(source, expect=expect).items()}
+    state = {key: value.contiguous() for key, value in load_state_dict(source, expect=expect).items()}
+    owners = Counter(value.untyped_storage().data_ptr() for value in state.values())
+    state = {key: value.clone() if _shares(value, owners) else value for key, value in state.items()}
     partial = target.with_suffix(".partial")
     save_file(state, partial, metadata=dict(notes))
     partial.replace(target)
+
+
+def _shares(tensor: Tensor, owners: Mapping[int, int]) -> bool:
+    """Whether its memory is another tensor's too, or larger than itself: safetensors stores neither."""
+    storage = tensor.untyped_storage()
+    return owners[storage.data_ptr()] > 1 or storage.nbytes() != tensor.nbytes
 
 
 def _unwrap(content: dict[str, Any]) -> dict[str, Any]:
