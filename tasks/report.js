@@ -17,7 +17,7 @@ function el(tag, options, ...children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
 }
 const measured = (text) => text === MISSING ? el("span", { class: "missing" }, text) : text;
@@ -26,7 +26,8 @@ const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many}`;
 function number(v) {
   if (v === null || v === undefined) return MISSING;
   const size = Math.abs(v);
-  return size >= 1000 ? Math.round(v).toLocaleString("en") : v.toFixed(size >= 10 ? 1 : size >= 1 ? 2 : 3);
+  const text = size >= 1000 ? Math.round(v).toLocaleString("en") : v.toFixed(size >= 10 ? 1 : size >= 1 ? 2 : 3);
+  return text.replace("-", "−");
 }
 function duration(s) {
   if (s === null || s === undefined) return MISSING;
@@ -50,9 +51,10 @@ const address = (path) => data.restored + path.split("/").map((part) =>
 /* ---- before and after ---- */
 function compare([label, width, height, before, after], name) {
   const ratio = width / height;
-  const box = el("div", { class: "compare", style: `--ratio:${ratio};aspect-ratio:${width}/${height}` });
+  const box = el("div", { class: "compare", style: `--ratio:${ratio};--natural:${width}px;aspect-ratio:${width}/${height}` });
   if (!after) {
-    box.append(el("img", { src: before, alt: `${name}, ${label}, left as it was` }));
+    box.append(el("img", { src: before, alt: `${name}, ${label}` }),
+      el("span", { class: "side was" }, "left as it was"));
     return box;
   }
   const slider = el("input", { type: "range", min: 0, max: 100, value: 50, step: 1,
@@ -84,8 +86,8 @@ function card(f) {
     : el("p", { class: "note" }, `No picture: ${pictures.problem || "no room left in this page"}`));
   return el("article", { class: "card" }, mat,
     el("h3", {}, nameButton(f, name)), el("p", { class: "folder" }, el("bdi", {}, folder)),
-    el("p", { class: "line" }, tag(f.outcome), el("span", {}, plural(f.faces ?? 0, "face", "faces")),
-      data.measure ? el("span", { title: data.measure.name }, measured(scored(f))) : null));
+    el("p", { class: "line" }, tag(f.outcome), el("span", {}, plural(f.faces ?? 0, "face", "faces"))),
+    data.measure && f.faces ? el("p", { class: "line" }, `${data.measure.title} `, measured(scored(f))) : null);
 }
 function row(f) {
   return el("tr", {}, el("td", {}, nameButton(f, f.path)), el("td", {}, tag(f.outcome)),
@@ -93,7 +95,7 @@ function row(f) {
     el("td", { class: "n" }, data.measure ? measured(scored(f)) : ""));
 }
 function table(found, page, turn, caption) {
-  const head = ["File", "Outcome", "Why", "Faces", data.measure ? data.measure.name : ""];
+  const head = ["File", "Outcome", "Why", "Faces", data.measure ? data.measure.title : ""];
   const pages = Math.ceil(found.length / ROWS);
   const body = el("table", { class: "list" }, el("caption", { class: "ear" }, caption),
     el("thead", {}, el("tr", {}, head.map((h, n) => el("th", { scope: "col", class: n > 2 ? "n" : null }, h)))),
@@ -107,7 +109,7 @@ function table(found, page, turn, caption) {
 
 /* ---- filters ---- */
 const ORDERS = {
-  shown: ["as chosen", null], path: ["path", (a, b) => a.path < b.path ? -1 : 1],
+  shown: ["by outcome", (a, b) => a.outcome - b.outcome || a.index - b.index], path: ["path", (a, b) => a.path < b.path ? -1 : 1],
   gain: ["largest gain first", (a, b) => last(-gain(a), gain(a)) - last(-gain(b), gain(b))],
   loss: ["largest loss first", (a, b) => last(gain(a), gain(a)) - last(gain(b), gain(b))],
   alike: ["least alike first", (a, b) => last(a.identity, a.identity) - last(b.identity, b.identity)],
@@ -131,7 +133,7 @@ function render() {
   const all = files.filter(matches);
   const sort = ORDERS[state.order][1];
   current = view === "list" ? all : all.filter((f) => f.index in data.pictures);
-  if (sort) current = [...current].sort(sort);
+  current = [...current].sort(sort);
   for (const chip of $("chips").children) chip.setAttribute("aria-pressed", chip.dataset.outcome === String(state.outcome));
   $("as-pictures").setAttribute("aria-pressed", view === "pictures");
   $("as-list").setAttribute("aria-pressed", view === "list");
@@ -202,7 +204,6 @@ function controls() {
 /* ---- troubles and extremes ---- */
 function troubles(page) {
   const found = files.filter((f) => TROUBLES.includes(KEYS[f.outcome]));
-  $("troubles").hidden = !found.length;
   const parts = data.outcomes.filter((o) => TROUBLES.includes(o[0]) && o[2]).map((o) => `${count(o[2])} ${o[1]}`);
   $("troubles-note").textContent = `${parts.join(", ")}. Nothing of them was lost; the originals are as they were.`;
   $("troubles-list").replaceChildren(...table(found, page, troubles, "Files that need a look"));
@@ -223,6 +224,7 @@ function rankings() {
 
 /* ---- one file ---- */
 const BEFORE = ["input", "aligned"], AFTER = ["final", "restored"];
+const OF_PAIR = ["identity", "change"]; // compare input and result: there is nothing to measure before
 function scoreTable(metrics) {
   const rows = new Map();
   for (const [name, value] of Object.entries(metrics)) {
@@ -236,7 +238,8 @@ function scoreTable(metrics) {
   if (!rows.size) return el("p", { class: "note" }, "Nothing was measured on it.");
   return el("table", {}, el("thead", {}, el("tr", {}, ["Score", "Before", "After"].map((h, n) =>
     el("th", { scope: "col", class: n ? "n" : null }, h)))), el("tbody", {}, [...rows].map(([name, pair]) =>
-    el("tr", {}, el("th", { scope: "row" }, name), pair.map((v) => el("td", { class: "n" }, measured(number(v))))))));
+    el("tr", {}, el("th", { scope: "row" }, name), pair.map((v, side) =>
+      el("td", { class: "n" }, side === 0 && OF_PAIR.includes(name) ? "" : measured(number(v))))))));
 }
 function plain(value) {
   if (value === null || typeof value !== "object") return typeof value === "number" ? number(value) : String(value);
@@ -278,7 +281,7 @@ function facts(f) {
   const pairs = [["Outcome", el("span", {}, tag(f.outcome), ` · ${sentence(f)}`)], ["Path", el("bdi", {}, f.path)],
     ["Picture", [f.format, f.width ? `${f.width} × ${f.height}` : null, f.bytes === null ? null : weight(f.bytes)].filter(Boolean).join(", ") || MISSING],
     ["Faces", f.faces === null ? MISSING : count(f.faces)],
-    [data.measure ? data.measure.name : "Score", scored(f)], ["Least similarity", number(f.identity)],
+    [data.measure ? data.measure.title : "Score", scored(f)], ["Least similarity", number(f.identity)],
     ["Device time", duration(f.seconds)], ["Content", el("code", { class: "hash" }, f.id)],
     ["Weights", el("a", { href: "#recipe", onclick: () => $("detail").close() }, "listed with their hashes")]];
   if (kept) pairs.splice(1, 0, ["Restored file", el("a", { href: address(f.path) }, el("bdi", {}, split(f.path)[1]))]);
@@ -308,7 +311,7 @@ $("detail").addEventListener("click", (e) => { if (e.target === $("detail")) $("
 
 if ($("files")) {
   controls();
-  troubles(0);
+  if ($("troubles")) troubles(0);
   rankings();
   render();
   const asked = /^#file-(\d+)$/.exec(location.hash);

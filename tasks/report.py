@@ -19,7 +19,7 @@ from markupsafe import Markup
 from tasks.books import OUTCOMES, REASONS
 from tasks.report_data import MISSING, TROUBLES, FileRecord, ReportData
 from tasks.report_pictures import RESTORED, Pictures, PixelLoader, pictures_of
-from tasks.report_words import FILTERS, OUTCOME_WORDS, histogram
+from tasks.report_words import FILTERS, OUTCOME_WORDS, histogram, title
 
 FOLDER = "report"
 PAGE_BYTES = 20_000_000
@@ -84,7 +84,8 @@ def page(data: ReportData, pictures: Mapping[int, Pictures]) -> str:
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
     environment.filters.update(FILTERS)
-    payload, listed, troubles = _payload(data, pictures)
+    payload, listed, troubles_listed = _payload(data, pictures)
+    troubles = sum(data.outcomes[outcome] for outcome in TROUBLES)
     return environment.get_template("report.html.jinja").render(
         data=data,
         facts=data.facts,
@@ -92,7 +93,8 @@ def page(data: ReportData, pictures: Mapping[int, Pictures]) -> str:
         histograms=[histogram(d) for d in data.distributions],
         shown=len(pictures),
         listed=listed,
-        troubles_left_out=sum(data.outcomes[o] for o in TROUBLES) - troubles,
+        troubles=troubles,
+        troubles_left_out=troubles - troubles_listed,
         missing=MISSING,
         style=Markup((here / "report.css").read_text("utf-8")),
         script=Markup((here / "report.js").read_text("utf-8")),
@@ -120,7 +122,7 @@ def _payload(data: ReportData, pictures: Mapping[int, Pictures]) -> tuple[dict[s
         "pictures": {place[n]: _views(p) for n, p in pictures.items() if n in place},
         "rankings": {name: [place[n] for n in order if n in place] for name, order in data.rankings.items()},
         "stages": list(data.facts.stages),
-        "measure": asdict(data.measure) if data.measure else None,
+        "measure": asdict(data.measure) | {"title": title(data.measure.name)} if data.measure else None,
         "restored": f"../{RESTORED}/",
     }
     return payload, len(files), sum(1 for n in files if data.files[n].outcome in TROUBLES)

@@ -123,13 +123,18 @@ def _view(
     label: str, before: Image.Image, after: Image.Image | None, box: tuple[int, int, int, int], budget: int
 ) -> View | None:
     """The largest pair that fits the budget; None where not even the smallest does."""
+    bytes_per_pixel = 0.0
     for side, quality in _LADDER:
         scale = min(1.0, side / max(box[2] - box[0], box[3] - box[1]))
         size = (max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale)))
+        if bytes_per_pixel * size[0] * size[1] > 1.5 * budget:
+            continue  # the rungs above have shown that this one cannot fit
         first = _jpeg(before, box, size, quality)
         second = _jpeg(after, _scaled(box, before.size, after.size), size, quality) if after else None
-        if len(first) + len(second or b"") <= budget:
+        total = len(first) + len(second or b"")
+        if total <= budget:
             return View(label, *size, first, second)
+        bytes_per_pixel = total / (size[0] * size[1])
     return None
 
 

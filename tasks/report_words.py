@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from tasks.report_data import MISSING, Distribution
+from tasks.report_data import MISSING, Distribution, Measure
 
 WIDTH, HEIGHT = 280.0, 84.0
 """Size of a histogram in its own units."""
@@ -59,10 +59,9 @@ def histogram(d: Distribution) -> Histogram:
     low, high = d.edges[0], d.edges[-1]
     shares = [[n / total if total else 0.0 for n in bins] for bins, total in _sides(d)]
     top = max((s for side in shares for s in side), default=0.0) or 1.0
-    name, _, _ = d.measure.name.partition(".")
     return Histogram(
         name=d.measure.name,
-        title=_TITLES.get(name, d.measure.name.replace("_", " ")),
+        title=title(d.measure.name),
         before=_outline([s / top for s in shares[0]]) if d.before_count else "",
         after=_outline([s / top for s in shares[1]]) if d.after_count else "",
         before_mark=_mark(d.before_mean, low, high),
@@ -74,21 +73,34 @@ def histogram(d: Distribution) -> Histogram:
         before_count=d.before_count,
         after_count=d.after_count,
         paired=d.measure.before is not None,
-        better="" if name == "change" else ("higher is better" if d.measure.higher_is_better else "lower is better"),
+        better=""
+        if d.measure.name == "change"
+        else ("higher is better" if d.measure.higher_is_better else "lower is better"),
     )
 
 
 _TITLES = {
     "quality": "Quality",
-    "identity": "Same person",
+    "identity": "Similarity to the input",
     "sharpness": "Sharpness",
-    "change": "Change",
+    "change": "Change of pixels",
     "clipiqa": "CLIP-IQA",
     "musiq": "MUSIQ",
     "maniqa": "MANIQA",
     "niqe": "NIQE",
     "qalign": "Q-Align",
 }
+
+
+def _better(measure: Measure) -> str:
+    if measure.name == "change":
+        return ""  # how much a face changed is neither good nor bad
+    return "higher is better" if measure.higher_is_better else "lower is better"
+
+
+def title(base: str) -> str:
+    """A metric's name for people."""
+    return _TITLES.get(base, base.replace("_", " "))
 
 
 def _sides(d: Distribution) -> tuple[tuple[tuple[int, ...], int], tuple[tuple[int, ...], int]]:
@@ -124,8 +136,10 @@ def number(value: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """0.42 → 420 ms; 75 → 1 min 15 s; 7322 → 2 h 02 min; 200000 → 2 d 7 h."""
-    if seconds is None:
-        return MISSING
+    return MISSING if seconds is None else _duration(seconds).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _duration(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
