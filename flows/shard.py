@@ -59,7 +59,7 @@ class Shard:
         if stage.scope == "image":
             return [self._paste_item(stage, i) for i in self._to_paste() if not self._done(stage, i, WHOLE_IMAGE)], []
         waiting = [f for f in self._faces() if self._alive(f, stage) and not self._done(stage, *f)]
-        open_gate = [f for f in waiting if stage.when is None or stage.when.holds(self._metrics(f, stage))]
+        open_gate = [f for f in waiting if stage.applies_to(self._metrics(f, stage))]
         shut = [self._gated(f, stage) for f in waiting if f not in set(open_gate)]
         return [self._face_item(stage, f) for f in open_gate], shut
 
@@ -177,7 +177,7 @@ class Shard:
         return self._alive(face, stage) and not rejected
 
     def _gated(self, face: tuple[str, int], stage: RecipeStage) -> Row:
-        return new_row(face[0], "skipped", "gate_not_met", f"{stage.entry.when} does not hold", face=face[1])
+        return new_row(face[0], "skipped", "gate_not_met", _shut(stage), face=face[1])
 
     def _drop_what_lost_its_images(self, exists: Callable[[str], bool]) -> bool:
         """Drops rows whose images are gone although a stage that has still to run reads them."""
@@ -204,10 +204,12 @@ class Shard:
 
     def _verdict(self, image_id: str) -> Row:
         faces = [self._judge(f) for f in self._faces_of(image_id)]
+        pasted = self._pasted(image_id) or {}
+        if pasted.get("reason_code") == "nothing_changed":
+            faces = [_UNCHANGED if f.outcome == "restored" else f for f in faces]
         judged = [*self._judge_image(image_id), *faces]
         outcome = books.file_outcome(j.outcome for j in judged)
-        decisive = next((j for j in judged if j.outcome == outcome), Judged("left_alone", "done", "nothing_changed"))
-        pasted = self._pasted(image_id) or {}
+        decisive = next((j for j in judged if j.outcome == outcome), _UNCHANGED)
         return new_row(
             image_id,
             decisive.state,
@@ -266,4 +268,10 @@ def new_row(image_id: str, state: str, reason_code: str, reason: str = "", **mor
     return {**blank, **said, "started": now, "finished": now, **more}
 
 
+def _shut(stage: RecipeStage) -> str:
+    said = [f"{stage.entry.when} does not hold"] if stage.entry.when else []
+    return ", or ".join([*said, f"{stage.entry.unless} holds"] if stage.entry.unless else said)
+
+
+_UNCHANGED = Judged("left_alone", "done", "nothing_changed")
 _SAYS_NOTHING = ("ok", "nothing_changed")

@@ -161,13 +161,11 @@ def adaface_judge(path: Path, device: str) -> Judge:
     """AdaFace IR-50 (Kim et al., CVPR 2022); it wants BGR in [-1, 1]."""
     import torch
 
-    from infra.weights import load_state_dict
+    from infra.checkpoint import load_into
     from tasks.models.adaface import AdaFace
     from tasks.tensors import to_tensor
 
-    network = AdaFace("ir_50")
-    network.load_state_dict(load_state_dict(path, expect="AdaFace IR-50"))
-    network.to(device).eval()
+    network = load_into(AdaFace("ir_50"), path, expect="AdaFace IR-50").to(device)
 
     def judge(crops: Pixels) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -188,8 +186,9 @@ def onnx_judge(path: Path) -> Judge:
 
     def judge(crops: Pixels) -> NDArray[np.float32]:
         network.setInput(np.ascontiguousarray(((crops - mean) / deviation).transpose(0, 3, 1, 2)))
-        vectors: NDArray[np.float32] = network.forward()
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = network.forward()
+        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
 
     return judge
 

@@ -99,6 +99,7 @@ class StageEntry(BaseModel):
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="the stage's name in ledger, report and dashboard")
     use: str = Field(default="", description="the implementation, one of tasks.recipe.STAGES (default: the id)")
     when: str | None = Field(default=None, description="run only for faces for which this condition holds")
+    unless: str | None = Field(default=None, description="run only for faces for which this condition does not hold")
     stop_when: str | None = Field(
         default=None, description="after this stage, leave alone the faces for which this condition holds"
     )
@@ -140,9 +141,14 @@ class RecipeStage:
         return self.entry.id
 
     @property
-    def when(self) -> Condition | None:
-        """The gate before this stage."""
-        return Condition(self.entry.when) if self.entry.when else None
+    def gates(self) -> tuple[Condition, ...]:
+        """The conditions that stand before this stage."""
+        return tuple(Condition(text) for text in (self.entry.when, self.entry.unless) if text)
+
+    def applies_to(self, metrics: Mapping[str, float]) -> bool:
+        """Whether a face with these metrics goes through this stage."""
+        wanted = self.entry.when is None or Condition(self.entry.when).holds(metrics)
+        return wanted and not (self.entry.unless and Condition(self.entry.unless).holds(metrics))
 
     @property
     def stop_when(self) -> Condition | None:
@@ -215,8 +221,7 @@ class Recipe:
         """Earlier stages whose results this one reads: images, and metrics of the gates that stand before it."""
         earlier = self.stages[: self.stages.index(stage)]
         needed = {self._writer(name, earlier).id for name in stage.reads}
-        gates = [stage.when] if stage.when else []
-        gates += [s.stop_when for s in earlier if s.stop_when]
+        gates = [*stage.gates, *(s.stop_when for s in earlier if s.stop_when)]
         for gate in gates:
             needed |= {_provider(metric, earlier).id for metric in gate.metrics}
         return tuple(s for s in earlier if s.id in needed)
@@ -236,7 +241,7 @@ class Recipe:
                 {name: weights[name] for name in used},
                 numerics if stage.cls.on_device else "",
                 self.file.intermediate_dtype,
-                stage.entry.when,
+                [stage.entry.when, stage.entry.unless],
                 [s.entry.stop_when for s in self.stages[:position] if s.entry.stop_when],
                 [digests[s.id] for s in self.dependencies(stage)],
             )
@@ -318,7 +323,7 @@ def _resolve(entry: StageEntry, origin: str) -> RecipeStage:
         settings = cls.Settings.model_validate(entry.settings)
     except ValidationError as error:
         raise RecipeError(_explain(error, where, cls.Settings.model_fields)) from None
-    for text in (entry.when, entry.stop_when):
+    for text in (entry.when, entry.unless, entry.stop_when):
         if text:
             _ = Condition(text).comparisons
             if not issubclass(cls, FaceStage):

@@ -57,6 +57,11 @@ class NetworkStage(FaceStage):
         """The network in eval mode, on the CPU, in float32."""
         raise NotImplementedError
 
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network makes of images (N, 3, H, W) in [0, 1]."""
+        result: torch.Tensor = self._network(images)
+        return result
+
     def load(self, device: str, dtype: str) -> None:
         """Builds the network where the run computes."""
         import torch
@@ -70,7 +75,7 @@ class NetworkStage(FaceStage):
 
         before = batch.images[self.source]
         with torch.inference_mode():
-            after = to_pixels(self._network(to_tensor(before, self._device, self._dtype)))
+            after = to_pixels(self.forward(to_tensor(before, self._device, self._dtype)))
         if self.settings.strength < 1.0:
             after = before + np.float32(self.settings.strength) * (after - before)
         return [FaceResult(Outcome(), {"restored": image}) for image in after]

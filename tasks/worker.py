@@ -142,9 +142,10 @@ class Worker:
         with self._compute:
             result, milliseconds = _timed(lambda: loaded.run(picture, batch))
         image_row = self._row(item, WHOLE_IMAGE, result.outcome, started, milliseconds)
-        image_row["metrics"]["faces"] = float(len(result.faces or batch))
         if result.picture is not None:
             self._write_restored(item, data, image_io.encode(result.picture, data, self._provenance(item)), image_row)
+        elif "faces" in item:  # pasting changed nothing: the restored tree gets the original, byte for byte
+            self._write_restored(item, data, data, image_row)
         face_rows = [self._row(item, n, face.outcome, started, 0.0) for n, face in enumerate(result.faces)]
         for row in face_rows:
             row["output_uri"] = checkpoint

@@ -1,0 +1,126 @@
+"""DiffBIR's second stage on faces: several diffusion steps that add plausible detail, held to the condition's tones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from tasks.stage import Batch, FaceResult, FaceStage, Outcome, StageSettings
+from tasks.tensors import to_pixels, to_tensor
+
+if TYPE_CHECKING:
+    from tasks.models.diffbir import DiffBIRSettings
+
+Version = Literal["v1", "v2", "v2.1"]
+FILES: dict[Version, tuple[str, str]] = {
+    "v1": ("sd21_base", "diffbir_v1_face"),
+    "v2": ("sd21_base", "diffbir_v2"),
+    "v2.1": ("sd21_base_zsnr", "diffbir_v2_1"),
+}
+"""version → names of base and ControlNet in the weights table."""
+MPSR_NEGATIVE = "low quality, blurry, low-resolution, noisy, unsharp, weird textures, out of focus"
+
+
+class DiffBirSettings(StageSettings):
+    """The defaults are those of MPSR's released configuration (DiffBIR v2, 50 spaced steps, guidance 4)."""
+
+    version: Version = Field(default="v2", description="which released networks")
+    sampler: Literal["spaced", "ddim", "dpm++_m2", "edm_euler", "edm_dpm++_2m", "edm_dpm++_3m_sde"] = Field(
+        default="spaced", description="how noise becomes a picture"
+    )
+    steps: int = Field(default=50, ge=2, le=1000, description="network calls per face")
+    cfg_scale: float = Field(default=4.0, ge=1.0, le=20.0, description="pull towards the positive prompt; 1 = none")
+    rescale_cfg: bool = Field(default=False, description="let that pull grow over the steps")
+    strength: float = Field(default=1.0, ge=0.0, le=2.0, description="hold of the condition; 1 = as trained, 0 = none")
+    noise_aug: int = Field(default=0, ge=0, le=999, description="time step of noise added to the condition; 0 = none")
+    start_point: Literal["noise", "cond"] = Field(default="noise", description="pure noise, or the noised condition")
+    eta: float = Field(default=1.0, ge=0.0, le=1.0, description="noise of edm_dpm++_3m_sde; 0 = none")
+    s_churn: float = Field(default=0.0, ge=0.0, description="noise that edm_euler adds at every step")
+    positive: str = Field(default="", description="positive prompt")
+    negative: str = Field(default=MPSR_NEGATIVE, description="negative prompt")
+    tokenizer: str | None = Field(default=None, description="folder of SD 2.1's tokenizer, for prompts of your own")
+    guidance_scale: float = Field(default=0.0, ge=0.0, description="restoration guidance to the condition; 0 = off")
+    guidance_space: Literal["latent", "rgb"] = Field(default="latent", description="where that guidance compares")
+    tile: int = Field(default=0, ge=0, multiple_of=64, description="pixels per side of a tile; 0 = whole")
+    tile_stride: int = Field(default=256, ge=64, multiple_of=64, description="pixels between tiles")
+    vae_tile: int = Field(default=0, ge=0, multiple_of=64, description="pixels per side of the autoencoder's tiles")
+    batch_size: int = Field(default=4, ge=1, le=256, description="faces per micro-batch")
+
+
+class DiffBir(FaceStage):
+    """DiffBIR (Lin et al., ECCV 2024) on the newest result."""
+
+    name = "diffbir"
+    on_device = True
+    Settings = DiffBirSettings
+    reads = ("restored",)
+    writes = ("restored",)
+
+    settings: DiffBirSettings
+
+    @classmethod
+    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """Base and ControlNet of the version."""
+        assert isinstance(settings, DiffBirSettings)
+        return FILES[settings.version]
+
+    @classmethod
+    def batch_size(cls, settings: StageSettings) -> int:
+        """Faces per micro-batch, from the settings."""
+        assert isinstance(settings, DiffBirSettings)
+        return settings.batch_size
+
+    def load(self, device: str, dtype: str) -> None:
+        """The text encoder serves for two embeddings and is dropped."""
+        import torch
+
+        from tasks.models import clip_prompts
+        from tasks.models.diffbir import DiffBIR
+        from tasks.models.ir_controlnet import load_ir_controlnet
+        from tasks.models.sd_convert import load_sd_components
+
+        base, control = (self.weights[name] for name in FILES[self.settings.version])
+        tokenizer = Path(self.settings.tokenizer) if self.settings.tokenizer else None
+        encoder = load_sd_components(base, parts=("text_encoder",)).text_encoder
+        prompts = [self.settings.positive, self.settings.negative]
+        positive, negative = clip_prompts.embed(encoder, prompts, tokenizer).chunk(2)
+        del encoder
+        parts = load_sd_components(base, parts=("unet", "vae"))
+        network = DiffBIR(parts.unet, load_ir_controlnet(control), parts.vae, positive, negative, self.settings.version)
+        self._device = device
+        self._network = network.to(device).eval()
+        if dtype != "float32":
+            self._network.cast(getattr(torch, dtype))
+
+    def run(self, batch: Batch) -> list[FaceResult]:
+        """Noise is drawn per face from its seed, so neighbours do not matter."""
+        from tasks.models.noise import SeededNoise
+
+        condition = to_tensor(batch.images["restored"], self._device)
+        noise = SeededNoise([face.seed for face in batch.faces])
+        restored = to_pixels(self._network.restore(condition, self._network_settings(), noise))
+        return [FaceResult(Outcome(), {"restored": image}) for image in restored]
+
+    def _network_settings(self) -> DiffBIRSettings:
+        from tasks.models.diffbir import DiffBIRSettings
+        from tasks.models.diffbir_guidance import RestorationGuidance
+        from tasks.models.diffbir_samplers import SamplerSettings
+
+        given = self.settings
+        guided = RestorationGuidance(given.guidance_scale, space=given.guidance_space)
+        return DiffBIRSettings(
+            sampler=given.sampler,
+            steps=given.steps,
+            sampling=SamplerSettings(
+                cfg_scale=given.cfg_scale, rescale_cfg=given.rescale_cfg, eta=given.eta, s_churn=given.s_churn
+            ),
+            strength=given.strength,
+            noise_aug=given.noise_aug,
+            start_point=given.start_point,
+            guidance=guided if given.guidance_scale else None,
+            tile=given.tile,
+            tile_stride=given.tile_stride,
+            vae_tile=given.vae_tile,
+        )

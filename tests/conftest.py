@@ -1,0 +1,48 @@
+"""What all tests share: where the fixtures beside the repository are, and one quiet Prefect and Ray per session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Workers import the tests' fake stages by name.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with fixtures and pictures that may not be part of the repository."""
+    folder = Path(os.environ.get("MPSR_SHARED", HERE.parents[1] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"the shared fixtures are not here ({folder}); set MPSR_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory):
+    """Prefect's own test harness: an ephemeral server with a database of its own."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One local Ray for all tests that need one; runs find it and leave it open."""
+    from infra.cluster import ClusterSettings, start_or_join
+
+    with start_or_join(ClusterSettings()) as cluster:
+        yield cluster

@@ -1,0 +1,94 @@
+"""Stages of a few lines, so that the real engine can be tested in seconds and without a network."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tasks.stage import FaceResult, FaceStage, Outcome, StageSettings
+
+
+class BrightenSettings(StageSettings):
+    amount: float = 0.1
+    seconds: float = 0.0
+    journal: str = ""
+
+
+class Brighten(FaceStage):
+    """Adds a constant; writes every face that it works on into a journal, so that repeated work can be counted."""
+
+    name = "brighten"
+    Settings = BrightenSettings
+    reads = ("aligned",)
+    writes = ("restored",)
+
+    @classmethod
+    def batch_size(cls, settings):
+        return 4
+
+    def run(self, batch):
+        if self.settings.journal:
+            with Path(self.settings.journal).open("a") as journal:
+                journal.writelines(f"{face.image_id}\n" for face in batch.faces)
+        time.sleep(self.settings.seconds * len(batch))
+        return [FaceResult(Outcome(), {"restored": image + self.settings.amount}) for image in batch.images["aligned"]]
+
+
+class PoisonSettings(StageSettings):
+    above: float = 0.95
+
+
+class Poison(FaceStage):
+    """Passes faces on, but kills its own process for one whose first pixel is nearly white."""
+
+    name = "poison"
+    Settings = PoisonSettings
+    reads = ("aligned", "restored")
+    writes = ("restored",)
+
+    @classmethod
+    def batch_size(cls, settings):
+        return 8
+
+    def run(self, batch):
+        if any(image[0, 0, 0] > self.settings.above for image in batch.images["aligned"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [FaceResult(Outcome(), {"restored": image}) for image in batch.images["restored"]]
+
+
+class Hungry(FaceStage):
+    """Has memory for two faces at a time."""
+
+    name = "hungry"
+    reads = ("restored",)
+    writes = ("restored",)
+
+    @classmethod
+    def batch_size(cls, settings):
+        return 8
+
+    def run(self, batch):
+        if len(batch) > 2:
+            raise MemoryError("memory for two faces only")
+        return [FaceResult(Outcome(), {"restored": image}) for image in batch.images["restored"]]
+
+
+class SwapSettings(StageSettings):
+    file: str = ""
+
+
+class Swap(FaceStage):
+    """A restorer that gives everybody the same other face."""
+
+    name = "swap"
+    Settings = SwapSettings
+    reads = ("restored",)
+    writes = ("restored",)
+
+    def run(self, batch):
+        other = np.load(self.settings.file)
+        return [FaceResult(Outcome(), {"restored": other}) for _ in batch.faces]
