@@ -70,7 +70,8 @@ class PasteBack(ImageStage):
 
     def _wanted(self, batch: Batch, index: int, tone: Tone | None) -> Pixels:
         """What a face shall become: the restored crop, in the picture's tone, as strongly as the settings say."""
-        before, after = batch.images["aligned"][index], batch.images["restored"][index]
+        before: Pixels = batch.images["aligned"][index]
+        after: Pixels = batch.images["restored"][index]
         if np.array_equal(before, after):
             return before
         toned = after if tone is None else tone.follow(before, after)

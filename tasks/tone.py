@@ -31,7 +31,7 @@ class Tone:
     def colours(self, brightness: Pixels) -> Pixels:
         """(…, 3) RGB of this tone for brightness (…)."""
         if len(self.at) == 1:
-            return brightness[..., None] + self.offsets[0]
+            return np.asarray(brightness[..., None] + self.offsets[0], np.float32)
         added = [np.interp(brightness, self.at, self.offsets[:, channel]) for channel in range(3)]
         return brightness[..., None] + np.stack(added, axis=-1).astype(np.float32)
 
