@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -160,7 +161,10 @@ class RayWorker:
     def kill(self) -> None:
         import ray
 
-        ray.kill(self._actor, no_restart=True)
+        if not ray.is_initialized():
+            return  # the cluster went first and took the worker with it; ray.kill would start a new one
+        with suppress(ray.exceptions.RayError):
+            ray.kill(self._actor, no_restart=True)
 
     def _tell(self, reference: Any, then: Then) -> None:
         future: Future[Answer] = reference.future()

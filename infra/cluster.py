@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -32,6 +33,7 @@ _LOCAL_ENVIRONMENT = {
 # What the raylet says about dead workers goes to the driver's stdout, even with log_to_driver off.
 _QUIET = {"RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 _CONNECT_SECONDS = 5.0
+_STARTS = 3
 
 
 class ClusterError(RuntimeError):
@@ -138,7 +140,7 @@ def _node(resources: Mapping[str, float]) -> Node:
 def start_or_join(settings: ClusterSettings) -> Cluster:
     """Connects this process to Ray. Where it is connected already that connection is used, and left open at the end.
 
-    Raises InsecureDashboard, ClusterUnreachable.
+    Raises InsecureDashboard, ClusterUnreachable, ClusterError.
     """
     _refuse_open_dashboard(settings)
     local = settings.address is None
@@ -149,10 +151,28 @@ def start_or_join(settings: ClusterSettings) -> Cluster:
     if ray.is_initialized():
         return Cluster(owned=False)
     if local:
-        ray.init(**_local_options(settings))
+        _start(_local_options(settings))
     else:
         _join(str(settings.address))
     return Cluster(owned=True)
+
+
+def _start(options: Mapping[str, Any]) -> None:
+    """Ray gives its own processes 30 s to stand, which a busy machine may exceed; a second try finds warm files."""
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises a bare Exception here
+            ray.shutdown()
+            if not left:
+                raise ClusterError(
+                    f"Ray did not start on this machine in {_STARTS} tries ({error}); is it very busy or out of memory? "
+                    f"Its own account lies in {tempfile.gettempdir()}/ray/session_latest/logs"
+                ) from error
+            log.warning("Ray did not start (%s); trying again", error)
 
 
 def _local_options(settings: ClusterSettings) -> dict[str, Any]:
@@ -177,8 +197,8 @@ def _join(address: str) -> None:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise ClusterUnreachable(
             f"cannot join the Ray cluster at {address}: {type(error).__name__}: {error}. This process must run "
-            f"on one of the cluster's nodes, with the token that it was started with (RAY_AUTH_TOKEN or ~/.ray/auth_token), and this "
-            f"package must be installed on every node in the same version"
+            f"on one of the cluster's nodes, with the token that it was started with (RAY_AUTH_TOKEN or "
+            f"~/.ray/auth_token), and this package must be installed on every node in the same version"
         ) from error
 
 

@@ -61,9 +61,6 @@ class FakeHost:
         if tried < item["fails"]:
             raise OSError(5, "storage went away")
 
-    def do_nothing(self, item):
-        raise AssertionError("never called")
-
 
 class SilentHost(FakeHost):
     """Forgets to answer for items that say so."""
