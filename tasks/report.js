@@ -35,10 +35,15 @@ function duration(s) {
 }
 const weight = (b) => b === null ? MISSING : b < 1e6 ? `${Math.ceil(b / 1e3)} kB` : `${(b / 1e6).toFixed(1)} MB`;
 const scored = (f) => f.before === null && f.after === null ? MISSING : `${number(f.before)} → ${number(f.after)}`;
-const sentence = (f) => f.reason || (data.reasons[f.code] || [0, ""])[1] || f.code;
+const sentence = (f) => f.reason || (f.code === "ok" ? "" : (data.reasons[f.code] || [0, ""])[1] || f.code);
 const tag = (outcome) => el("span", { class: `tag ${KEYS[outcome]}` }, LABELS[outcome]);
 const gain = (f) => f.before === null || f.after === null ? null
   : (f.after - f.before) * (data.measure && !data.measure.higher_is_better ? -1 : 1);
+
+// Characters that would hide or turn text around in a name are shown by their number.
+const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+const shown = (text) => el("bdi", {}, text.replace(INVISIBLE, (c) =>
+  `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`));
 
 function split(path) {
   const cut = path.lastIndexOf("/");
@@ -68,7 +73,19 @@ function compare([label, width, height, before, after], name) {
     was.style.opacity = at < 15 ? 0 : 1;
     is.style.opacity = at > 85 ? 0 : 1;
   };
+  const drag = (event) => {
+    const frame = box.getBoundingClientRect();
+    slider.value = Math.round((event.clientX - frame.left) / frame.width * 100);
+    move();
+  };
   slider.addEventListener("input", move);
+  box.addEventListener("pointerdown", (event) => {
+    if (event.pointerType !== "mouse") return; // a finger may only be scrolling past
+    box.setPointerCapture(event.pointerId);
+    drag(event);
+  });
+  box.addEventListener("pointermove", (event) => { if (event.buttons) drag(event); });
+  box.addEventListener("pointerup", drag);
   box.append(el("img", { src: after, alt: "", draggable: "false" }), el("img", { src: before, alt: "", draggable: "false" }),
     el("span", { class: "edge" }), was, is, slider);
   move();
@@ -77,7 +94,7 @@ function compare([label, width, height, before, after], name) {
 
 /* ---- cards and rows ---- */
 function nameButton(f, text) {
-  return el("button", { type: "button", class: "name", onclick: () => show(f.index) }, el("bdi", {}, text));
+  return el("button", { type: "button", class: "name", onclick: () => show(f.index) }, shown(text));
 }
 function card(f) {
   const [folder, name] = split(f.path), pictures = data.pictures[f.index];
@@ -85,7 +102,7 @@ function card(f) {
   const mat = el("div", { class: "mat" }, view ? compare(view, name)
     : el("p", { class: "note" }, `No picture: ${pictures.problem || "no room left in this page"}`));
   return el("article", { class: "card" }, mat,
-    el("h3", {}, nameButton(f, name)), el("p", { class: "folder" }, el("bdi", {}, folder)),
+    el("h3", {}, nameButton(f, name)), el("p", { class: "folder" }, shown(folder)),
     el("p", { class: "line" }, tag(f.outcome), el("span", {}, plural(f.faces ?? 0, "face", "faces"))),
     data.measure && f.faces ? el("p", { class: "line" }, `${data.measure.title} `, measured(scored(f))) : null);
 }
@@ -278,13 +295,14 @@ function stage(f) {
 }
 function facts(f) {
   const kept = ["restored", "fallback", "left_alone", "rejected_identity"].includes(KEYS[f.outcome]);
-  const pairs = [["Outcome", el("span", {}, tag(f.outcome), ` · ${sentence(f)}`)], ["Path", el("bdi", {}, f.path)],
+  const pairs = [["Outcome", el("span", {}, tag(f.outcome), sentence(f) ? ` · ${sentence(f)}` : "")], ["Path", shown(f.path)],
     ["Picture", [f.format, f.width ? `${f.width} × ${f.height}` : null, f.bytes === null ? null : weight(f.bytes)].filter(Boolean).join(", ") || MISSING],
     ["Faces", f.faces === null ? MISSING : count(f.faces)],
     [data.measure ? data.measure.title : "Score", scored(f)], ["Least similarity", number(f.identity)],
     ["Device time", duration(f.seconds)], ["Content", el("code", { class: "hash" }, f.id)],
     ["Weights", el("a", { href: "#recipe", onclick: () => $("detail").close() }, "listed with their hashes")]];
-  if (kept) pairs.splice(1, 0, ["Restored file", el("a", { href: address(f.path) }, el("bdi", {}, split(f.path)[1]))]);
+  if (f.chosen && f.chosen !== "everything") pairs.push(["In the sample", f.chosen]);
+  if (kept) pairs.splice(1, 0, ["Restored file", el("a", { href: address(f.path) }, shown(split(f.path)[1]))]);
   return el("dl", { class: "facts" }, pairs.map(([name, value]) =>
     [el("dt", {}, name), el("dd", {}, typeof value === "string" ? measured(value) : value)]));
 }
@@ -294,7 +312,7 @@ function show(index) {
     disabled: at < 0 || !current[at + by], onclick: () => show(current[at + by].index) }, text);
   const details = data.details[index];
   dialog.replaceChildren(el("div", { class: "sheet" },
-    el("header", {}, el("h2", { id: "detail-title", tabindex: "-1" }, el("bdi", {}, split(f.path)[1])),
+    el("header", {}, el("h2", { id: "detail-title", tabindex: "-1" }, shown(split(f.path)[1])),
       el("div", {}, go(-1, "‹", "Earlier file"), go(1, "›", "Later file"),
         el("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Close"))),
     stage(f), facts(f),

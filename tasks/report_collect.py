@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from tasks.books import OUTCOMES, FileOutcome, outcome_of
-from tasks.report_data import TROUBLES, FaceRecord, FileRecord, Measure, ReportData, RunFacts, Step
+from tasks.report_data import EVERYTHING, TROUBLES, FaceRecord, FileRecord, Measure, ReportData, RunFacts, Step
 from tasks.report_totals import Books, Floats, Row, Scores, detail_of, iter_once, metrics_of, rows_of
 from tasks.stage import WHOLE_IMAGE
 
-GALLERY = 200
+GALLERY = 160
 """Pictures shown, whatever the archive."""
 LISTED = 25_000
 """Files listed beside the troubles, whatever the archive."""
@@ -94,7 +94,7 @@ class _Choice:
             if len(chosen) == GALLERY:
                 return chosen
             chosen.setdefault(image, why)
-        return dict.fromkeys(chosen, "everything")
+        return dict.fromkeys(chosen, EVERYTHING)
 
     def _orders(self, images: np.ndarray[Any, np.dtype[np.intp]]) -> Iterator[tuple[str, list[int]]]:
         yield "drawn by chance", np.random.default_rng(0).permutation(images).tolist()

@@ -16,6 +16,9 @@ from tasks.books import FileOutcome
 MISSING = "not measured"
 """What the page says in place of a number that nobody measured. It is never 0."""
 
+EVERYTHING = "everything"
+"""`chosen` of every picture where all of them are shown."""
+
 TROUBLES: tuple[FileOutcome, ...] = ("failed", "quarantined", "rejected_identity")
 """Outcomes that a person should look at; the first two make a run's exit code 1."""
 

@@ -1,6 +1,6 @@
 """Counts and sums over ledger rows: verdicts by image, totals in files, scores, time per stage.
 
-It goes through the rows once and keeps about 250 bytes per image; it knows nothing of what a report shows.
+It goes through the rows once and keeps about 500 bytes per image; it knows nothing of what a report shows.
 """
 
 from __future__ import annotations
@@ -111,21 +111,23 @@ class _Column:
 
     def __init__(self, images: int) -> None:
         self.values = array("d")
-        self.sum = np.zeros(images)
-        self.count = np.zeros(images, np.int32)
-        self.least = np.full(images, np.inf)
+        self.sum = array("d", [0.0]) * images
+        self.count = array("i", [0]) * images
+        self.least = array("d", [math.nan]) * images
 
     def add(self, ordinal: int, value: float) -> None:
         self.values.append(value)
         self.sum[ordinal] += value
         self.count[ordinal] += 1
-        self.least[ordinal] = min(self.least[ordinal], value)
+        if not self.least[ordinal] <= value:  # nan is never less
+            self.least[ordinal] = value
 
     @property
     def mean(self) -> Floats:
         """Per image; nan where nothing was measured."""
         with np.errstate(invalid="ignore"):
-            return np.where(self.count > 0, self.sum / self.count, np.nan)
+            means: Floats = np.array(self.sum) / np.array(self.count)  # 0 / 0 is nan
+        return means
 
 
 class Scores:
@@ -134,18 +136,20 @@ class Scores:
     def __init__(self, ordinals: Mapping[str, int], events: Any, facts: RunFacts) -> None:
         self._images = len(ordinals)
         self.columns: dict[str, _Column] = {}
-        self.seconds = np.full(self._images, np.nan)
+        seconds = array("d", [math.nan]) * self._images
         self._stages: dict[str, Counter[str]] = defaultdict(Counter)
         wanted = set(facts.stages)
         for row in rows_of(events):
             ordinal = ordinals.get(row["image_id"])
             if ordinal is not None and (not wanted or row["stage"] in wanted):
-                self._add(row, ordinal, facts.run_id)
+                self._add(row, ordinal, facts.run_id, seconds)
+        self.seconds: Floats = np.array(seconds)
 
-    def _add(self, row: Row, ordinal: int, run_id: str) -> None:
+    def _add(self, row: Row, ordinal: int, run_id: str, seconds: array[float]) -> None:
         milliseconds = row.get("device_ms")
         if milliseconds is not None:
-            self.seconds[ordinal] = np.nansum([self.seconds[ordinal], milliseconds / 1000])
+            known = seconds[ordinal]
+            seconds[ordinal] = milliseconds / 1000 + (0.0 if math.isnan(known) else known)
         if row["face"] != WHOLE_IMAGE:
             for name, value in metrics_of(row).items():
                 if name not in self.columns:
@@ -183,8 +187,8 @@ class Scores:
 
     def identity(self) -> Floats:
         """The least similarity among each image's faces; nan where nothing was measured."""
-        least = self.columns["identity.restored"].least if "identity.restored" in self.columns else None
-        return np.full(self._images, np.nan) if least is None else np.where(np.isinf(least), np.nan, least)
+        column = self.columns.get("identity.restored")
+        return np.array(column.least) if column else np.full(self._images, np.nan)
 
     def distributions(self) -> Iterator[Distribution]:
         """One histogram per measure."""
