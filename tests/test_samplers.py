@@ -6,14 +6,11 @@ import pytest
 import tiny_checkpoints as tiny
 import torch
 
-from tasks.models import clip_prompts
-from tasks.models.diffbir import DiffBIR, DiffBIRSettings, resize_short_side
+from tasks.models.diffbir import DiffBIRSettings, load_diffbir, resize_short_side
 from tasks.models.diffbir_guidance import RestorationGuidance
 from tasks.models.diffbir_samplers import SAMPLERS, Problem, SamplerSettings
 from tasks.models.diffbir_schedules import ddim_steps, diffusion_of, spaced_steps
-from tasks.models.ir_controlnet import load_ir_controlnet
 from tasks.models.noise import RecordedNoise, SeededNoise
-from tasks.models.sd_convert import load_sd_components
 from tasks.models.tiling import Tiling, centred_mask, windows
 
 FEW = SamplerSettings(cfg_scale=2.0)
@@ -22,11 +19,8 @@ FEW = SamplerSettings(cfg_scale=2.0)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     root = tmp_path_factory.mktemp("diffbir")
-    components = load_sd_components(tiny.write_sd_checkpoint(root / "sd.safetensors"))
-    controlnet = load_ir_controlnet(tiny.write_ir_controlnet(root / "v2.pth"))
-    prompts = [clip_prompts.EMPTY, clip_prompts.MPSR_NEGATIVE]
-    positive, negative = clip_prompts.embed(components.text_encoder, prompts).split(1)
-    return DiffBIR(components.unet, controlnet, components.vae, positive, negative, "v2")
+    base = tiny.write_sd_checkpoint(root / "sd.safetensors")
+    return load_diffbir(base, tiny.write_ir_controlnet(root / "v2.pth"), "v2")
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +208,18 @@ def test_bf16_stays_near_fp32(model, condition, way):
     half = getattr(copy.deepcopy(model), way)(torch.bfloat16)
     drift = (restore(half, condition) - exact).norm() / exact.norm()
     assert 0 < drift < 0.05
+
+
+def test_the_memory_layout_does_not_change_the_picture(model, condition):
+    import copy
+
+    changed = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(restore(changed, condition), restore(model, condition), rtol=0, atol=2e-3)
+
+
+def test_both_prompts_count(model):
+    assert model.positive.shape == model.negative.shape == (1, 77, tiny.WIDTH)
+    assert not torch.equal(model.positive, model.negative)
 
 
 def test_blending_gives_back_what_no_function_changes():

@@ -1,5 +1,6 @@
 """The loaders of published checkpoints: both layouts give the same networks, and wrong files are named as such."""
 
+import copy
 import pickle
 
 import pytest
@@ -178,6 +179,15 @@ def test_an_image_does_not_see_its_batch(pisa):
     together = pisa.restore(images, SeededNoise([7, 8, 9]))
     alone = pisa.restore(images[1:2], SeededNoise([8]))
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near_fp32(pisa, dtype):
+    images = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(6))
+    exact = pisa.restore(images, SeededNoise([1]))
+    half = copy.deepcopy(pisa).to(dtype).restore(images, SeededNoise([1]))
+    assert half.dtype == torch.float32
+    assert 0 < (half - exact).norm() / exact.norm() < (0.05 if dtype == torch.bfloat16 else 0.01)
 
 
 def test_one_network_does_not_allow_lambdas_that_differ(files):

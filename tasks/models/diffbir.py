@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from tasks.models import latents
+from tasks.models import clip_prompts, latents
 from tasks.models.color_fix import wavelet_reconstruction
 from tasks.models.diffbir_guidance import RestorationGuidance
 from tasks.models.diffbir_samplers import SAMPLERS, AdjustX0, Predict, Problem, SamplerSettings
 from tasks.models.diffbir_schedules import TRAINING_STEPS, Version, diffusion_of
-from tasks.models.ir_controlnet import IRControlNet
+from tasks.models.ir_controlnet import IRControlNet, load_ir_controlnet
 from tasks.models.noise import NoiseSource
+from tasks.models.sd_convert import load_sd_components
 from tasks.models.tiling import Tiling, Window
 
 UNET_MULTIPLE = 64
@@ -219,6 +222,27 @@ class DiffBIR(nn.Module):
         if self.autocast_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(device.type, self.autocast_dtype)
+
+
+def load_diffbir(
+    base: Path | str | Mapping[str, Tensor],
+    controlnet: Path | str | Mapping[str, Tensor],
+    version: Version,
+    positive: str = clip_prompts.EMPTY,
+    negative: str = clip_prompts.MPSR_NEGATIVE,
+    tokenizer: Path | None = None,
+) -> DiffBIR:
+    """Loads Stable Diffusion 2.1 (the zero-SNR one for v2.1; single file or diffusers folder) and an IRControlNet.
+
+    The prompts are embedded once and the text encoder is dropped; prompts without stored ids need the folder
+    `tokenizer`. Raises `CheckpointError` where a file is not what it should be.
+    """
+    text_encoder = load_sd_components(base, parts=("text_encoder",)).text_encoder
+    prompts = clip_prompts.embed(text_encoder, [positive, negative], tokenizer)
+    del text_encoder
+    parts = load_sd_components(base, parts=("unet", "vae"))
+    control = load_ir_controlnet(controlnet)
+    return DiffBIR(parts.unet, control, parts.vae, prompts[:1], prompts[1:], version).eval()
 
 
 def resize_short_side(images: Tensor, least: int = 512) -> Tensor:
