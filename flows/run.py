@@ -63,6 +63,8 @@ class Run:
         self.executor: Executor
         self.quarantined = self.committed = 0
         self.progress_artifact: Any = None
+        self.factory = "tasks.worker:build"
+        self.startup_seconds: float | None = None  # until workers stood; None where none were needed
         self._sequence = 0
         self._kept_bytes = 0
         self._lock = threading.Lock()
@@ -185,7 +187,9 @@ def workers(run: Run) -> Iterator[None]:
         pool = plan_pool(cluster.facts(), wants)
         config = run.worker_config(pool.threads).model_dump(mode="json")
         limits = ExecutorSettings(retries=settings.retries, call_timeout=settings.call_timeout)
-        with Executor("tasks.worker:build", config, pool=pool, settings=limits) as run.executor:
+        with Executor(run.factory, config, pool=pool, settings=limits) as run.executor:
+            run.executor.wait_ready()
+            run.startup_seconds = time.time() - run.started
             yield
 
 

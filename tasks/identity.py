@@ -185,10 +185,15 @@ def onnx_judge(path: Path) -> Judge:
     deviation = np.array([0.229, 0.224, 0.225], np.float32)
 
     def judge(crops: Pixels) -> NDArray[np.float32]:
-        network.setInput(np.ascontiguousarray(((crops - mean) / deviation).transpose(0, 3, 1, 2)))
-        vectors = network.forward()
+        inputs = ((crops - mean) / deviation).transpose(0, 3, 1, 2)
+        vectors = np.stack([one(planes) for planes in inputs])  # exported networks often take one face at a time
         unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
+
+    def one(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        network.setInput(np.ascontiguousarray(planes[None], np.float32))
+        vector: NDArray[np.float32] = network.forward()[0]
+        return vector
 
     return judge
 

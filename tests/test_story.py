@@ -95,3 +95,98 @@ def test_an_archive_is_restored_accounted_for_and_not_restored_twice(archive, tm
     assert second["stages"] == {}, "a second run makes no stage call"
     assert journal.read_text() == worked_on
     assert tree(workspace / "restored") == restored, "and touches no output"
+
+
+def test_a_changed_setting_reruns_that_stage_and_what_follows_only(archive, tmp_path, recipe):
+    workspace = tmp_path / "ws"
+    first = run(archive, workspace, recipe(DETECT, brighten(), PASTE))
+    assert set(first["stages"]) == {"detect_align", "brighten", "paste_back"}
+    second = run(archive, workspace, recipe(DETECT, brighten(amount=0.2), PASTE))
+    assert set(second["stages"]) == {"brighten", "paste_back"}
+    bright = np.asarray(Image.open(workspace / "restored/a/01.png")).astype(int)
+    assert abs(bright.mean() - np.asarray(Image.open(archive / "a/01.png")).mean() - 51) < 1
+
+
+def test_a_picture_that_kills_its_worker_is_found_and_its_neighbours_finish(archive, tmp_path, recipe):
+    picture(archive / "poison.png", 1.25)  # white: 0.8 * 1.25
+    story = recipe(DETECT, brighten(), 'id = "poison"\nuse = "fake_stages:Poison"', PASTE)
+    summary = run(archive, tmp_path / "ws", story)
+    assert summary["outcomes"]["quarantined"] == 2
+    assert summary["reasons"]["killed_worker"] == 1
+    assert summary["outcomes"]["restored"] == PICTURES + 1
+    assert not (tmp_path / "ws/restored/poison.png").exists()
+
+
+def test_memory_that_runs_out_halves_the_batch(archive, tmp_path, recipe):
+    story = recipe(DETECT, brighten(), 'id = "hungry"\nuse = "fake_stages:Hungry"', PASTE)
+    assert run(archive, tmp_path / "ws", story)["outcomes"]["restored"] == PICTURES + 1
+
+
+def test_files_that_come_change_and_go_are_noticed(archive, tmp_path, recipe):
+    workspace, story = tmp_path / "ws", recipe(DETECT, brighten(), PASTE)
+    run(archive, workspace, story)
+    (archive / "a/01.png").unlink()
+    (archive / "letter.jpg").unlink()
+    picture(archive / "a/03.png", 0.9)
+    picture(archive / "new.png", 0.4)
+    summary = run(archive, workspace, story)
+    assert summary["found"] == PICTURES + 2
+    assert summary["stages"]["brighten"]["items"] == 2
+    shown = np.asarray(Image.open(workspace / "restored/a/03.png")).astype(int)
+    assert abs(shown.mean() - np.asarray(Image.open(archive / "a/03.png")).mean() - 25.5) < 1
+
+
+def test_a_path_that_is_new_for_a_known_picture_gets_its_file(archive, tmp_path, recipe):
+    journal, workspace = tmp_path / "journal", tmp_path / "ws"
+    story = recipe(DETECT, brighten(journal), PASTE)
+    run(archive, workspace, story)
+    shutil.copy(archive / "a/01.png", archive / "elsewhere.png")
+    done = len(journal.read_text().split())
+    run(archive, workspace, story)
+    assert hashes(workspace / "restored")["elsewhere.png"] == hashes(workspace / "restored")["a/01.png"]
+    assert len(journal.read_text().split()) == done
+
+
+def test_too_many_quarantined_pictures_stop_the_run_loudly(archive, tmp_path, recipe):
+    from flows.run import RunStopped
+
+    for n in range(4):
+        good = (archive / "a/01.png").read_bytes()
+        (archive / f"broken{n}.png").write_bytes(good[: len(good) // 2] + bytes([n]))
+    strict = {"quarantine_budget": 0.1, "quarantine_budget_from": 5, "shard_size": 4}
+    with pytest.raises(RunStopped, match="over the budget of 10%"):
+        run(archive, tmp_path / "ws", recipe(DETECT, brighten(), PASTE), settings=strict)
+
+
+def test_a_second_run_in_the_same_workspace_is_refused_by_name(archive, tmp_path, recipe):
+    from infra.lease import Lease, WorkspaceBusy
+    from infra.storage import Storage
+
+    story = recipe(DETECT, brighten(), PASTE)
+    with (
+        Lease.acquire(Storage(tmp_path / "ws"), owner="night-shift"),
+        pytest.raises(WorkspaceBusy, match="night-shift"),
+    ):
+        run(archive, tmp_path / "ws", story)
+
+
+def test_the_server_lists_one_task_run_per_stage_and_shard(archive, tmp_path, recipe):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    run(archive, tmp_path / "ws", recipe(DETECT, brighten(), PASTE))
+    with get_client(sync_client=True) as client:
+        (newest,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+        of_this_run = FlowRunFilter(id=FlowRunFilterId(any_=[newest.id]))
+        names = sorted(task.name for task in client.read_task_runs(flow_run_filter=of_this_run, limit=100))
+    stages = [name.partition(" · ")[0] for name in names if " · " in name]
+    assert stages == ["brighten", "detect_align", "paste_back"]
+
+
+@pytest.mark.parametrize("order", ["alone", "together"])
+def test_results_do_not_depend_on_workers_or_neighbours(archive, tmp_path, recipe, order):
+    settings = {"workers": 1, "micro_batch": 1} if order == "alone" else {"workers": 2, "micro_batch": 5}
+    run(archive, tmp_path / "a", recipe(DETECT, brighten(), PASTE))
+    run(archive, tmp_path / "b", recipe(DETECT, brighten(), PASTE), settings=settings)
+    assert hashes(tmp_path / "a/restored") == hashes(tmp_path / "b/restored")
