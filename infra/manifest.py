@@ -133,14 +133,11 @@ class Ledger:
 
         `id_range`: first image id included, second excluded. Ordered by image_id, face, stage.
         """
-        if image_ids is not None and bucket is None:
-            bucket = _only_bucket(image_ids, self.buckets)
         with self.reader() as reader:
             where, values = _id_filter(image_ids, id_range)
-            chosen = _column_list(columns)
-            return reader.table(
-                f"SELECT {chosen} FROM ({reader.latest(stage, bucket)}) {where} ORDER BY image_id, face, stage", values
-            )
+            rows = reader.latest(stage, self._buckets(bucket, image_ids))
+            order = "ORDER BY image_id, face, stage"
+            return reader.table(f"SELECT {_column_list(columns)} FROM ({rows}) {where} {order}", values)
 
     def files(
         self,
@@ -152,11 +149,11 @@ class Ledger:
     ) -> pa.Table:
         """The inventory's last row of every path, as an Arrow table ordered by path; with `gone` also of files
         that are no longer in the archive."""
-        if image_ids is not None and bucket is None:
-            bucket = _only_bucket(image_ids, self.buckets)
         with self.reader() as reader:
             where, values = _id_filter(image_ids, None)
-            rows = reader.inventory(bucket) if gone else f"SELECT * FROM ({reader.inventory(bucket)}) WHERE present"
+            rows = reader.inventory(self._buckets(bucket, image_ids))
+            if not gone:
+                rows = f"SELECT * FROM ({rows}) WHERE present"
             return reader.table(f"SELECT {_column_list(columns)} FROM ({rows}) {where} ORDER BY path", values)
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> pa.Table:
@@ -194,6 +191,12 @@ class Ledger:
                     found[step] = found.get(step, 0) + count
             return found
 
+    def _buckets(self, bucket: int | None, image_ids: Sequence[str] | None) -> set[int] | None:
+        """The buckets that a question touches; None: all."""
+        if bucket is not None:
+            return {bucket}
+        return None if image_ids is None else {bucket_of(image_id, self.buckets) for image_id in image_ids}
+
     def holdings(self) -> Holdings:
         """Which files make up the ledger now."""
         return look(self.storage)
@@ -220,11 +223,6 @@ def _first_seq(table: pa.Table) -> int:
     if not table.num_rows:
         raise LedgerError("a segment needs at least one row")
     return int(table["seq"][0].as_py())
-
-
-def _only_bucket(image_ids: Sequence[str], buckets: int) -> int | None:
-    found = {bucket_of(image_id, buckets) for image_id in image_ids}
-    return found.pop() if len(found) == 1 else None
 
 
 def _id_filter(image_ids: Sequence[str] | None, id_range: tuple[str, str] | None) -> tuple[str, list[Any]]:

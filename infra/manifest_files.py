@@ -13,7 +13,7 @@ snapshot/v=<n>/_COMMIT.json                     written last: without it the sna
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
@@ -61,11 +61,11 @@ class Holdings:
         """Every stage that has rows."""
         return sorted({s.kind for s in (*self.snapshot, *self.folded, *self.fresh)} - {INVENTORY})
 
-    def snapshot_of(self, kind: str, bucket: int | None = None) -> list[str]:
-        return _paths(self.snapshot, kind, bucket)
+    def snapshot_of(self, kind: str, buckets: Collection[int] | None = None) -> list[str]:
+        return _paths(self.snapshot, kind, buckets)
 
-    def fresh_of(self, kind: str, bucket: int | None = None) -> list[str]:
-        return _paths(self.fresh, kind, bucket)
+    def fresh_of(self, kind: str, buckets: Collection[int] | None = None) -> list[str]:
+        return _paths(self.fresh, kind, buckets)
 
 
 def look(storage: Storage) -> Holdings:
@@ -160,8 +160,8 @@ def _marks(storage: Storage, version: int) -> tuple[frozenset[str], frozenset[st
     return frozenset(p for p, folded in marks if folded), frozenset(p for p, folded in marks if not folded)
 
 
-def _paths(segments: tuple[Segment, ...], kind: str, bucket: int | None) -> list[str]:
-    return [s.path for s in segments if s.kind == kind and (bucket is None or s.bucket is None or s.bucket == bucket)]
+def _paths(segments: tuple[Segment, ...], kind: str, buckets: Collection[int] | None) -> list[str]:
+    return [s.path for s in segments if s.kind == kind and (buckets is None or s.bucket is None or s.bucket in buckets)]
 
 
 def _bucket(name: str) -> int:

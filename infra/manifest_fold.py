@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from infra.manifest_files import (
@@ -18,13 +20,15 @@ from infra.manifest_files import (
     version_folder,
     version_of,
 )
-from infra.manifest_schema import FORMAT_VERSION, INVENTORY, event_schema, inventory_schema
+from infra.manifest_schema import FORMAT_VERSION, INVENTORY, bucket_sql, event_schema, inventory_schema
 from infra.manifest_sql import Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from infra.storage import Storage
+
+_WRITERS = 8  # a write waits for the disk or the network, not for the processor
 
 
 def fold(reader: Reader) -> int:
@@ -33,28 +37,100 @@ def fold(reader: Reader) -> int:
     Files of buckets without news are linked (or copied inside an object store), not rewritten. A fold that is
     cut short leaves a folder without commit file, which readers pass over.
     """
-    holdings, storage = reader.holdings, reader.storage
-    version = next_version(storage)
-    rows = {INVENTORY: _fold_inventory(reader, version)}
+    holdings = reader.holdings
+    version = next_version(reader.storage)
     illegal = Counter(holdings.commit.get("illegal_transitions", {}))
-    for stage in holdings.stages:
-        rows[stage] = {}
-        for bucket in _buckets(holdings, stage):
-            rows[stage][str(bucket)] = _fold_stage(reader, version, stage, bucket, illegal)
-    commit_version(
-        storage, version, rows, illegal, folded=[*holdings.folded, *holdings.fresh], dropped=holdings.dropped
-    )
+    with _Shelf(reader, version) as shelf:
+        _fold_inventory(shelf)
+        for stage in holdings.stages:
+            _fold_stage(shelf, stage, illegal)
+    held = [*holdings.folded, *holdings.fresh]
+    commit_version(reader.storage, version, shelf.rows, illegal, folded=held, dropped=holdings.dropped)
     return version
+
+
+class _Shelf:
+    """Writes one snapshot's files, several at a time, and counts their rows; leaving it waits for all of them."""
+
+    def __init__(self, reader: Reader, version: int) -> None:
+        self.reader = reader
+        self.rows: dict[str, dict[str, int]] = {}
+        self._version = version
+        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="ledger-fold")
+        self._writes: list[Future[None]] = []
+
+    def __enter__(self) -> _Shelf:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.settle()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def settle(self) -> None:
+        """Wait until everything is written; raises the first error."""
+        while self._writes:
+            self._writes.pop().result()
+
+    def put(self, kind: str, table: pa.Table, buckets: Sequence[int]) -> None:
+        """One file per bucket from a table that is ordered by its column `bucket`."""
+        schema = inventory_schema() if kind == INVENTORY else event_schema()
+        places = table["bucket"].to_numpy()
+        for bucket in buckets:
+            start, end = places.searchsorted([bucket, bucket + 1])
+            part = table.slice(start, end - start).drop_columns("bucket").cast(schema)
+            self.rows.setdefault(kind, {})[str(bucket)] = int(end - start)
+            target = snapshot_path(self._version, kind, bucket)
+            self._writes.append(self._pool.submit(self.reader.storage.write_atomic, target, parquet_bytes(part)))
+
+    def carry_over(self, kind: str, buckets: Iterable[int]) -> None:
+        """The last snapshot's files under the new version."""
+        for bucket in buckets:
+            (source,) = self.reader.holdings.snapshot_of(kind, {bucket})
+            self.rows.setdefault(kind, {})[str(bucket)] = self.reader.holdings.commit["rows"][kind][str(bucket)]
+            target = snapshot_path(self._version, kind, bucket)
+            self._writes.append(self._pool.submit(self.reader.storage.copy, source, target))
+
+
+def _fold_stage(shelf: _Shelf, stage: str, illegal: Counter[str]) -> None:
+    reader = shelf.reader
+    changed = {s.bucket for s in reader.holdings.fresh if s.kind == stage and s.bucket is not None}
+    shelf.carry_over(stage, _held(reader.holdings, stage) - changed)
+    for group in reader.groups((stage,), changed):
+        illegal.update(reader.illegal_transitions(stage, group, since_snapshot=True))
+        shelf.put(stage, _ordered(reader, reader.latest(stage, group), "image_id, face"), group)
+        shelf.settle()
+
+
+def _fold_inventory(shelf: _Shelf) -> None:
+    reader = shelf.reader
+    changed = reader.inventory_buckets_to_rewrite()
+    shelf.carry_over(INVENTORY, _held(reader.holdings, INVENTORY) - changed)
+    for group in reader.groups((INVENTORY,), changed):
+        shelf.put(INVENTORY, _ordered(reader, reader.inventory(group), "image_id, path"), group)
+        shelf.settle()
+
+
+def _ordered(reader: Reader, rows: str, order: str) -> pa.Table:
+    return reader.table(f"SELECT *, {bucket_sql(reader.buckets)} AS bucket FROM ({rows}) ORDER BY bucket, {order}")
+
+
+def _held(holdings: Holdings, kind: str) -> set[int]:
+    return {s.bucket for s in holdings.snapshot if s.kind == kind and s.bucket is not None}
 
 
 def republish(reader: Reader, folded: Iterable[Segment], dropped: Iterable[str]) -> int:
     """The same rows as the last snapshot under the next version, with other marks."""
-    holdings, storage = reader.holdings, reader.storage
-    version = next_version(storage)
-    for held in holdings.snapshot:
-        storage.copy(held.path, snapshot_path(version, held.kind, held.bucket or 0))
-    illegal = Counter(holdings.commit["illegal_transitions"])
-    commit_version(storage, version, holdings.commit["rows"], illegal, folded=folded, dropped=dropped)
+    version = next_version(reader.storage)
+    with _Shelf(reader, version) as shelf:
+        for kind in {segment.kind for segment in reader.holdings.snapshot}:
+            shelf.carry_over(kind, _held(reader.holdings, kind))
+    illegal = Counter(reader.holdings.commit["illegal_transitions"])
+    commit_version(reader.storage, version, shelf.rows, illegal, folded=folded, dropped=dropped)
     return version
 
 
@@ -97,41 +173,3 @@ def parquet_bytes(table: pa.Table) -> memoryview:
 def next_version(storage: Storage) -> int:
     """One more than the highest version that was ever begun."""
     return max((version_of(found.path) for found in listing(storage, "snapshot")), default=0) + 1
-
-
-def _buckets(holdings: Holdings, kind: str) -> list[int]:
-    found = {s.bucket for s in (*holdings.snapshot, *holdings.fresh) if s.kind == kind}
-    return sorted(bucket for bucket in found if bucket is not None)
-
-
-def _fold_stage(reader: Reader, version: int, stage: str, bucket: int, illegal: Counter[str]) -> int:
-    target = snapshot_path(version, stage, bucket)
-    if not reader.holdings.fresh_of(stage, bucket):
-        return _carry_over(reader, stage, bucket, target)
-    illegal.update(reader.illegal_transitions(stage, bucket, since_snapshot=True))
-    table = reader.table(f"SELECT * FROM ({reader.latest(stage, bucket)}) ORDER BY image_id, face")
-    return _write(reader.storage, target, table.cast(event_schema()))
-
-
-def _fold_inventory(reader: Reader, version: int) -> dict[str, int]:
-    changed = reader.inventory_buckets_to_rewrite()
-    rows = {}
-    for bucket in sorted(changed.union(_buckets(reader.holdings, INVENTORY))):
-        target = snapshot_path(version, INVENTORY, bucket)
-        if bucket in changed:
-            table = reader.table(f"SELECT * FROM ({reader.inventory(bucket)}) ORDER BY image_id, path")
-            rows[str(bucket)] = _write(reader.storage, target, table.cast(inventory_schema()))
-        else:
-            rows[str(bucket)] = _carry_over(reader, INVENTORY, bucket, target)
-    return rows
-
-
-def _carry_over(reader: Reader, kind: str, bucket: int, target: str) -> int:
-    (source,) = reader.holdings.snapshot_of(kind, bucket)
-    reader.storage.copy(source, target)
-    return int(reader.holdings.commit["rows"][kind][str(bucket)])
-
-
-def _write(storage: Storage, target: str, table: pa.Table) -> int:
-    storage.write_atomic(target, parquet_bytes(table))
-    return int(table.num_rows)

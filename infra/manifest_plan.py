@@ -1,4 +1,4 @@
-"""What is to be done, and how the books stand: the present inventory joined with the verdicts, bucket by bucket."""
+"""What is to be done, and how the books stand: the present inventory joined with the verdicts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from infra.manifest_schema import DELIVERED_STATES, OPEN_STATES, LedgerError
+from infra.manifest_schema import COMMIT, DELIVERED_STATES, INVENTORY, OPEN_STATES, LedgerError, bucket_sql
 from infra.manifest_sql import Reader
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def plan(reader: Reader, digest: str, max_attempts: int) -> pa.Table:
     """
     import pyarrow as pa
 
-    parts = [reader.table(_plan_sql(reader, bucket), [digest, max_attempts]) for bucket in range(reader.buckets)]
-    return pa.concat_tables(parts)
+    groups = reader.groups((INVENTORY, COMMIT))
+    return pa.concat_tables([reader.table(_plan_sql(reader, group), [digest, max_attempts]) for group in groups])
 
 
 def books(reader: Reader, problems: Mapping[str, str], digest: str | None) -> Books:
@@ -52,9 +52,10 @@ def books(reader: Reader, problems: Mapping[str, str], digest: str | None) -> Bo
     another digest than the given one counts as pending. Raises LedgerError for a problem that is not in `problems`.
     """
     found, outcomes, reasons = 0, Counter[str](), Counter[str]()
-    for bucket in range(reader.buckets):
-        found += reader.connection.execute(_FOUND.format(inventory=reader.inventory(bucket))).fetchall()[0][0]
-        sql = _BOOKS.format(inventory=reader.inventory(bucket), commits=reader.commits(bucket), open=OPEN_STATES)
+    for group in reader.groups((INVENTORY, COMMIT)):
+        inventory = reader.inventory(group)
+        found += reader.connection.execute(_FOUND.format(inventory=inventory)).fetchall()[0][0]
+        sql = _BOOKS.format(inventory=inventory, commits=reader.commits(group), open=OPEN_STATES)
         for problem, outcome, reason, count in reader.connection.execute(sql, [digest]).fetchall():
             if problem is not None and problem not in problems:
                 raise LedgerError(
@@ -65,11 +66,11 @@ def books(reader: Reader, problems: Mapping[str, str], digest: str | None) -> Bo
     return Books(found, dict(outcomes), dict(reasons))
 
 
-def _plan_sql(reader: Reader, bucket: int) -> str:
+def _plan_sql(reader: Reader, group: list[int]) -> str:
     return _PLAN.format(
-        inventory=reader.inventory(bucket),
-        commits=reader.commits(bucket),
-        bucket=bucket,
+        inventory=reader.inventory(group),
+        commits=reader.commits(group),
+        bucket=bucket_sql(reader.buckets),
         open=OPEN_STATES,
         delivered=DELIVERED_STATES,
     )
@@ -82,7 +83,7 @@ _PLAN = """
         FROM ({inventory}) WHERE present AND problem IS NULL GROUP BY image_id),
     verdicts AS (SELECT image_id, state, stage_digest, attempt, seq FROM ({commits})),
     judged AS (
-        SELECT i.image_id, {bucket}::INTEGER AS bucket,
+        SELECT i.image_id,
             CASE
                 WHEN v.image_id IS NULL THEN if(changed, 'changed', 'new')
                 WHEN state IN {open} THEN if(state = 'superseded', 'stale', 'unfinished')
@@ -92,7 +93,8 @@ _PLAN = """
             END AS why,
             coalesce(attempt, 0)::SMALLINT AS attempt, files, bytes, pixels
         FROM inputs i LEFT JOIN verdicts v ON i.image_id = v.image_id)
-    SELECT * FROM judged WHERE why IS NOT NULL ORDER BY image_id"""
+    SELECT image_id, {bucket} AS bucket, * EXCLUDE (image_id) FROM judged
+    WHERE why IS NOT NULL ORDER BY bucket, image_id"""
 
 _FOUND = "SELECT count(*) FROM ({inventory}) WHERE present"
 

@@ -141,8 +141,8 @@ def empty_select(kind: str) -> str:
 
 
 def bucket_sql(buckets: int) -> str:
-    """`bucket_of(image_id)` as a DuckDB expression."""
-    return f"((('0x' || image_id[1:4])::INTEGER * {buckets}) >> 16)"
+    """`bucket_of(image_id)` as a DuckDB expression; the product needs 64 bits."""
+    return f"((('0x' || image_id[1:4])::BIGINT * {buckets}) >> 16)::INTEGER"
 
 
 def bucket_of(image_id: str, buckets: int) -> int:

@@ -6,18 +6,19 @@ Every relation gives the same rows whether a fold has happened or not. Knows not
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from infra.manifest_files import Holdings
-from infra.manifest_schema import INVENTORY, TRANSITIONS, bucket_sql, duckdb_schema, empty_select
+from infra.manifest_schema import COMMIT, INVENTORY, TRANSITIONS, bucket_sql, duckdb_schema, empty_select
 from infra.storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_GROUP_BYTES = 32_000_000  # of Parquet: a few hundred thousand rows
 _KEY = "image_id, face, stage"
 _SAME_KEY = "s.image_id = f.image_id AND s.face = f.face AND s.stage = f.stage"
 _LAST = f"QUALIFY row_number() OVER (PARTITION BY {_KEY} ORDER BY token DESC, seq DESC) = 1"
@@ -78,19 +79,19 @@ class Reader:
         names = ", ".join(_quoted(self.storage.full_path(path)) for path in paths)
         return f"SELECT * FROM read_parquet([{names}], schema={duckdb_schema(kind)}, hive_partitioning=false)"
 
-    def events(self, stage: str | None = None, bucket: int | None = None) -> str:
-        """Every event of a stage (or of all), bucket by bucket or together."""
+    def events(self, stage: str | None = None, buckets: Collection[int] | None = None) -> str:
+        """Every event of a stage (or of all), of some buckets or of all."""
         held = [s for s in (*self.holdings.folded, *self.holdings.fresh) if s.kind != INVENTORY]
         return self.files(
             stage or "",
-            [s.path for s in held if stage in (None, s.kind) and bucket in (None, s.bucket)],
+            [s.path for s in held if stage in (None, s.kind) and (buckets is None or s.bucket in buckets)],
         )
 
-    def latest(self, stage: str | None = None, bucket: int | None = None) -> str:
+    def latest(self, stage: str | None = None, buckets: Collection[int] | None = None) -> str:
         """The last row, by (token, seq), of every (image, face, stage)."""
         stages = self.holdings.stages if stage is None else [stage]
-        old = [path for s in stages for path in self.holdings.snapshot_of(s, bucket)]
-        new = [path for s in stages for path in self.holdings.fresh_of(s, bucket)]
+        old = [path for s in stages for path in self.holdings.snapshot_of(s, buckets)]
+        new = [path for s in stages for path in self.holdings.fresh_of(s, buckets)]
         if not new:
             return self.files("", old)
         fresh = f"{self.files('', new)} {_LAST}"
@@ -102,20 +103,39 @@ class Reader:
             UNION ALL
             SELECT f.* FROM f ANTI JOIN s ON {_SAME_KEY} AND (s.token, s.seq) > (f.token, f.seq)"""
 
-    def commits(self, bucket: int | None = None) -> str:
+    def commits(self, buckets: Collection[int] | None = None) -> str:
         """The verdict rows: stage 'commit', face -1."""
-        return f"SELECT * FROM ({self.latest('commit', bucket)}) WHERE face = -1"
+        return f"SELECT * FROM ({self.latest(COMMIT, buckets)}) WHERE face = -1"
 
-    def inventory(self, bucket: int | None = None) -> str:
+    def inventory(self, buckets: Collection[int] | None = None) -> str:
         """The last row of every path; `present` is False where the file is gone."""
-        old = self.files(INVENTORY, self.holdings.snapshot_of(INVENTORY, bucket))
+        old = self.files(INVENTORY, self.holdings.snapshot_of(INVENTORY, buckets))
         if not self._gather_fresh_inventory():
             return old
-        where = "" if bucket is None else f"WHERE bucket = {bucket}"
+        where = "" if buckets is None else f"WHERE bucket IN ({', '.join(map(str, buckets))})"
         return f"""
             SELECT s.* FROM ({old}) s ANTI JOIN fresh_inventory f ON s.path = f.path
             UNION ALL
             SELECT * EXCLUDE (bucket, old_bucket) FROM fresh_inventory {where}"""
+
+    def groups(self, kinds: Collection[str], among: Iterable[int] | None = None) -> list[list[int]]:
+        """Buckets put together so that one question holds a bounded number of rows in memory."""
+        sizes = dict.fromkeys(range(self.buckets) if among is None else sorted(among), 0)
+        everywhere = 0
+        for segment in (*self.holdings.snapshot, *self.holdings.fresh):
+            if segment.kind in kinds and segment.bucket is None:
+                everywhere += segment.bytes // self.buckets
+            elif segment.kind in kinds and segment.bucket in sizes:
+                sizes[segment.bucket] += segment.bytes
+        groups: list[list[int]] = []
+        room = 0
+        for bucket, size in sizes.items():
+            if not groups or room < size + everywhere:
+                groups.append([])
+                room = _GROUP_BYTES
+            groups[-1].append(bucket)
+            room -= size + everywhere
+        return groups
 
     def inventory_buckets_to_rewrite(self) -> set[int]:
         """Buckets that newer inventory rows enter or leave."""
@@ -126,17 +146,19 @@ class Reader:
         ).fetchall()
         return {bucket for (bucket,) in found if bucket is not None}
 
-    def illegal_transitions(self, stage: str, bucket: int | None, *, since_snapshot: bool) -> dict[str, int]:
+    def illegal_transitions(
+        self, stage: str, buckets: Collection[int] | None, *, since_snapshot: bool
+    ) -> dict[str, int]:
         """'before -> after' → count, over the newer segments (with the snapshot before them) or over all events."""
         pairs = ", ".join(f"('{a}', '{b}')" for a, followers in TRANSITIONS.items() for b in followers)
         columns = f"{_KEY}, state, stage_digest, token, seq"
         if since_snapshot:
-            held = self.files("", self.holdings.snapshot_of(stage, bucket))
+            held = self.files("", self.holdings.snapshot_of(stage, buckets))
             old = f"SELECT {columns}, false AS counts FROM ({held}) SEMI JOIN new USING ({_KEY})"
-            new = self.files("", self.holdings.fresh_of(stage, bucket))
+            new = self.files("", self.holdings.fresh_of(stage, buckets))
         else:
             old = f"SELECT {columns}, false AS counts FROM ({empty_select('')})"
-            new = self.events(stage, bucket)
+            new = self.events(stage, buckets)
         return self.counts(f"""
             WITH new AS ({new}),
             steps AS (
