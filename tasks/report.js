@@ -103,7 +103,8 @@ function card(f) {
     : el("p", { class: "note" }, `No picture: ${pictures.problem || "no room left in this page"}`));
   return el("article", { class: "card" }, mat,
     el("h3", {}, nameButton(f, name)), el("p", { class: "folder" }, shown(folder)),
-    el("p", { class: "line" }, tag(f.outcome), el("span", {}, plural(f.faces ?? 0, "face", "faces"))),
+    el("p", { class: "line" }, tag(f.outcome), el("span", {}, view && view[0].startsWith("face")
+      ? `${view[0]} of ${count(f.faces)}` : plural(f.faces ?? 0, "face", "faces"))),
     data.measure && f.faces ? el("p", { class: "line" }, `${data.measure.title} `, measured(scored(f))) : null);
 }
 function row(f) {
@@ -243,11 +244,12 @@ function rankings() {
 const BEFORE = ["input", "aligned"], AFTER = ["final", "restored"];
 const OF_PAIR = ["identity", "change"]; // compare input and result: there is nothing to measure before
 function scoreTable(metrics) {
-  const rows = new Map();
+  const rows = new Map(), alone = new Set(); // a name without before or after has only one value
   for (const [name, value] of Object.entries(metrics)) {
     const cut = name.lastIndexOf("."), base = name.slice(0, cut), image = name.slice(cut + 1);
     const side = BEFORE.includes(image) ? 0 : AFTER.includes(image) ? 1 : null;
     const key = side === null ? name : base;
+    if (side === null) alone.add(key);
     if (!rows.has(key)) rows.set(key, [null, null]);
     const known = rows.get(key), place = side === null ? 1 : side;
     if (known[place] === null || image === BEFORE[0] || image === AFTER[0]) known[place] = value;
@@ -256,7 +258,7 @@ function scoreTable(metrics) {
   return el("table", {}, el("thead", {}, el("tr", {}, ["Score", "Before", "After"].map((h, n) =>
     el("th", { scope: "col", class: n ? "n" : null }, h)))), el("tbody", {}, [...rows].map(([name, pair]) =>
     el("tr", {}, el("th", { scope: "row" }, name), pair.map((v, side) =>
-      el("td", { class: "n" }, side === 0 && OF_PAIR.includes(name) ? "" : measured(number(v))))))));
+      el("td", { class: "n" }, side === 0 && (OF_PAIR.includes(name) || alone.has(name)) ? "" : measured(number(v))))))));
 }
 function plain(value) {
   if (value === null || typeof value !== "object") return typeof value === "number" ? number(value) : String(value);

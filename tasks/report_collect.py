@@ -31,7 +31,7 @@ DETAILED = 3_000
 RANKED = 10
 """Entries in each list of extremes."""
 _SHORT = 12
-"""Longer lists in a stage's detail (landmarks, matrices) are no decisions."""
+"""Longer or nested lists in a stage's detail (landmarks, matrices) are no decisions."""
 
 
 def collect(facts: RunFacts, inventory: Any, commits: Any, events: Any) -> ReportData:
@@ -200,7 +200,7 @@ def _face(number: int, rows: Sequence[Row]) -> FaceRecord:
     metrics: dict[str, float] = {}
     for row in rows:
         metrics |= metrics_of(row)
-    points = next((p for row in rows if (p := detail_of(row).get("landmarks"))), ())
+    points = next((p for row in rows if (p := detail_of(row).get("points"))), ())
     return FaceRecord(
         face=number,
         outcome=_face_outcome(rows),
@@ -227,7 +227,7 @@ def _step(row: Row) -> Step:
         reason=row.get("reason") or "",
         milliseconds=row.get("device_ms"),
         attempt=row.get("attempt") or 1,
-        decision={k: v for k, v in detail_of(row).items() if k != "landmarks" and _is_short(v)},
+        decision={k: v for k, v in detail_of(row).items() if _is_short(v)},
     )
 
 

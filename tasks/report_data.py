@@ -30,7 +30,7 @@ class RunFacts:
     `stages` are the recipe's stage ids in order. `stage_seconds` is the time that each stage took in this run on the
     wall (shards in flight overlap, so they may add up to more than `seconds`); a stage without an entry was not
     measured. `weights` maps names to sha256. `links` maps labels to addresses (the Prefect run); only http and https
-    become links.
+    become links. `sample` is the share of the images whose stage rows the report was given (1: all of them).
     """
 
     run_id: str
@@ -48,6 +48,7 @@ class RunFacts:
     links: Mapping[str, str] = field(default_factory=dict)
     software: str = ""
     device: str = ""
+    sample: float = 1.0
 
 
 @dataclass(frozen=True)
