@@ -179,6 +179,7 @@ def test_tiles_take_any_size(model, size):
         ({"sampler": "euler"}, "expected a sampler out of"),
         ({"noise_aug": 1000}, "noise_aug from 0 to 999"),
         ({"tile": 100}, "multiple of 64"),
+        ({"tile": 128, "tile_stride": 192}, "tile_stride from 64"),
         ({"sampler": "ddim", "guidance": RestorationGuidance(1.0)}, "spaced"),
     ],
 )

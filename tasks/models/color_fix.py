@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
+from tasks.models.photometric import quantise
+
 LEVELS = 5
 EPSILON = 1e-5
 
@@ -30,19 +32,18 @@ def wavelet_reconstruction(content: Tensor, style: Tensor) -> Tensor:
     return content - _low_frequencies(content) + _low_frequencies(style)
 
 
-def quantise(image: Tensor) -> Tensor:
-    """Cuts [0, 1] down to the 256 levels of an 8-bit file. Truncates, as the released pipelines do everywhere."""
-    return image.mul(255).clamp(0, 255).floor().div(255)
-
-
 def adain_8bit(content: Tensor, style: Tensor) -> Tensor:
     """AdaIN as the released pipeline runs it: 8-bit images in, an 8-bit image out; values on the grid i/255."""
-    return quantise(adain(quantise(content), quantise(style)).clamp(0, 1))
+    return _through_8_bits(adain(_through_8_bits(content), _through_8_bits(style)))
 
 
 def wavelet_8bit(content: Tensor, style: Tensor) -> Tensor:
     """Wavelet reconstruction between 8-bit images, as PiSA-SR's stand-alone code offers it."""
-    return quantise(wavelet_reconstruction(quantise(content), quantise(style)).clamp(0, 1))
+    return _through_8_bits(wavelet_reconstruction(_through_8_bits(content), _through_8_bits(style)))
+
+
+def _through_8_bits(image: Tensor) -> Tensor:
+    return quantise(image) / 255
 
 
 def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,8 @@ class DiffBIRSettings:
         for name in ("tile", "tile_stride", "vae_tile"):
             if getattr(self, name) % 64:
                 raise ValueError(f"expected {name} to be a multiple of 64 pixels, got {getattr(self, name)}")
+        if self.tile and not 0 < self.tile_stride <= self.tile:
+            raise ValueError(f"expected tile_stride from 64 to the tile's {self.tile} pixels, got {self.tile_stride}")
 
 
 class DiffBIR(nn.Module):
