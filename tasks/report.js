@@ -270,7 +270,7 @@ function stepRow([stage, result, code, reason, ms, attempt, decision]) {
   return el("tr", {}, el("th", { scope: "row" }, stage),
     el("td", {}, reason || code.replaceAll("_", " "), attempt > 1 ? ` (try ${attempt})` : "",
       facts ? el("div", { class: "decision" }, facts) : null),
-    el("td", { class: "n" }, measured(duration(ms === null ? null : ms / 1000))));
+    el("td", { class: "n" }, result === "skipped" && !ms ? "" : measured(duration(ms === null ? null : ms / 1000))));
 }
 function stepTable(steps) {
   return el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Stage"),
