@@ -200,21 +200,26 @@ class InlineWorker:
 
     def start(self, then: Then) -> None:
         spec = self._spec
-        self._calls.put(lambda: then(self._runner.start(spec.factory, dict(spec.config), None)))
+        self._put(lambda: self._runner.start(spec.factory, dict(spec.config), None), then)
 
     def run(self, call: str, items: list[Item], attempt: int, then: Then) -> None:
-        self._calls.put(lambda: then(self._answer(call, items, attempt)))
+        self._put(lambda: self._runner.run(call, items, attempt), then)
 
     def kill(self) -> None:
         for _ in range(self._spec.window):
             self._calls.put(None)
 
-    def _answer(self, call: str, items: list[Item], attempt: int) -> Answer:
-        try:
-            return self._runner.run(call, items, attempt)
-        except SystemExit as error:
-            return Trouble("poison", f"the host ended its process: {error!r}", died=True)
+    def _put(self, work: Callable[[], Answer], then: Then) -> None:
+        self._calls.put(lambda: then(_survived(work)))
 
     def _serve(self) -> None:
         while (work := self._calls.get()) is not None:
             work()
+
+
+def _survived(work: Callable[[], Answer]) -> Answer:
+    """What would end a process of its own is the end of this worker only."""
+    try:
+        return work()
+    except SystemExit as error:
+        return Trouble("poison", f"the host ended its process: {error!r}", died=True)

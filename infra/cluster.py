@@ -169,7 +169,7 @@ def _start(options: Mapping[str, Any]) -> None:
             ray.shutdown()
             if not left:
                 raise ClusterError(
-                    f"Ray did not start on this machine in {_STARTS} tries ({error}); is it very busy or out of memory? "
+                    f"Ray did not start here in {_STARTS} tries ({error}): is this machine busy or short of memory? "
                     f"Its own account lies in {tempfile.gettempdir()}/ray/session_latest/logs"
                 ) from error
             log.warning("Ray did not start (%s); trying again", error)
@@ -177,6 +177,7 @@ def _start(options: Mapping[str, Any]) -> None:
 
 def _local_options(settings: ClusterSettings) -> dict[str, Any]:
     return {
+        "address": "local",  # without it Ray joins whatever cluster it finds on this machine
         "include_dashboard": settings.dashboard,
         "dashboard_host": settings.dashboard_host,
         "object_store_memory": settings.object_store_mb * 1_000_000,

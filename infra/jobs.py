@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from infra.actor import Item, Row
@@ -34,8 +34,8 @@ class ExecutorSettings:
     """Wait before a worker is started again; doubles with each death in a row, up to 10 s."""
     restarts_per_worker: int = 25
     """Restarts without one finished micro-batch in between, after which a worker is given up."""
-    restarts_per_run: int = 500
-    """Restarts of all workers together, after which the run fails."""
+    restarts_per_run: int = 1000
+    """Deaths of workers with several calls inside, after which the run fails; bisection adds finitely many."""
     cancel_grace: float = 10.0
     """How long `cancel` waits for calls in flight."""
 
@@ -70,6 +70,10 @@ class Stats:
     failures: int = 0
     start_seconds: float = 0.0
     calls: dict[str, CallStats] = field(default_factory=dict)
+
+    def snapshot(self) -> Stats:
+        """A copy, safe to take while the scheduler counts on."""
+        return replace(self, calls={call: replace(stats) for call, stats in list(self.calls.items())})
 
 
 @dataclass(eq=False)

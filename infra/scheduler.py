@@ -11,7 +11,6 @@ worker that they killed, while the other workers go on.
 
 from __future__ import annotations
 
-import copy
 import logging
 import queue
 import random
@@ -31,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _TICK = 0.1
 _LONGEST_RESTART_WAIT = 10.0
+_LONGEST_RETRY_WAIT = 60.0
 _DEATHS_BEFORE_FIRST_START = 3
 _DEATHS_ALONE = 2
 _UNLIMITED = 1 << 30
@@ -68,6 +68,7 @@ class Scheduler:
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._limits = SizeLimits()
         self._stats = Stats()
+        self._unexplained = 0
         self._error: ExecutorError | None = None
         self._stop_at: float | None = None
         self._ended = threading.Event()
@@ -82,6 +83,8 @@ class Scheduler:
 
     def submit(self, job: Job) -> None:
         """Takes a map into work; where the scheduler has ended already the map ends with the same error."""
+        if self._thread.ident is None:
+            raise ExecutorError("the executor is not running: use it as a context manager")
         self._events.put(partial(self._add, job))
         if self._ended.is_set():
             job.close(self._error)
@@ -93,11 +96,12 @@ class Scheduler:
     def stop(self, error: ExecutorError, grace: float) -> None:
         """Hands out no more work, waits `grace` seconds for calls in flight, kills workers; maps end with `error`."""
         self._events.put(partial(self._begin_stop, error, grace))
-        self._thread.join(grace + 30.0)
+        if self._thread.ident is not None:
+            self._thread.join(grace + 30.0)
 
     def stats(self) -> Stats:
         """A copy of the counts as they stand."""
-        return copy.deepcopy(self._stats)
+        return self._stats.snapshot()
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -250,7 +254,7 @@ class Scheduler:
 
     def _retry_later(self, batch: Batch) -> None:
         self._stats.retries += 1
-        wait = self._settings.retry_wait * 2**batch.retries * random.uniform(0.5, 1.5)
+        wait = min(self._settings.retry_wait * 2**batch.retries, _LONGEST_RETRY_WAIT) * random.uniform(0.5, 1.5)
         batch.retries += 1
         batch.not_before = time.monotonic() + wait
         batch.job.repeats.append(batch.again())
@@ -289,6 +293,7 @@ class Scheduler:
         elif alone:
             self._blame(slot, lost[0], trouble)
         else:
+            self._unexplained += 1
             slot.suspects.extend(batch.again() for batch in lost)
         self._restart(slot, trouble)
 
@@ -310,8 +315,8 @@ class Scheduler:
         slot.restarts_in_a_row += 1
         wait = min(self._settings.restart_wait * 2 ** (slot.restarts_in_a_row - 1), _LONGEST_RESTART_WAIT)
         self._stop_worker(slot, start_at=time.monotonic() + wait)
-        if self._stats.restarts > self._settings.restarts_per_run:
-            self._fail(WorkersKeepDying(f"workers were restarted {self._stats.restarts} times; last: {trouble.text}"))
+        if self._unexplained > self._settings.restarts_per_run:
+            self._fail(WorkersKeepDying(f"workers died {self._unexplained} times; last: {trouble.text}"))
         elif slot.restarts_in_a_row > self._settings.restarts_per_worker:
             self._retire(slot, trouble)
 

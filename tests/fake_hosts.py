@@ -79,3 +79,7 @@ def build_silent(config):
 
 def build_missing_weights(config):
     raise FileNotFoundError("gfpgan.pth is missing (349 MB): run `models fetch gfpgan`")
+
+
+def build_and_exit(config):
+    sys.exit(3)

@@ -19,6 +19,7 @@ from infra.executor import (
     Done,
     Executor,
     ExecutorCancelled,
+    ExecutorError,
     ExecutorSettings,
     HostContractBroken,
     PoolSize,
@@ -60,23 +61,21 @@ def executor(factory="build", config=CONFIG, actors=2, backend="inline", **chang
 
 
 @pytest.fixture(scope="module")
-def shared_executors(cluster):
-    running = {}
+def inline_pool():
+    with executor() as running:
+        yield running
 
-    def get(backend):
-        if backend not in running:
-            running[backend] = executor(backend=backend).__enter__()
-        return running[backend]
 
-    yield get
-    for one in running.values():
-        one.__exit__(None, None, None)
+@pytest.fixture(scope="module")
+def ray_pool(cluster):
+    with executor(backend="ray") as running:
+        yield running
 
 
 @pytest.fixture(params=BACKENDS)
-def pool(request, shared_executors):
+def pool(request):
     """One executor per backend that all tests of this file share, as the shards of a run do."""
-    return shared_executors(request.param)
+    return request.getfixturevalue(f"{request.param}_pool")
 
 
 def items(count, **special):
@@ -313,6 +312,33 @@ def test_workers_that_only_die_end_the_run():
         pytest.raises(WorkersKeepDying, match="more than 3 times in a row"),
     ):
         list(dying.map("any", every, 16))
+
+
+def test_a_culprit_outlives_the_worker_that_was_given_up_for_it():
+    with executor(actors=2, restarts_per_worker=1) as two:
+        rows, failures = books(list(two.map("any", items(6, i2={"do": "exit"}), 1)))
+    assert set(failures) == {"2"}
+    assert len(rows) == 5
+
+
+def test_many_unexplained_deaths_end_the_run():
+    killers = {f"i{n}": {"do": "exit"} for n in range(0, 40, 4)}
+    with (
+        executor(actors=1, window=1, restarts_per_run=3) as dying,
+        pytest.raises(WorkersKeepDying, match="died 4 times"),
+    ):
+        list(dying.map("any", items(40, **killers), 2))
+
+
+def test_a_host_that_ends_its_process_while_it_is_built_is_tried_three_times():
+    with executor("build_and_exit", actors=1) as broken, pytest.raises(WorkerStartFailed, match=r"SystemExit\(3\)"):
+        broken.wait_ready(30)
+    assert broken.stats().restarts == 2
+
+
+def test_an_executor_works_only_inside_its_context():
+    with pytest.raises(ExecutorError, match="context manager"):
+        executor().map("any", items(1), 1)
 
 
 def test_a_host_that_forgets_an_item_is_found_out():
