@@ -47,32 +47,32 @@ def _write(workspace: Storage, ledger: Ledger, facts: dict[str, Any], thumbnails
     from tasks.report import write_report
     from tasks.report_collect import collect
 
+    share = _share(ledger)
+    below = f"{min(int(share * 16**8), 16**8 - 1):08x}g"  # 'g' sorts behind every hexadecimal digit
     data = collect(
-        _run_facts(facts),
+        _run_facts(facts, share),
         ledger.files(gone=True),
         ledger.query("SELECT * FROM commits"),
-        ledger.query(f"SELECT * FROM latest WHERE stage <> '{COMMIT}' AND {_sample(ledger)}"),
+        ledger.query("SELECT * FROM latest WHERE stage <> ? AND image_id < ?", [COMMIT, below]),
     )
     pixels = _pixel_loader(Storage(facts["job"]["source"]), workspace)
     page = write_report(data, workspace, thumbnails=thumbnails, load_pixels=pixels if thumbnails else None)
     return str(workspace.local_path(page)) if workspace.is_local else f"{workspace.shown_url}/{page}"
 
 
-def _sample(ledger: Ledger) -> str:
-    images = ledger.query("SELECT count(*) AS n FROM commits").column("n")[0].as_py()
-    if images <= SAMPLE_FROM:
-        return "true"
-    return f"image_id < '{int(SAMPLE_FROM / images * 16**8):08x}'"
+def _share(ledger: Ledger) -> float:
+    """Which share of the images the report looks at stage by stage."""
+    return min(1.0, SAMPLE_FROM / max(sum(ledger.counts().values()), 1))
 
 
-def _run_facts(facts: dict[str, Any]) -> RunFacts:
+def _run_facts(facts: dict[str, Any], sample: float) -> RunFacts:
     from tasks.report_data import RunFacts
 
     summary = facts.get("summary", {})
     return RunFacts(
         run_id=facts["run_id"],
-        source=facts["job"]["source"],
-        workspace=facts["job"]["workspace"],
+        source=Storage(facts["job"]["source"]).shown_url,
+        workspace=Storage(facts["job"]["workspace"]).shown_url,
         recipe=facts["recipe"]["name"],
         recipe_digest=facts["digests"][COMMIT],
         description=facts["recipe"]["description"],
@@ -85,6 +85,7 @@ def _run_facts(facts: dict[str, Any]) -> RunFacts:
         links=facts.get("links", {}),
         software=facts["software"],
         device=facts["device"],
+        sample=sample,
     )
 
 

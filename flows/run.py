@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
+from prefect.runtime import flow_run
+
 from flows.job import Job
 from flows.progress import Progress
 from flows.shard import Row, Shard
@@ -133,6 +135,7 @@ class Run:
             "python": platform.python_version(),
             "host": socket.gethostname(),
             "started": datetime.fromtimestamp(self.started, UTC).isoformat(),
+            "links": {"Prefect run": flow_run.ui_url} if flow_run.ui_url else {},
         }
 
     def write_facts(self, **more: Any) -> None:

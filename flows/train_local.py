@@ -1,0 +1,38 @@
+"""`mpsr train`: one network, in this process, with a bar; the flow train-compact does the same for several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flows import terminal
+from flows.job import JobError
+
+
+def train_one(name: str, data: Path, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Trains (or goes on training) a network and measures it against its own absence on the validation faces.
+
+    Raises JobError for an unknown network, for settings that cannot be, and where the folder holds no faces.
+    """
+    from tasks.models.compact import load_compact
+    from tasks.train import TrainSettings, train
+    from tasks.train_data import load_faces
+    from tasks.train_measure import measure
+
+    try:
+        chosen = TrainSettings.model_validate({"data": data, "out": output, **settings})
+        with _bar() as bar:
+            row = bar.add_task(name, total=chosen.steps, loss=0.0)
+            result = train(name, chosen, lambda step, total, loss: bar.update(row, completed=step, loss=loss))
+    except (KeyError, ValidationError, FileNotFoundError) as error:
+        raise JobError(str(error.args[0] if isinstance(error, KeyError) else error)) from None
+    figures = measure(name, load_compact(result.weights), load_faces(data, "val"))
+    return {"name": name, "weights": str(result.weights), "sha256": result.sha256, "figures": figures}
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=terminal.err)
