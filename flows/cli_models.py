@@ -68,9 +68,10 @@ def verify(names: Names = None) -> None:
 
 def _store() -> Any:
     from infra.settings import load_settings
-    from infra.weights import WeightsStore
+    from infra.weights import open_store
 
-    return WeightsStore(load_settings().weights_dir)
+    settings = load_settings()
+    return open_store(settings.weights_dir, settings.weights_table)
 
 
 def _wanted(store: Any, names: list[str] | None, recipe: str | None) -> list[str]:

@@ -76,10 +76,11 @@ def _gpu() -> Check:
 
 def _weights() -> list[Check]:
     from infra.settings import load_settings
-    from infra.weights import WeightsStore
+    from infra.weights import open_store
     from tasks.recipe import load_recipe, recipe_names
 
-    store = WeightsStore(load_settings().weights_dir)
+    settings = load_settings()
+    store = open_store(settings.weights_dir, settings.weights_table)
     checks = []
     for name in recipe_names():
         needed = {weight for stage in load_recipe(name).stages for weight in stage.weights}

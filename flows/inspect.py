@@ -15,7 +15,7 @@ from flows.report import last_run_facts
 from infra.lease import Lease, holder_of
 from infra.manifest import Ledger
 from infra.storage import Storage, encode_name
-from infra.weights import WeightsStore
+from infra.weights import WeightsStore, open_store
 from tasks import books
 from tasks.image_io import Limits
 from tasks.recipe import COMMIT
@@ -44,7 +44,7 @@ def preview(job: Job) -> dict[str, Any]:
     settings, recipe = job.load_settings(), job.load_recipe()
     storage, source = Storage(job.workspace), Storage(job.source)
     ledger = Ledger.open(storage, create=False) if storage.exists("_format.json") else None
-    store = WeightsStore(settings.weights_dir)
+    store = open_store(settings.weights_dir, settings.weights_table)
     missing = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})
     known = {row["path"]: row for row in ledger.files(gone=True).to_pylist()} if ledger else {}
     limits = Limits(max_pixels=settings.max_pixels)

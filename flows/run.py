@@ -29,7 +29,7 @@ from infra.lease import Lease
 from infra.manifest import Ledger, buckets_for
 from infra.settings import Settings
 from infra.storage import Storage
-from infra.weights import WeightsStore
+from infra.weights import open_store
 from tasks.recipe import COMMIT, Recipe, stage_key
 from tasks.worker import WorkerConfig
 
@@ -114,6 +114,7 @@ class Run:
             digests=self.digests,
             weights=self.weights,
             weights_dir=self.settings.weights_dir,
+            weights_table=self.settings.weights_table,
             device=self.device,
             dtype=self.recipe.file.dtype,
             threads=threads,
@@ -242,7 +243,7 @@ def present_weights(recipe: Recipe, settings: Settings) -> dict[str, str]:
 
     Raises WeightsMissing naming the file, its size and the command that gets it.
     """
-    store = WeightsStore(settings.weights_dir)
+    store = open_store(settings.weights_dir, settings.weights_table)
     needed = {name: store.sha256(name) for stage in recipe.stages for name in stage.weights}
     optional = {name for stage in recipe.stages for name in stage.optional_weights}
     return needed | {name: store.sha256(name) for name in sorted(optional) if store.status(name).present}

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
         default_factory=lambda: str(Path.home() / ".cache" / "mpsr" / "weights"),
         description="folder with downloaded weights",
     )
+    weights_table: str | None = Field(
+        default=None, description="a table of weights in place of the package's infra/weights.toml, as a path"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where networks compute; auto takes CUDA when the cluster has a GPU"
     )

@@ -307,6 +307,11 @@ class WeightsStore:
             _side_file(self.folder / file).unlink(missing_ok=True)
 
 
+def open_store(folder: str | Path, table: str | Path | None = None) -> WeightsStore:
+    """The store in a folder, with a table of one's own (a path) in place of the package's. Raises WeightsError."""
+    return WeightsStore(folder, None if table is None else WeightsTable.load(Path(table)))
+
+
 def _unexpected(path: Path, row: Weight, expected: str, found: str) -> WeightsCorrupt:
     return WeightsCorrupt(
         f"{path}: expected {row.title} with sha256 {expected}, got {found}: delete the file and get it again; if it "

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from infra.storage import Storage, decode_name
-from infra.weights import WeightsStore
+from infra.weights import open_store
 from tasks import books, image_io, intermediate
 from tasks.intermediate import Row, row_key
 from tasks.recipe import Recipe, RecipeStage, seed_of
@@ -43,6 +43,7 @@ class WorkerConfig(BaseModel):
     digests: dict[str, str]
     weights: dict[str, str]
     weights_dir: str
+    weights_table: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 1
@@ -63,7 +64,7 @@ class Worker:
         self.recipe = Recipe.parse(config.recipe)
         self.source = Storage(config.source)
         self.workspace = Storage(config.workspace)
-        self._weights = WeightsStore(config.weights_dir)
+        self._weights = open_store(config.weights_dir, config.weights_table)
         self._stages: dict[str, Stage] = {}
         self._compute = threading.Lock()
         self._opened = lru_cache(maxsize=8)(self._open)
