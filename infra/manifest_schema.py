@@ -174,47 +174,39 @@ def event_table(
 
     Raises LedgerError for unknown keys or states, ids of another bucket, or a verdict without outcome.
     """
-    _known(rows, event_columns())
+    present = _known(rows, event_columns())
     if stage == INVENTORY:
         raise LedgerError("no stage can be called 'inventory': the ledger keeps the inventory under that name")
-    first = next_seq(len(rows))
-    now = datetime.now(UTC)
-    filled = [
-        {
-            "face": -1,
-            "attempt": 1,
-            "finished": now,
-            **row,
-            "run_id": run_id,
-            "token": token,
-            "stage": stage,
-            "seq": first + place,
-        }
-        for place, row in enumerate(rows)
-    ]
-    for row in filled:
+    for row in rows:
         _check_event(row, bucket, buckets)
-    return _table(filled, event_schema())
+    lists: dict[str, Sequence[Any]] = {"seq": _seqs(len(rows))}
+    if stage == COMMIT:
+        lists["outcome"] = [_outcome(row) for row in rows]
+    return _table(
+        rows,
+        event_schema(),
+        present,
+        same={"run_id": run_id, "token": token, "stage": stage},
+        absent={"face": -1, "attempt": 1, "finished": datetime.now(UTC)},
+        lists=lists,
+    )
 
 
 def inventory_table(rows: Sequence[Mapping[str, Any]], *, run_id: str) -> pa.Table:
     """Rows as one segment. Fills run_id, seq and, where they are absent, present True, seen now, and the image id
     of a file that could not be read."""
-    _known(rows, inventory_columns())
-    first = next_seq(len(rows))
-    now = datetime.now(UTC)
-    filled = [
-        {
-            "present": True,
-            "seen": now,
-            **row,
-            "image_id": row.get("image_id") or unreadable_id(row["path"]),
-            "run_id": run_id,
-            "seq": first + place,
-        }
-        for place, row in enumerate(rows)
-    ]
-    return _table(filled, inventory_schema())
+    present = _known(rows, inventory_columns())
+    return _table(
+        rows,
+        inventory_schema(),
+        present,
+        same={"run_id": run_id},
+        absent={"present": True, "seen": datetime.now(UTC)},
+        lists={
+            "seq": _seqs(len(rows)),
+            "image_id": [row.get("image_id") or unreadable_id(row["path"]) for row in rows],
+        },
+    )
 
 
 _seq_lock = threading.Lock()
@@ -251,37 +243,63 @@ def _arrow(columns: Iterable[tuple[str, str, str]]) -> pa.Schema:
     )
 
 
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+def _table(
+    rows: Sequence[Mapping[str, Any]],
+    schema: pa.Schema,
+    present: set[str],
+    *,
+    same: Mapping[str, Any],
+    absent: Mapping[str, Any],
+    lists: Mapping[str, Sequence[Any]],
+) -> pa.Table:
+    """Rows as columns: `same` value for all rows, ready-made `lists`, or the rows' own with `absent` for defaults."""
     import pyarrow as pa
 
-    def column(field: pa.Field) -> pa.Array:
-        values = [row.get(field.name) for row in rows]
-        if pa.types.is_map(field.type):
+    def column(name: str, kind: pa.DataType) -> pa.Array:
+        if name in same or name not in present | set(lists):
+            return pa.repeat(pa.scalar(same.get(name, absent.get(name)), kind), len(rows))
+        default = absent.get(name)
+        values = lists.get(name) or [row.get(name, default) for row in rows]
+        if pa.types.is_map(kind):
             values = [value and list(value.items()) for value in values]
+        return pa.array(values, kind)
+
+    columns = []
+    for field in schema:
         try:
-            return pa.array(values, field.type)
+            columns.append(column(field.name, field.type))
         except (pa.ArrowException, UnicodeError) as error:
             raise LedgerError(f"column {field.name!r} takes {field.type}: {error}") from error
+    return pa.table(columns, schema=schema)
 
-    return pa.table([column(field) for field in schema], schema=schema)
+
+def _seqs(count: int) -> range:
+    first = next_seq(count)
+    return range(first, first + count)
 
 
-def _known(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> None:
-    unknown = {key for row in rows for key in row}.difference(columns)
+def _known(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> set[str]:
+    """The keys that occur."""
+    present = {key for row in rows for key in row}
+    unknown = present.difference(columns)
     if unknown:
         raise LedgerError(f"unknown columns {sorted(unknown)}: expected some of {columns}")
+    return present
 
 
-def _check_event(row: dict[str, Any], bucket: int, buckets: int) -> None:
+def _check_event(row: Mapping[str, Any], bucket: int, buckets: int) -> None:
     image_id, state = row["image_id"], row.get("state")
     if bucket_of(image_id, buckets) != bucket:
         raise LedgerError(f"image {image_id} lies in bucket {bucket_of(image_id, buckets)}, not in {bucket}")
     if state not in STATES:
         raise LedgerError(f"state {state!r} of image {image_id} is unknown: expected one of {', '.join(STATES)}")
-    if row["stage"] != COMMIT:
-        return
-    row["outcome"] = row.get("outcome") or json.loads(row.get("detail") or "{}").get("outcome")
-    if state not in OPEN_STATES and not row["outcome"]:
+
+
+def _outcome(row: Mapping[str, Any]) -> str | None:
+    outcome = row.get("outcome") or json.loads(row.get("detail") or "{}").get("outcome")
+    if outcome is None and row["state"] not in OPEN_STATES:
         raise LedgerError(
-            f"the commit row of image {image_id} is {state!r} without outcome: expected it in the row or its detail"
+            f"the commit row of image {row['image_id']} is {row['state']!r} without outcome: expected it in the row "
+            "or its detail"
         )
+    return outcome if outcome is None else str(outcome)
