@@ -145,6 +145,7 @@ def _original_text(state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
         if key.startswith(f"{block}0.")
     }
     ends = {"text_projection": torch.eye(WIDTH), "logit_scale": torch.tensor(1.0), "positional_embedding": positions}
+    ends["attn_mask"] = torch.zeros(77, 77)
     return original | unread | {prefix + name: value for name, value in ends.items()}
 
 

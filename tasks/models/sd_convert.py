@@ -23,6 +23,8 @@ from tasks.models.sd_checkpoint import CheckpointError, StateDict, load_strict, 
 
 UNET, VAE, TEXT_ENCODER = PARTS = ("unet", "vae", "text_encoder")
 _PREFIXES = {UNET: "model.diffusion_model.", VAE: "first_stage_model.", TEXT_ENCODER: "cond_stage_model.model."}
+_UNREAD = {UNET: (), VAE: ("loss.",), TEXT_ENCODER: ("text_projection", "logit_scale", "attn_mask", "visual.")}
+"""What a checkpoint may hold of a part although no restoration reads it."""
 _FOLDER_FILES = (
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
@@ -120,7 +122,8 @@ def _from_ldm(state: StateDict, part: str, dtype: torch.dtype) -> Any:
             f"{part}: expected a Stable Diffusion checkpoint with keys {prefix}…, "
             f"found keys such as {', '.join(list(state)[:3])}"
         )
-    return _LDM_BUILDERS[part](own, dtype)
+    read = {key: value for key, value in own.items() if not key.startswith(_UNREAD[part])}
+    return _LDM_BUILDERS[part](read, dtype)
 
 
 def _unet_from_ldm(state: StateDict, dtype: torch.dtype) -> Any:
@@ -169,8 +172,8 @@ def _text_encoder_from_ldm(state: StateDict, dtype: torch.dtype) -> Any:
         max_position_embeddings=positions.shape[0],
         hidden_act="gelu",
     )
-    unused = ("text_projection", "logit_scale", f"transformer.resblocks.{depth - 1}.")
-    kept = _split_projections({key: value for key, value in state.items() if not key.startswith(unused)})
+    last_block = f"transformer.resblocks.{depth - 1}."
+    kept = _split_projections({key: value for key, value in state.items() if not key.startswith(last_block)})
     weights = convert_keys(kept, sd_keys.text_modules(depth - 1) | _projection_modules(depth - 1), TEXT_ENCODER)
     weights["embeddings.position_embedding.weight"] = positions
     return _text_encoder(config, weights, dtype)

@@ -81,10 +81,14 @@ class Bench:
 
     def measure(self, name: str, dtype: str, batch: int, tflop: float, run: Callable[[], Any]) -> None:
         """Times `run`, which handles `batch` images, after one warm-up; prints and keeps the median."""
-        with torch.inference_mode():
-            run()
-            self._reset_peak()
-            times = [self._time(run) for _ in range(self.options.repeats)]
+        try:
+            with torch.inference_mode():
+                run()
+                self._reset_peak()
+                times = [self._time(run) for _ in range(self.options.repeats)]
+        except torch.OutOfMemoryError:
+            print(f"| {name:34} | {dtype:5} | {batch:5d} | does not fit into this device's memory |")
+            return
         row = Row(name, dtype, batch, statistics.median(times) / batch, tflop, self._peak())
         self.rows.append(row)
         print_row(row)
