@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import struct
 import zlib
 from collections.abc import Mapping
@@ -32,8 +33,17 @@ def encode_jpeg(picture: Picture, original: bytes, provenance: Mapping[str, str]
     """
     levels = coded_levels(dataclasses.replace(picture, alpha=None))
     bare = _jpeg(Image.fromarray(levels), _jpeg_options(picture, original))
-    found = _described(segments.read_jpeg_metadata(original), picture, provenance)
-    return segments.put_jpeg_metadata(bare, found)
+    return segments.put_jpeg_metadata(bare, _jpeg_described(original, picture, provenance))
+
+
+def _jpeg_described(original: bytes, picture: Picture, provenance: Mapping[str, str]) -> Metadata:
+    """The original's metadata with the provenance, in a comment where XMP has no room for it (a segment's 64 KiB)."""
+    before = segments.read_jpeg_metadata(original)
+    found = _described(before, picture, provenance)
+    if len(found.xmp or b"") <= segments.JPEG_ROOM - len(segments.JPEG_XMP):
+        return found
+    comment = json.dumps(dict(provenance)).encode()
+    return dataclasses.replace(found, xmp=before.xmp, carried=(*found.carried, ("COM", comment)))
 
 
 def _jpeg_options(picture: Picture, original: bytes) -> dict[str, Any]:

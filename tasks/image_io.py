@@ -159,8 +159,8 @@ def decode(data: bytes, limits: Limits | None = None) -> Picture:
 
 
 def _decode(data: bytes, header: Header) -> Picture:
-    if header.format == "TIFF" and tiff_io.is_deep(header):
-        return tiff_io.decode_deep_tiff(data, header)
+    if header.format == "TIFF" and (plain := tiff_io.decode_plain_tiff(data, header)):
+        return plain
     if header.format == "PNG":
         found = segments.read_png_metadata(data)  # checks every chunk's sum, and that the file is whole
         if header.mode.endswith(";16"):
@@ -201,10 +201,11 @@ def _from_pillow(image: Image.Image, header: Header, orientation: int) -> Pictur
 
 def _plain(image: Image.Image, header: Header) -> tuple[Image.Image, tuple[str, ...]]:
     mode = image.mode
-    if mode in ("CMYK",):
+    if mode == "CMYK":
         return _cmyk_to_srgb(image), ("CMYK converted to sRGB; written as RGB",)
     if mode in ("P", "PA"):
-        return _without_palette(image), ("palette expanded; written as RGB",)
+        how = "a new palette" if header.format == "GIF" else "RGB"
+        return _without_palette(image), (f"palette expanded; written with {how}",)
     if mode == "1":
         return image.convert("L"), ("one bit per pixel widened to eight",)
     if "transparency" in image.info and mode in ("L", "RGB"):

@@ -71,22 +71,16 @@ def put_jpeg_metadata(bare: bytes, metadata: Metadata) -> bytes:
     if marker == 0xE0:
         rest = bare[2 + 4 + len(own_jfif) :]
         segments.append((0xE0, next((payload for kind, payload in carried if kind == "JFIF"), own_jfif)))
-    if metadata.exif and len(metadata.exif) <= JPEG_ROOM - len(JPEG_EXIF):
+    if metadata.exif:
         segments.append((0xE1, JPEG_EXIF + metadata.exif))
     if metadata.xmp:
-        segments += _jpeg_xmp(metadata.xmp)
+        segments.append((0xE1, JPEG_XMP + metadata.xmp))
     segments += [(0xE1, payload) for kind, payload in carried if kind == "XMP"]
     segments += _chunked(0xE2, JPEG_ICC, metadata.icc or b"", numbered=True)
     segments += _chunked(0xED, JPEG_PHOTOSHOP, metadata.iptc or b"", numbered=False)
     segments += [(0xFE, payload) for kind, payload in carried if kind == "COM"]
     head = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments)
     return bare[:2] + head + rest
-
-
-def _jpeg_xmp(packet: bytes) -> list[tuple[int, bytes]]:
-    if len(packet) > JPEG_ROOM - len(JPEG_XMP):
-        raise ValueError(f"the XMP packet has {len(packet)} bytes, a JPEG segment holds {JPEG_ROOM - len(JPEG_XMP)}")
-    return [(0xE1, JPEG_XMP + packet)]
 
 
 def _chunked(marker: int, prefix: bytes, payload: bytes, *, numbered: bool) -> list[tuple[int, bytes]]:
@@ -130,16 +124,25 @@ def read_png_metadata(data: bytes) -> Metadata:
         elif kind == b"iTXt" and payload.startswith(PNG_XMP):
             xmp = _itxt_text(payload)
         elif kind == b"iCCP":
-            icc = zlib.decompressobj().decompress(payload[payload.index(b"\0") + 2 :], 1 << 24)
+            icc = _unpacked(payload.partition(b"\0")[2][1:])
         elif kind in PNG_CARRIED and not payload.startswith((b"Raw profile type exif", b"Raw profile type APP1")):
             carried.append((kind.decode(), payload))
     return Metadata(icc=icc, exif=exif, xmp=xmp, carried=tuple(carried))
 
 
-def _itxt_text(payload: bytes) -> bytes:
-    _, rest = payload.split(b"\0", 1)
-    text = rest[2:].split(b"\0", 2)[2]
-    return zlib.decompressobj().decompress(text, 1 << 24) if rest[0] else text
+def _itxt_text(payload: bytes) -> bytes | None:
+    """The text behind keyword, compression (2 bytes), language and translated keyword."""
+    rest = payload[len(PNG_XMP) :]
+    text = rest[2:].split(b"\0", 2)[-1]
+    return _unpacked(text) if rest[:1] == b"\1" else text
+
+
+def _unpacked(packed: bytes) -> bytes | None:
+    """At most 16 MiB of deflated bytes; None where they are damaged, which harms no pixel."""
+    try:
+        return zlib.decompressobj().decompress(packed, 1 << 24)
+    except zlib.error:
+        return None
 
 
 def put_png_metadata(bare: bytes, metadata: Metadata) -> bytes:

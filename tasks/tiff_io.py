@@ -1,7 +1,7 @@
 """TIFF: 8- and 16-bit pixels in any photometric form that archives hold, and the tags that travel with them.
 
-Pillow decodes 8-bit files of every compression; tifffile decodes 16-bit ones, and OpenCV those whose
-compression tifffile leaves to an optional package. Writing is tifffile's: uncompressed files stay so, all
+tifffile decodes grey and RGB, OpenCV does so for 16-bit files whose compression tifffile leaves to an optional
+package, and Pillow decodes every other 8-bit file. Writing is tifffile's: uncompressed files stay so, all
 others become deflate, which loses nothing.
 """
 
@@ -10,12 +10,11 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from tasks import metadata
@@ -24,6 +23,16 @@ from tasks.picture import DecodeError, Header, Levels, Picture, coded_levels, to
 TEXT_TAGS = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432)
 BLOCK_TAGS = (33723, 34377)
 XMP_TAG, ICC_TAG, EXIF_TAG, GPS_TAG = 700, 34675, 34665, 34853
+MODES = {"MINISBLACK": "L", "MINISWHITE": "L", "SEPARATED": "CMYK", "PALETTE": "P", "YCBCR": "YCbCr"}
+"""tifffile's name of a photometric form → Pillow's name of the mode, where they differ."""
+UNPACKED = ("NONE", "ADOBE_DEFLATE", "DEFLATE")
+"""Compressions that tifffile undoes without an optional package."""
+CLASSIC = 4_000_000_000
+"""Bytes of pixels above which a TIFF is not surely a classic one, with 32-bit offsets."""
+STAND_INS = {EXIF_TAG: 65000, GPS_TAG: 65001}
+"""Private tags that keep a place for tags that tifffile does not write."""
+UNCARRIED = (37500, 40965)
+"""Maker notes and interoperability: they hold offsets, which would point nowhere."""
 FLIPS = {1: "", 2: "x", 3: "xy", 4: "y", 5: "t", 6: "tx", 7: "txy", 8: "ty"}
 """Orientation → what makes it upright: t transposes, then x and y mirror."""
 
@@ -35,23 +44,47 @@ def upright(levels: Levels, orientation: int) -> Levels:
     return np.ascontiguousarray(levels)
 
 
-def read_tiff_header(stream: Any) -> tuple[Header, int]:
+def read_tiff_header(stream: BinaryIO) -> tuple[Header, int]:
     """Header of the first page and the number of pages that are not reduced copies of another."""
     with tifffile.TiffFile(stream) as file:
         page = file.pages.first
-        pages = sum(1 for each in file.pages if not each.is_reduced)
         bits = _bits(page)
         if page.dtype not in (np.bool_, np.uint8, np.uint16) or bits not in (1, 2, 4, 8, 16):
             kind = f"{bits} bits per channel as {page.dtype}"
             sentence = f"expected a TIFF of whole numbers with 1 to 8 or 16 bits, came {kind}; convert it first"
             raise DecodeError("unsupported_format", sentence)
-        mode = f"{page.photometric.name};{bits}" if bits != 8 else page.photometric.name
-        return Header("TIFF", page.imagewidth, page.imagelength, mode), max(pages, 1)
+        mode = MODES.get(page.photometric.name, page.photometric.name) + (";16" if bits == 16 else "")
+        header = Header("TIFF", page.imagewidth, page.imagelength, mode)
+    return header, max(_count_pages(stream), 1)
 
 
-def is_deep(header: Header) -> bool:
-    """Whether a TIFF holds 16 bits per channel."""
-    return header.mode.endswith(";16")
+def _count_pages(stream: BinaryIO) -> int:
+    """Pages that are not reduced copies. Walks the directories itself, because a file may chain them in a circle."""
+    stream.seek(0)
+    start = stream.read(16)
+    order = "<" if start[:2] == b"II" else ">"
+    big = start[2:4] in (b"+\0", b"\0+")
+    entry_size, count_format, link_format = (20, "Q", "Q") if big else (12, "H", "I")
+    place = struct.unpack_from(order + link_format, start, 8 if big else 4)[0]
+    seen: set[int] = set()
+    pages = 0
+    while place and place not in seen:
+        seen.add(place)
+        stream.seek(place)
+        count = struct.unpack(order + count_format, stream.read(struct.calcsize(count_format)))[0]
+        entries = stream.read(count * entry_size)
+        link = stream.read(struct.calcsize(link_format))
+        pages += not _is_reduced(entries, entry_size, order)
+        place = struct.unpack(order + link_format, link)[0] if len(link) == struct.calcsize(link_format) else 0
+    return pages
+
+
+def _is_reduced(entries: bytes, entry_size: int, order: str) -> bool:
+    """Whether a directory says of its image that it is a smaller copy of another (NewSubfileType, bit 0)."""
+    for at in range(0, len(entries) - entry_size + 1, entry_size):
+        if struct.unpack_from(order + "H", entries, at)[0] == 254:
+            return bool(struct.unpack_from(order + "I", entries, at + (8 if entry_size == 12 else 12))[0] & 1)
+    return False
 
 
 def _bits(page: Any) -> int:
@@ -59,37 +92,43 @@ def _bits(page: Any) -> int:
     return max(bits) if isinstance(bits, tuple) else int(bits)
 
 
-def decode_deep_tiff(data: bytes, header: Header) -> Picture:
-    """A 16-bit grey or RGB TIFF, with or without alpha. Raises DecodeError for other kinds."""
+def decode_plain_tiff(data: bytes, header: Header) -> Picture | None:
+    """A grey or RGB TIFF with 8 or 16 bits, with or without alpha; None where Pillow has to do it.
+
+    Raises DecodeError for 16-bit files of other kinds, which Pillow would reduce to 8 bits.
+    """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
-        kind = page.photometric.name
-        if kind not in ("RGB", "MINISBLACK", "MINISWHITE") or page.dtype != np.uint16:
-            raise DecodeError(
-                "unsupported_format",
-                f"expected a 16-bit TIFF in grey or RGB whole numbers, this one holds {kind} as {page.dtype}; "
-                "convert it to RGB first",
-                header,
-            )
-        stored = _deep_levels(page, data)
+        if not _is_plain(page):
+            if page.dtype != np.uint16:
+                return None
+            kind = page.photometric.name
+            sentence = f"expected a 16-bit TIFF in grey or RGB, this one holds {kind}; convert it to RGB first"
+            raise DecodeError("unsupported_format", sentence, header)
+        stored = _levels(page, data)
         orientation = page.tags.valueof(274, 1)
+        inverted = page.photometric.name == "MINISWHITE"
     levels = upright(stored, orientation if orientation in FLIPS else 1)
-    colours = 3 if kind == "RGB" else 1
-    pixels = to_float(levels[..., :colours])
-    if kind == "MINISWHITE":
-        pixels = 1 - pixels
-    alpha = levels[..., colours] if levels.shape[2] > colours else None
+    colours = 1 if header.mode.startswith("L") else 3
+    pixels = 1 - to_float(levels[..., :1]) if inverted else to_float(levels[..., :colours])
     return Picture(
         pixels=np.repeat(pixels, 3, axis=2) if colours == 1 else pixels,
-        alpha=alpha,
+        alpha=levels[..., colours] if levels.shape[2] > colours else None,
         grey=colours == 1,
         format="TIFF",
-        depth=16,
+        depth=16 if levels.dtype == np.uint16 else 8,
         mode=header.mode,
     )
 
 
-def _deep_levels(page: Any, data: bytes) -> NDArray[np.uint16]:
+def _is_plain(page: Any) -> bool:
+    """Whether tifffile (or OpenCV, for deep files) decodes a page to what it stores, premultiplied alpha included."""
+    colours = page.photometric.name in ("RGB", "MINISBLACK", "MINISWHITE")
+    deep, shallow = page.dtype == np.uint16, page.dtype == np.uint8 and page.compression.name in UNPACKED
+    return colours and (deep or shallow)
+
+
+def _levels(page: Any, data: bytes) -> Levels:
     """(H, W, samples) as stored."""
     try:
         levels = page.asarray()
@@ -97,13 +136,13 @@ def _deep_levels(page: Any, data: bytes) -> NDArray[np.uint16]:
         if "imagecodecs" not in str(error):
             raise
         levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if levels is None or levels.dtype != np.uint16:
+        if levels is None or levels.dtype != page.dtype:
             raise ValueError(f"neither tifffile nor OpenCV decodes {page.compression.name}") from error
         if levels.ndim == 3:
             levels = levels[..., [2, 1, 0, *range(3, levels.shape[2])]]
     if levels.ndim == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
         levels = np.moveaxis(levels, 0, 2)
-    return np.asarray(levels.reshape(*levels.shape[:2], -1), np.uint16)
+    return np.asarray(levels.reshape(*levels.shape[:2], -1))
 
 
 def encode_tiff(picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
@@ -111,17 +150,18 @@ def encode_tiff(picture: Picture, original: bytes, provenance: Mapping[str, str]
     levels = coded_levels(picture)
     with tifffile.TiffFile(io.BytesIO(original)) as file:
         tags = file.pages.first.tags
-        options = _options(tags, picture)
+        options = _options(file.pages.first, picture)
         xmp = metadata.with_provenance(tags[XMP_TAG].value if XMP_TAG in tags else None, provenance)
         extra = [*_carried(tags), (XMP_TAG, 1, len(xmp), xmp, True)]
-    directories = _sub_directories(original)
-    extra += [(tag, 4, 1, 0, True) for tag in directories]
+    directories = _sub_directories(original) if levels.nbytes < CLASSIC else {}
+    extra += [(STAND_INS[tag], 4, 1, 0, True) for tag in directories]
     sink = io.BytesIO()
-    tifffile.imwrite(sink, levels, metadata=None, software=False, extratags=extra, **options)
+    tifffile.imwrite(sink, levels, byteorder="<", metadata=None, software=False, extratags=extra, **options)
     return _with_directories(sink.getvalue(), directories)
 
 
-def _options(tags: Any, picture: Picture) -> dict[str, Any]:
+def _options(page: Any, picture: Picture) -> dict[str, Any]:
+    tags = page.tags
     packed = tags.valueof(259, 1) != 1
     options: dict[str, Any] = {
         "photometric": "minisblack" if picture.grey else "rgb",
@@ -130,13 +170,12 @@ def _options(tags: Any, picture: Picture) -> dict[str, Any]:
         "planarconfig": "contig" if picture.alpha is not None or not picture.grey else None,
     }
     if picture.alpha is not None:
-        kinds = tags.valueof(338, (2,))
-        premultiplied = picture.depth == 16 and kinds[0] == 1
+        premultiplied = _is_plain(page) and page.tags.valueof(338, (2,))[0] == 1
         options["extrasamples"] = ["assocalpha" if premultiplied else "unassalpha"]
     if 282 in tags and 283 in tags:
         options["resolution"] = (tags[282].value, tags[283].value)
         options["resolutionunit"] = tags.valueof(296, 2)
-    if ICC_TAG in tags and not picture.notes:
+    if ICC_TAG in tags and picture.mode != "CMYK":
         options["iccprofile"] = tags[ICC_TAG].value
     return options
 
@@ -159,24 +198,24 @@ def _sub_directories(original: bytes) -> dict[int, Any]:
 
 
 def _with_directories(data: bytes, directories: dict[int, Any]) -> bytes:
-    """Appends the directories to a classic little-endian TIFF and points its first page to them."""
+    """Appends directories to a classic little-endian TIFF and points its first page to them.
+
+    tifffile does not write the pointers, so their entries stand under stand-in tags until here.
+    """
+    if not directories:
+        return data
     result = bytearray(data)
+    start = struct.unpack_from("<I", data, 4)[0]
+    end = start + 2 + 12 * struct.unpack_from("<H", data, start)[0]
+    entries = {struct.unpack_from("<H", data, at)[0]: data[at : at + 12] for at in range(start + 2, end, 12)}
     for tag, values in directories.items():
         directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
         for key, value in values.items():
-            if key not in (37500, 40965):
+            if key not in UNCARRIED:
                 directory[key] = value
         result += b"\0" * (len(result) % 2)
-        place = len(result)
-        result += directory.tobytes(place)
-        struct.pack_into("<I", result, _value_place(data, tag), place)
+        del entries[STAND_INS[tag]]
+        entries[tag] = struct.pack("<HHII", tag, 4, 1, len(result))
+        result += directory.tobytes(len(result))
+    result[start + 2 : end] = b"".join(entries[tag] for tag in sorted(entries))
     return bytes(result)
-
-
-def _value_place(data: bytes, tag: int) -> int:
-    start = struct.unpack_from("<I", data, 4)[0]
-    count = struct.unpack_from("<H", data, start)[0]
-    for entry in range(start + 2, start + 2 + 12 * count, 12):
-        if struct.unpack_from("<H", data, entry)[0] == tag:
-            return entry + 8
-    raise ValueError(f"tag {tag} is not in the first page")

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageCms
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from tasks import image_io, metadata, segments
 from tasks.image_encode import finer_tables
@@ -86,6 +85,10 @@ LOSSLESS = {
     "tiff 16 lzw": lambda: bytes(cv2.imencode(".tif", photo(3, 16)[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 5])[1]),
     "tiff 16 rgba": lambda: tiff(photo(4, 16), photometric="rgb", extrasamples=["unassalpha"]),
     "tiff 16 premultiplied": lambda: tiff(photo(4, 16), photometric="rgb", extrasamples=["assocalpha"]),
+    "tiff premultiplied": lambda: tiff(photo(4), photometric="rgb", extrasamples=["assocalpha"]),
+    "tiff grey alpha": lambda: tiff(
+        photo(2), photometric="minisblack", extrasamples=["unassalpha"], planarconfig="contig"
+    ),
     "tiff 16 grey": lambda: tiff(photo(1, 16), photometric="minisblack"),
     "tiff 16 grey alpha": lambda: tiff(
         photo(2, 16), photometric="minisblack", extrasamples=["unassalpha"], planarconfig="contig"
@@ -207,18 +210,23 @@ def test_sixteen_bit_png_carries_text_profile_and_provenance():
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
-def test_tiff_text_and_exif_directory_travel():
+def test_tiff_text_and_exif_directories_travel():
     block = Image.Exif()
-    block[0x9003] = "1936:03:01 10:00:00"
-    directory = ImageFileDirectory_v2()
-    directory[270], directory[315] = "Migrant Mother", "Dorothea Lange"
-    block.get_ifd(0x8769)[0x8827] = 100
-    for array in (photo(), photo(4)):
-        original = pillow(array, "TIFF", tiffinfo=directory, exif=block)
-        written = image_io.encode(image_io.decode(original), original, PROVENANCE)
-        with Image.open(io.BytesIO(written)) as image:
-            assert image.tag_v2[270] == "Migrant Mother"
-            assert image.tag_v2[315] == "Dorothea Lange"
+    block[270], block[315] = "Migrant Mother", "Dorothea Lange"
+    block.get_ifd(0x8769).update({0x8827: 100, 0x9003: "1936:03:01 10:00:00"})
+    block.get_ifd(0x8825).update({2: (35.0, 2.0, 30.0)})
+    with Image.open(io.BytesIO(pillow(photo(), "JPEG", exif=block.tobytes()))) as camera:
+        block = camera.getexif()
+        assert block.get_ifd(0x8769)
+    original = pillow(photo(), "TIFF", exif=block)
+    written = image_io.encode(image_io.decode(original), original, PROVENANCE)
+    with Image.open(io.BytesIO(written)) as image:
+        exif = image.getexif()
+        assert (exif[270], exif[315]) == ("Migrant Mother", "Dorothea Lange")
+        assert exif.get_ifd(0x8769)[0x8827] == 100
+        assert exif.get_ifd(0x8769)[0x9003] == "1936:03:01 10:00:00"
+        assert exif.get_ifd(0x8825)[0x0002] == (35.0, 2.0, 30.0)
+    assert np.array_equal(image_io.decode(written).pixels, to_float(photo()))
 
 
 def test_jpeg_keeps_exif_bytes_comment_and_iptc():
@@ -371,6 +379,24 @@ def test_heic_without_its_library_is_unsupported(monkeypatch):
     assert caught.value.reason_code == "unsupported_format"
 
 
+def pages(**options) -> bytes:
+    sink = io.BytesIO()
+    with tifffile.TiffWriter(sink, **options) as writer:
+        for seed in range(2):
+            writer.write(photo(seed=seed), photometric="rgb", metadata=None)
+    return sink.getvalue()
+
+
+def circle() -> bytes:
+    """A two-page TIFF whose second page names the first as the next."""
+    data = bytearray(pages())
+    first = struct.unpack_from("<I", data, 4)[0]
+    link = first + 2 + 12 * struct.unpack_from("<H", data, first)[0]
+    second = struct.unpack_from("<I", data, link)[0]
+    struct.pack_into("<I", data, second + 2 + 12 * struct.unpack_from("<H", data, second)[0], first)
+    return bytes(data)
+
+
 def frames(kind: str, **options) -> bytes:
     sink = io.BytesIO()
     images = [Image.fromarray(photo(seed=seed)) for seed in range(3)]
@@ -398,6 +424,9 @@ BAD = {
     "animated webp": (lambda: frames("WEBP"), "animated"),
     "apng": (lambda: frames("PNG"), "animated"),
     "pages": (lambda: frames("TIFF"), "multi_page"),
+    "big pages": (lambda: pages(bigtiff=True), "multi_page"),
+    "big-endian pages": (lambda: pages(byteorder=">"), "multi_page"),
+    "endless circle of pages": (circle, "multi_page"),
     "float tiff": (lambda: tiff(photo().astype(np.float32), photometric="rgb"), "unsupported_format"),
     "float16 tiff": (lambda: tiff(photo().astype(np.float16), photometric="rgb"), "unsupported_format"),
     "bomb": (lambda: bomb(100_000, 100_000), "too_large"),
@@ -455,12 +484,37 @@ def test_content_decides_the_format():
     assert image_io.sniff(b"hello") is None
 
 
-def test_reduced_copy_in_a_tiff_is_no_second_page():
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}, {"bigtiff": True, "byteorder": ">"}])
+def test_reduced_copy_in_a_tiff_is_no_second_page(options):
     sink = io.BytesIO()
-    with tifffile.TiffWriter(sink) as writer:
+    with tifffile.TiffWriter(sink, **options) as writer:
         writer.write(photo(), photometric="rgb", metadata=None)
         writer.write(photo()[::4, ::4], photometric="rgb", subfiletype=1, metadata=None)
     assert image_io.decode(sink.getvalue()).width == SHAPE[1]
+
+
+def test_a_page_that_names_itself_as_the_next_is_one_page():
+    data = bytearray(tiff(photo(), photometric="rgb"))
+    start = struct.unpack_from("<I", data, 4)[0]
+    struct.pack_into("<I", data, start + 2 + 12 * struct.unpack_from("<H", data, start)[0], start)
+    assert np.array_equal(image_io.decode(bytes(data)).pixels, to_float(photo()))
+
+
+def test_xmp_without_room_for_provenance_stays_and_a_comment_tells():
+    packet = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><a>" + b"z" * 65_000 + b"</a></x:xmpmeta>"
+    original = segments.put_jpeg_metadata(pillow(photo(), "JPEG"), segments.Metadata(xmp=packet))
+    found = segments.read_jpeg_metadata(image_io.encode(image_io.decode(original), original, PROVENANCE))
+    assert found.xmp == packet
+    assert b'"recipe": "compact"' in dict(found.carried)["COM"]
+
+
+def test_damaged_profile_and_text_of_a_png_harm_no_pixel():
+    chunks = [(b"iCCP", b"x\0\0junk"), (b"iTXt", segments.PNG_XMP + b"\1\0\0\0junk"), (b"iTXt", segments.PNG_XMP)]
+    bare = png16(photo(3, 16))
+    original = bare[:33] + segments.png_bytes(chunks) + bare[33:]
+    picture = image_io.decode(original)
+    assert np.array_equal(to_levels(picture.pixels, 16), photo(3, 16))
+    assert metadata.read_provenance(segments.read_png_metadata(image_io.encode(picture, original, PROVENANCE)).xmp)
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"no sample pictures at {SAMPLES}")
