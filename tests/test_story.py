@@ -128,7 +128,7 @@ def test_files_that_come_change_and_go_are_noticed(archive, tmp_path, recipe):
     (archive / "a/01.png").unlink()
     (archive / "letter.jpg").unlink()
     picture(archive / "a/03.png", 0.9)
-    picture(archive / "new.png", 0.4)
+    picture(archive / "new.png", 0.42)
     summary = run(archive, workspace, story)
     assert summary["found"] == PICTURES + 2
     assert summary["stages"]["brighten"]["items"] == 2
