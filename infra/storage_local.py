@@ -87,7 +87,10 @@ class LocalFiles:
                     folders.append(self._names(path, wanted))
                     chain.append(_identity(found))
             except OSError as error:
-                yield _loop(path) if error.errno == errno.ELOOP else _unreadable(path, error)
+                if error.errno == errno.ELOOP:
+                    yield _loop(path)
+                elif os.path.lexists(self.local_path(path)):  # else it has vanished since its folder was listed
+                    yield _unreadable(path, error)
 
     def _names(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[str]:
         names = os.listdir(self.local_path(folder))  # noqa: PTH208 - a folder may hold a million: no Path for each

@@ -215,6 +215,15 @@ def test_link_loops_and_odd_files_are_reported(tmp_path):
     }
 
 
+def test_a_file_that_vanishes_during_the_walk_is_no_problem(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"1")
+    walk = Storage(tmp_path).walk()
+    assert next(walk).path == "a"
+    (tmp_path / "b").unlink()
+    assert [(info.path, info.problem) for info in walk] == [("c", None)]
+
+
 def test_forbidden_folders_are_reported_and_the_walk_goes_on():
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
