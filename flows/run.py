@@ -27,7 +27,7 @@ from flows.shard import Row, Shard
 from infra.devices import has_gpu
 from infra.lease import Lease
 from infra.manifest import Ledger, buckets_for
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError
 from infra.storage import Storage
 from infra.weights import open_store
 from tasks.recipe import COMMIT, Recipe, stage_key
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from infra.cluster import ClusterSettings
-    from infra.executor import Executor
+    from infra.executor import Executor, PoolSize
 
 SOFTWARE = f"mpsr-batch {version('mpsr-batch')}"
 GIGABYTE = 1e9
@@ -59,6 +59,7 @@ class Run:
         self.workspace = Storage(job.workspace)
         self.weights = present_weights(recipe, settings)
         self.device = resolve_device(settings)
+        _check_placement(recipe, settings, self.device)
         self.digests = recipe.digests(self.weights, f"{self.device}-{recipe.file.dtype}")
         self.ledger: Ledger
         self.lease: Lease
@@ -191,10 +192,28 @@ def workers(run: Run) -> Iterator[None]:
         pool = plan_pool(cluster.facts(), wants)
         config = run.worker_config(pool.threads).model_dump(mode="json")
         limits = ExecutorSettings(retries=settings.retries, call_timeout=settings.call_timeout)
-        with Executor(run.factory, config, pool=pool, settings=limits) as run.executor:
+        pools = _cpu_pools(settings, pool.threads)
+        with Executor(
+            run.factory, config, pool=pool, settings=limits, pools=pools, placement=settings.placement
+        ) as run.executor:
             run.executor.wait_ready()
             run.startup_seconds = time.time() - run.started
             yield
+
+
+def _cpu_pools(settings: Settings, threads: int) -> dict[str, PoolSize]:
+    from infra.executor import PoolSize
+
+    return {name: PoolSize(workers, threads=threads) for name, workers in settings.pools.items()}
+
+
+def _check_placement(recipe: Recipe, settings: Settings, device: Device) -> None:
+    """Refuses pools that are not there, and networks sent from the GPU to a pool without one. Raises SettingsError."""
+    for stage_id, pool in settings.placement.items():
+        if stage_id not in {stage.id for stage in recipe.stages} or pool not in settings.pools:
+            raise SettingsError(f"placement {stage_id} = {pool!r}: expected a stage of the recipe and one of `pools`")
+        if device == "cuda" and recipe.stage(stage_id).cls.on_device:
+            raise SettingsError(f"placement {stage_id} = {pool!r}: that stage computes on the GPU; pools are for CPUs")
 
 
 def cluster_settings(settings: Settings) -> ClusterSettings:

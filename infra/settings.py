@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     )
     workers: int = Field(default=0, ge=0, le=4096, description="worker processes; 0 = one per GPU, else by cores")
     threads: int = Field(default=0, ge=0, le=256, description="CPU threads per worker process; 0 = cores / workers")
+    pools: dict[str, int] = Field(
+        default_factory=dict, description="further pools of CPU workers, name = workers, beside the one for all stages"
+    )
+    placement: dict[str, str] = Field(
+        default_factory=dict, description="stages that run in such a pool, stage id = pool; all others run in the one"
+    )
     ray_address: str | None = Field(
         default=None, description="a running Ray cluster to join, `auto` or host:port; none = start one here"
     )
