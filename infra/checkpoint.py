@@ -1,8 +1,8 @@
 """Reads network weights from files of any origin without running what they contain.
 
-Safetensors, or torch files under restricted unpickling: tensors, plain containers and numpy scalars. Classes of
-training frameworks that a checkpoint merely mentions are replaced by inert stand-ins. The module knows file
-formats; it knows nothing of networks, tables or where files come from.
+Safetensors, or torch files under restricted unpickling: tensors, plain containers, numpy's numbers and arrays.
+Classes of training frameworks that a checkpoint merely mentions are replaced by inert stand-ins. The module knows
+file formats; it knows nothing of networks, tables or where files come from.
 """
 
 from __future__ import annotations
@@ -146,12 +146,15 @@ def _refused(path: Path, expect: str, reason: str) -> WeightsCorrupt | WeightsUn
 
 
 def _allowed(path: Path, expect: str) -> list[Any]:
-    """Numpy scalars (FFA-Net's files hold some), and stand-ins for what the file mentions of training frameworks."""
+    """Numpy's scalars (FFA-Net's files) and arrays (FID statistics), and stand-ins for what training left behind."""
     import numpy as np
 
-    scalar: Any = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    allowed: list[Any] = [np.dtype, *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64"))]
-    allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    multiarray: Any = np._core.multiarray  # type: ignore[attr-defined]
+    kinds = {type(np.dtype(kind)) for kind in ("float64", "float32", "int64")}
+    allowed: list[Any] = [np.dtype, np.ndarray, *kinds]
+    for function in ("scalar", "_reconstruct"):
+        for core in ("core", "_core"):  # the module's name before numpy 2, and since
+            allowed.append((getattr(multiarray, function), f"numpy.{core}.multiarray.{function}"))
     names = {f"{entry.__module__}.{entry.__qualname__}" for entry in allowed if isinstance(entry, type)}
     names |= {entry[1] for entry in allowed if isinstance(entry, tuple)}
     mentioned = [name for name in _mentioned(path, expect) if name not in names]

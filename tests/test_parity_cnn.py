@@ -234,7 +234,18 @@ class TestPhotometric:
 
 def test_models_import_nothing_of_ours():
     """`tasks.models` must stay usable where only torch and its friends are installed."""
-    names = ("ffa_net", "face_tone_net", "gfpgan", "swinir", "adaface", "parsenet", "retinaface", "niqe", "photometric")
+    names = (
+        "ffa_net",
+        "face_tone_net",
+        "gfpgan",
+        "swinir",
+        "adaface",
+        "parsenet",
+        "retinaface",
+        "niqe",
+        "photometric",
+        "iqa",
+    )
     for name in names:
         source = Path(sys.modules["tasks.models"].__file__).with_name(f"{name}.py").read_text()
         assert "from infra" not in source

@@ -518,9 +518,12 @@ class TestCheckpoints:
         torch.save({"module.w": torch.ones(2), "w": torch.ones(2)}, tmp_path / "net.pth")
         assert sorted(load_state_dict(tmp_path / "net.pth", expect="a net")) == ["module.w", "w"]
 
-    def test_numpy_scalars_are_harmless(self, tmp_path):
-        torch.save({"model": {"w": torch.ones(2)}, "psnr": np.float64(31.5)}, tmp_path / "net.pk")
-        assert load_checkpoint(tmp_path / "net.pk", expect="a net")["psnr"] == 31.5
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_numpy_is_harmless(self, tmp_path, zipped):
+        content = {"psnr": np.float64(31.5), "step": np.int64(3), "mean": np.arange(4.0), "cov": np.eye(3, dtype="f4")}
+        torch.save(content, tmp_path / "net.pk", _use_new_zipfile_serialization=zipped)
+        found = load_checkpoint(tmp_path / "net.pk", expect="statistics")
+        assert all(np.array_equal(found[key], value) for key, value in content.items())
 
     def test_classes_left_by_training_frameworks_are_replaced_by_nothing(self, tmp_path):
         with foreign_class("pytorch_lightning.callbacks.invented") as left:
