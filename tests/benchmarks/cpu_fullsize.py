@@ -4,8 +4,8 @@
 
 PiSA-SR (LoRAs merged from a checkpoint of full size), FFA-Net, GFPGAN, two DiffBIR steps with guidance, and the tone
 UNet, all with random weights. Every stage runs in a process of its own, so that its peak memory is its own; the
-stages hand the picture on as an array. Prints seconds and peak memory; fails if a stage needs more than 20 GB or
-its result is not a finite picture.
+stages hand the picture on as an array. Prints seconds (wall and CPU: they differ on a busy machine) and peak memory;
+fails if a stage needs more than 20 GB or its result is not a finite picture.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ def through(run: Callable[[Any], Any], face: Picture) -> Picture:
     import torch
 
     image = torch.from_numpy(face).permute(2, 0, 1)[None].contiguous()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     with torch.inference_mode():
         result = run(image)
-    print(f"  forward {time.perf_counter() - start:.1f} s")
+    print(f"  forward {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of CPU", flush=True)
     picture: Picture = result[0].permute(1, 2, 0).clamp(0, 1).float().numpy()
     return picture
 
@@ -142,7 +142,10 @@ def main() -> None:
         start = time.perf_counter()
         face, peak = run_stage(name, face, options.threads)
         fine = bool(np.isfinite(face).all()) and face.shape == (SIDE, SIDE, 3) and peak <= LIMIT_GB
-        print(f"{name:8} {time.perf_counter() - start:7.1f} s  peak {peak:5.2f} GB  {'ok' if fine else 'FAILED'}")
+        print(
+            f"{name:8} {time.perf_counter() - start:7.1f} s  peak {peak:5.2f} GB  {'ok' if fine else 'FAILED'}",
+            flush=True,
+        )
         if not fine:
             raise SystemExit(1)
     print(f"all stages {time.perf_counter() - total:.1f} s")
