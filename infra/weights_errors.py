@@ -10,7 +10,6 @@ WeightsError
 └── DownloadFailed      no source answered as it should
 """
 
-# ruff: noqa: N818  (the names say what is wrong; the base says that it is an error)
 from __future__ import annotations
 
 
