@@ -120,6 +120,7 @@ class Run:
             dtype=self.recipe.file.dtype,
             threads=threads,
             max_pixels=self.settings.max_pixels,
+            load_at_once=not self.settings.placement,
             software=SOFTWARE,
         )
 

@@ -158,18 +158,21 @@ def recognition_crop(aligned: Pixels) -> Pixels:
 
 
 def adaface_judge(path: Path, device: str) -> Judge:
-    """AdaFace IR-50 (Kim et al., CVPR 2022); it wants BGR in [-1, 1]."""
+    """AdaFace IR-50 (Kim et al., CVPR 2022)."""
     import torch
 
-    from infra.checkpoint import load_into
-    from tasks.models.adaface import AdaFace
+    from infra.checkpoint import fitting, load_state_dict
+    from tasks.models.adaface import AdaFace, embed, network_weights
     from tasks.tensors import to_tensor
 
-    network = load_into(AdaFace("ir_50"), path, expect="AdaFace IR-50").to(device)
+    network = AdaFace("ir_50")
+    with fitting(path, expect="AdaFace IR-50"):
+        network.load_state_dict(network_weights(load_state_dict(path, expect="AdaFace IR-50")))
+    network.to(device).eval()
 
     def judge(crops: Pixels) -> NDArray[np.float32]:
         with torch.inference_mode():
-            features, _ = network(to_tensor(crops[..., ::-1] * 2 - 1, device))
+            features, _ = embed(network, to_tensor(crops, device))
         vectors: NDArray[np.float32] = features.float().cpu().numpy()
         return vectors
 

@@ -48,12 +48,17 @@ class WorkerConfig(BaseModel):
     dtype: str = "float32"
     threads: int = 1
     max_pixels: int = 300_000_000
+    load_at_once: bool = True
     software: str = "mpsr-batch"
 
 
 def build(config: dict[str, Any]) -> Worker:
-    """The executor's factory."""
-    return Worker(WorkerConfig.model_validate(config))
+    """The executor's factory. Weights that do not fit fail here, before a single face is touched."""
+    worker = Worker(WorkerConfig.model_validate(config))
+    if worker.config.load_at_once:
+        for stage in worker.recipe.stages:
+            worker.stage(stage)
+    return worker
 
 
 class Worker:
@@ -99,7 +104,7 @@ class Worker:
     def _faces(
         self, stage: RecipeStage, items: list[Item], checkpoint: str
     ) -> tuple[list[Row], list[dict[str, Pixels]]]:
-        loaded = self._stage(stage)
+        loaded = self.stage(stage)
         assert isinstance(loaded, FaceStage)
         batch = self._batch(stage, items)
         started = _now()
@@ -137,7 +142,7 @@ class Worker:
         except image_io.DecodeError as error:
             outcome = Outcome(_state_of(error.reason_code), error.reason_code, str(error))
             return [self._row(item, WHOLE_IMAGE, outcome, started, 0.0)], [{}]
-        loaded = self._stage(stage)
+        loaded = self.stage(stage)
         assert isinstance(loaded, ImageStage)
         batch = self._batch(stage, item.get("faces", []))
         with self._compute:
@@ -187,7 +192,8 @@ class Worker:
             "weights": " ".join(f"{name}:{sha[:16]}" for name, sha in sorted(self.config.weights.items())),
         }
 
-    def _stage(self, stage: RecipeStage) -> Stage:
+    def stage(self, stage: RecipeStage) -> Stage:
+        """The stage, loaded."""
         with self._compute:
             if stage.id not in self._stages:
                 names = [n for n in (*stage.weights, *stage.optional_weights) if n in self.config.weights]
