@@ -79,6 +79,7 @@ def finer_tables(tables: Mapping[int, list[int]]) -> Tables:
 
 
 def _divisor(step: int, cap: int) -> int:
+    step = max(step, 1)
     return next(step // parts for parts in range(1, step + 1) if step % parts == 0 and step // parts <= cap)
 
 

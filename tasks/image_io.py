@@ -73,9 +73,9 @@ def read_header(stream: BinaryIO, limits: Limits | None = None) -> Header:
     stream.seek(0)
     try:
         header, frames = tiff_io.read_tiff_header(stream) if name == "TIFF" else _pillow_header(stream, name)
-    except (DecodeError, MemoryError):
+    except DecodeError:
         raise
-    except Exception as error:
+    except Exception as error:  # MemoryError, too: a header that asks for gigabytes is a broken one
         raise DecodeError("corrupt", _broken(name, error)) from error
     _check_size(header, limits)
     if frames > 1:

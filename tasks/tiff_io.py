@@ -49,12 +49,13 @@ def read_tiff_header(stream: BinaryIO) -> tuple[Header, int]:
     with tifffile.TiffFile(stream) as file:
         page = file.pages.first
         bits = _bits(page)
-        if page.dtype not in (np.bool_, np.uint8, np.uint16) or bits not in (1, 2, 4, 8, 16):
-            kind = f"{bits} bits per channel as {page.dtype}"
-            sentence = f"expected a TIFF of whole numbers with 1 to 8 or 16 bits, came {kind}; convert it first"
+        samples = page.size // max(page.imagewidth * page.imagelength, 1)
+        if page.dtype not in (np.bool_, np.uint8, np.uint16) or bits not in (1, 2, 4, 8, 16) or samples > 5:
+            kind = f"{samples} channels of {bits} bits as {page.dtype}"
+            sentence = f"expected a TIFF with up to 5 channels of 1 to 8 or 16 bits, came {kind}; convert it first"
             raise DecodeError("unsupported_format", sentence)
         mode = MODES.get(page.photometric.name, page.photometric.name) + (";16" if bits == 16 else "")
-        header = Header("TIFF", page.imagewidth, page.imagelength, mode)
+        header = Header("TIFF", int(page.imagewidth), int(page.imagelength), mode)
     return header, max(_count_pages(stream), 1)
 
 
@@ -110,6 +111,8 @@ def decode_plain_tiff(data: bytes, header: Header) -> Picture | None:
         inverted = page.photometric.name == "MINISWHITE"
     levels = upright(stored, orientation if orientation in FLIPS else 1)
     colours = 1 if header.mode.startswith("L") else 3
+    if levels.shape[2] < colours:
+        raise ValueError(f"{header.mode} with {levels.shape[2]} channels")
     pixels = 1 - to_float(levels[..., :1]) if inverted else to_float(levels[..., :colours])
     return Picture(
         pixels=np.repeat(pixels, 3, axis=2) if colours == 1 else pixels,
@@ -170,18 +173,18 @@ def _options(page: Any, picture: Picture) -> dict[str, Any]:
         "planarconfig": "contig" if picture.alpha is not None or not picture.grey else None,
     }
     if picture.alpha is not None:
-        premultiplied = _is_plain(page) and page.tags.valueof(338, (2,))[0] == 1
+        premultiplied = _is_plain(page) and tuple(page.extrasamples)[:1] == (1,)
         options["extrasamples"] = ["assocalpha" if premultiplied else "unassalpha"]
-    if 282 in tags and 283 in tags:
-        options["resolution"] = (tags[282].value, tags[283].value)
-        options["resolutionunit"] = tags.valueof(296, 2)
+    resolution, unit = (tags.valueof(282), tags.valueof(283)), tags.valueof(296, 2)
+    if all(isinstance(value, tuple) and len(value) == 2 and all(value) for value in resolution) and unit in (1, 2, 3):
+        options |= {"resolution": resolution, "resolutionunit": unit}
     if ICC_TAG in tags and picture.mode != "CMYK":
         options["iccprofile"] = tags[ICC_TAG].value
     return options
 
 
 def _carried(tags: Any) -> list[tuple[int, int, int, Any, bool]]:
-    text = [(tag, 2, 0, tags[tag].value, True) for tag in TEXT_TAGS if tag in tags and isinstance(tags[tag].value, str)]
+    text = [(tag, 2, 0, tags[tag].value.encode(), True) for tag in TEXT_TAGS if isinstance(tags.valueof(tag), str)]
     blocks = [(tag, bytes(tags[tag].value)) for tag in BLOCK_TAGS if isinstance(tags.valueof(tag), bytes)]
     return text + [(tag, 7, len(block), block, True) for tag, block in blocks]
 

@@ -229,6 +229,29 @@ def test_tiff_text_and_exif_directories_travel():
     assert np.array_equal(image_io.decode(written).pixels, to_float(photo()))
 
 
+def test_tiff_text_that_is_not_ascii_travels():
+    original = tiff(photo(), photometric="rgb", extratags=[(270, 2, 0, "Großmutter, Düsseldorf".encode(), True)])
+    written = image_io.encode(image_io.decode(original), original, PROVENANCE)
+    with tifffile.TiffFile(io.BytesIO(written)) as file:
+        assert file.pages.first.tags[270].value == "Großmutter, Düsseldorf"
+
+
+@pytest.mark.parametrize("tag", [(296, 3, 1, 99, True), (282, 5, 1, (0, 0), True), (257, 4, 2, (37, 37), True)])
+def test_tags_without_sense_are_an_outcome_and_never_an_error_when_writing(tag):
+    original = bytearray(tiff(photo(), photometric="rgb", resolution=(300, 300)))
+    with tifffile.TiffFile(io.BytesIO(original)) as file:
+        at = file.pages.first.tags[tag[0]].offset
+    count, value = struct.pack("<I", tag[2]), tag[3] if isinstance(tag[3], tuple) else (tag[3], 0)
+    if tag[1] == 5:
+        at = struct.unpack_from("<I", original, at + 8)[0]
+        original[at : at + 8] = struct.pack("<II", *value)
+    else:
+        original[at + 4 : at + 12] = count + struct.pack("<HH", *value)
+    with contextlib.suppress(image_io.DecodeError):
+        picture = image_io.decode(bytes(original))
+        assert image_io.decode(image_io.encode(picture, bytes(original), PROVENANCE)).width == SHAPE[1]
+
+
 def test_jpeg_keeps_exif_bytes_comment_and_iptc():
     iptc = b"8BIM\x04\x04\0\0\0\0\0\x0a\x1c\x02\x78\0\5Hello\0"
     bare = pillow(photo(), "JPEG", quality=80, comment=b"from the attic")
