@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -223,6 +224,7 @@ def serve(
 
 def main() -> None:
     """The entry point: runs a command and turns errors that people can act on into messages and exit codes."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except KeyboardInterrupt:
@@ -234,6 +236,11 @@ def main() -> None:
             raise
         terminal.print_error(str(error), "run the same command again to resume" if code == 3 else "")
         sys.exit(code)
+
+
+def _interrupt(*_: object) -> None:
+    """A container that is stopped is told so by SIGTERM: wind down as for Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def exit_code_of(error: Exception) -> int | None:
