@@ -159,6 +159,26 @@ def test_smoothing_before_reduction_is_a_setting():
     assert rough[0] < 0.6 * rough[1]
 
 
+def test_the_compact_detector_is_loaded_and_asked(tmp_path):
+    """An untrained network knows no face, but asked to doubt nothing it returns what the cascade proposes."""
+    import torch
+
+    from tasks.models.compact import build, save_compact
+
+    torch.manual_seed(0)
+    save_compact(build("landmarks"), "landmarks", {}, tmp_path / "net.safetensors")
+    counts = []
+    for confidence in (0.0, 1.0):
+        settings = DetectAlignSettings(detector="compact", confidence=confidence, min_eye_px=0)
+        stage = DetectAlign(settings, {"compact_landmarks": tmp_path / "net.safetensors"})
+        stage.load("cpu", "float32")
+        result = stage.run(ASTRONAUT, NONE)
+        assert result.outcome.detail["detector"] == "compact"
+        counts.append(result.outcome.detail["found"])
+    assert counts[0] > 0
+    assert counts[1] == 0
+
+
 def retina_rows(confidence):
     import torch
 
