@@ -182,13 +182,18 @@ class Reader:
         return True
 
 
+# Most paths have one row: only those with several (by their hash, which costs a tenth of the memory) have a history.
 _FRESH_INVENTORY = """
     CREATE TEMP TABLE fresh_inventory AS
-    WITH new AS ({new}),
-    paths AS (SELECT DISTINCT path FROM new),
-    old AS (SELECT * FROM ({old}) SEMI JOIN paths USING (path)),
+    WITH new AS (SELECT *, hash(path) AS h FROM ({new})),
+    old AS MATERIALIZED (
+        SELECT path, image_id, present, seq, since_seq, earlier_image_id, hash(path) AS h
+        FROM ({old}) SEMI JOIN (SELECT h FROM new) n ON hash(path) = n.h),
+    several AS MATERIALIZED (
+        SELECT h FROM (SELECT h FROM new UNION ALL SELECT h FROM old) GROUP BY h HAVING count(*) > 1),
+    rows AS MATERIALIZED (SELECT * FROM new SEMI JOIN several USING (h)),
     history AS (
-        SELECT path, image_id, present, seq, seq AS since, NULL::VARCHAR AS earlier FROM new
+        SELECT path, image_id, present, seq, seq AS since, NULL::VARCHAR AS earlier FROM rows
         UNION ALL SELECT path, image_id, present, seq, since_seq, earlier_image_id FROM old),
     final AS (SELECT path, arg_max(image_id, seq) AS last_id, max(seq) AS last_seq FROM history GROUP BY path),
     past AS (
@@ -199,11 +204,15 @@ _FRESH_INVENTORY = """
     start AS (
         SELECT path, min(since) FILTER (seq > coalesce(broken, -1)) AS since
         FROM history JOIN past USING (path) GROUP BY path)
-    SELECT new.* REPLACE (coalesce(start.since, new.seq) AS since_seq, past.earlier AS earlier_image_id),
+    SELECT * EXCLUDE (h) REPLACE (seq AS since_seq, NULL AS earlier_image_id),
+           {bucket} AS bucket, NULL::INTEGER AS old_bucket
+    FROM new ANTI JOIN several USING (h)
+    UNION ALL
+    SELECT rows.* EXCLUDE (h) REPLACE (coalesce(start.since, rows.seq) AS since_seq, past.earlier AS earlier_image_id),
            {bucket} AS bucket, old_bucket
-    FROM new JOIN final ON new.path = final.path AND new.seq = final.last_seq
-    JOIN past ON past.path = new.path JOIN start ON start.path = new.path
-    LEFT JOIN (SELECT path, {bucket} AS old_bucket FROM old) o ON o.path = new.path"""
+    FROM rows JOIN final ON rows.path = final.path AND rows.seq = final.last_seq
+    JOIN past ON past.path = rows.path JOIN start ON start.path = rows.path
+    LEFT JOIN (SELECT path, {bucket} AS old_bucket FROM old) o ON o.path = rows.path"""
 
 
 def _quoted(text: str) -> str:
