@@ -266,7 +266,9 @@ def present_weights(recipe: Recipe, settings: Settings) -> dict[str, str]:
     store = open_store(settings.weights_dir, settings.weights_table)
     needed = {name: store.sha256(name) for stage in recipe.stages for name in stage.weights}
     optional = {name for stage in recipe.stages for name in stage.optional_weights}
-    return needed | {name: store.sha256(name) for name in sorted(optional) if store.status(name).present}
+    return needed | {
+        name: store.sha256(name) for name in sorted(optional) if name in store.table and store.status(name).present
+    }
 
 
 def resolve_device(settings: Settings) -> Device:
