@@ -201,8 +201,8 @@ class _Run:
 
 
 def _warm_and_cool(step: int, steps: int) -> float:
-    """Share of the peak learning rate: up over 100 steps, down to nothing over the last third."""
-    return min(1.0, (step + 1) / 100, 3 * (steps - step) / steps)
+    """Share of the peak learning rate: up over 50 steps, down to nothing over the last third."""
+    return min(1.0, (step + 1) / 50, 3 * (steps - step) / steps)
 
 
 def _tensor(image: Image) -> Tensor:
@@ -216,7 +216,7 @@ def _reduced(pair: Pair, side: int) -> Batch:
     return {key: nn.functional.avg_pool2d(value, factor) for key, value in batch.items()} if factor > 1 else batch
 
 
-def _blame(made: Tensor, batch: Batch, forgiven: float = 0.02) -> Tensor:
+def _blame(made: Tensor, batch: Batch, forgiven: float) -> Tensor:
     """Masked L1, each picture in proportion to how wrong it was, so that mild ones count as much as severe.
 
     A clean picture is divided by `forgiven` alone: the way to score on it is to leave it alone.
@@ -228,7 +228,7 @@ def _blame(made: Tensor, batch: Batch, forgiven: float = 0.02) -> Tensor:
 
 
 def _restorer_loss(net: nn.Module, batch: Batch) -> Tensor:
-    return _blame(batch["given"] + net.correction(batch["given"]), batch)  # type: ignore[operator]
+    return _blame(batch["given"] + net.correction(batch["given"]), batch, 0.1)  # type: ignore[operator]
 
 
 def _tone_loss(net: nn.Module, batch: Batch) -> Tensor:
@@ -269,7 +269,11 @@ def _landmark_loss(net: nn.Module, batch: Batch) -> Tensor:
 NETWORKS: dict[str, Network] = {
     "landmarks": Network({"width": 24}, 64, 2e-3, _draw_crop, _landmark_loss),
     "restorer": Network(
-        {"working": 256}, 6, 1e-3, lambda face, seed: _reduced(restorer_pair(face, seed, 256), 256), _restorer_loss
+        {"working": 128, "widths": [32, 64, 96, 128], "blocks": [1, 2, 2, 2]},
+        6,
+        1.5e-3,
+        lambda face, seed: _reduced(restorer_pair(face, seed, 128), 128),
+        _restorer_loss,
     ),
     "severe": Network(
         {"working": 128}, 8, 1e-3, lambda face, seed: _reduced(restorer_pair(face, seed, 128, 0.5), 128), _restorer_loss

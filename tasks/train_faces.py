@@ -88,7 +88,13 @@ def _textures() -> tuple[Levels, ...]:
 
     folder = Path(skimage.__file__).parent / "data"
     found = [p for name in FACE_FREE for p in (folder / f"{name}.png", folder / f"{name}.jpg") if p.exists()]
-    return tuple(read_rgb(path) for path in found)
+    return tuple(_moderate(read_rgb(path)) for path in found)
+
+
+def _moderate(picture: Levels, most: int = 400) -> Levels:
+    """Large pictures reduced: the cascade looks through them all before training starts."""
+    shrink = min(1.0, most / max(picture.shape[:2]))
+    return np.asarray(cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def nonface_texture(rng: np.random.Generator) -> Levels:

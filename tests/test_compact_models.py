@@ -1,0 +1,151 @@
+"""The small networks: shapes, ranges, storage, and what the shipped weights can do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tasks.models.compact import NETWORKS, build, guided_change, load_compact, resize, save_compact
+from tasks.models.compact_faces import LandmarkNet, box_of_points, landmark_crop
+
+WEIGHTS = Path(__file__).parents[1] / "tasks" / "models" / "weights"
+PICTURES = [name for name in NETWORKS if name not in {"landmarks", "quality"}]
+SHIPPED = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    """A smooth, face-coloured picture with some structure, 1×3×512×512."""
+    torch.manual_seed(0)
+    coarse = torch.rand(1, 3, 9, 9) * 0.4 + 0.3
+    return torch.nn.functional.interpolate(coarse, (512, 512), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_network_keeps_shape_and_range(name, portrait):
+    net = build(name).eval()
+    with torch.inference_mode():
+        made = net(torch.cat([portrait, 1 - portrait]))
+    assert made.shape == (2, 3, 512, 512)
+    assert made.min() >= 0
+    assert made.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["restorer", "severe"])
+def test_an_untrained_restorer_changes_nothing(name, portrait):
+    with torch.inference_mode():
+        assert torch.equal(build(name)(portrait), portrait)
+
+
+def test_quality_is_a_number_in_range(portrait):
+    with torch.inference_mode():
+        score = build("quality")(torch.cat([portrait, portrait * 0]))
+    assert score.shape == (2,)
+    assert ((score >= 0) & (score <= 1)).all()
+
+
+def test_landmarks_lie_in_the_crop():
+    net = LandmarkNet().eval()
+    with torch.inference_mode():
+        points, logit = net(torch.rand(3, 3, 64, 64))
+    assert points.shape == (3, 5, 2)
+    assert logit.shape == (3,)
+    assert ((points > 0) & (points < 1)).all()
+
+
+def test_the_crop_shares_the_centre_of_the_box():
+    x, y, side = landmark_crop((10, 20, 40, 30))
+    assert (x + side / 2, y + side / 2) == (30, 35)
+    assert side == 60
+
+
+def test_the_box_of_points_does_not_depend_on_where_and_how_large():
+    points = np.array([(193.0, 239.9), (318.9, 240.2), (256.6, 314.0), (201.3, 371.4), (313.1, 371.2)])
+    x, y, w, h = box_of_points(points)
+    moved = box_of_points(points * 0.5 + (7, 9))
+    assert np.allclose(moved, (x * 0.5 + 7, y * 0.5 + 9, w * 0.5, h * 0.5))
+    assert x < 193
+    assert x + w > 319
+    assert y < 240
+    assert y + h > 371
+
+
+def test_an_unchanged_small_picture_changes_nothing(portrait):
+    small = resize(portrait, 64)
+    assert torch.equal(guided_change(portrait, small, small), portrait)
+
+
+def test_a_change_of_contrast_reaches_detail_that_the_small_picture_lacks(portrait):
+    fine = (portrait + 0.02 * (torch.arange(512) % 2 * 2 - 1)).clamp(0, 1)
+    small = resize(fine, 64)
+    with torch.inference_mode():
+        made = guided_change(fine * 0.5, small * 0.5, small)
+    before = (fine * 0.5)[..., 1:].sub((fine * 0.5)[..., :-1]).abs().mean()
+    after = made[..., 1:].sub(made[..., :-1]).abs().mean()
+    assert after > 1.5 * before
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_comes_back_from_its_file(name, tmp_path, portrait):
+    net = build(name).eval()
+    path = tmp_path / "net.safetensors"
+    save_compact(net, name, {}, path)
+    again = load_compact(path)
+    assert type(again) is type(net)
+    assert not again.training
+    given = portrait if name != "landmarks" else resize(portrait, 64)
+    with torch.inference_mode():
+        first, second = net(given), again(given)
+    first, second = (first[0], second[0]) if name == "landmarks" else (first, second)
+    assert torch.allclose(first, second, atol=0.02)
+
+
+def test_a_configuration_is_read_from_the_file(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_compact(build("severe", working=64), "severe", {"working": 64}, path)
+    assert load_compact(path).working == 64
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(KeyError, match="restorer"):
+        build("restoror")
+
+
+def test_a_file_without_a_name_is_refused(tmp_path):
+    save_file({"x": torch.zeros(1)}, str(tmp_path / "x.safetensors"))
+    with pytest.raises(ValueError, match="names no compact network"):
+        load_compact(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_leave_a_smooth_clean_picture_nearly_alone(name, portrait):
+    if name not in PICTURES:
+        pytest.skip("gives no picture")
+    with torch.inference_mode():
+        made = load_compact(WEIGHTS / f"{name}.safetensors")(portrait)
+    assert (made - portrait).abs().mean() < 8 / 255
+
+
+def test_shipped_weights_are_small_and_listed_with_their_sums():
+    import hashlib
+
+    files = sorted(WEIGHTS.glob("*.safetensors"))
+    assert sum(path.stat().st_size for path in files) < 25_000_000
+    card = (WEIGHTS / "MODEL_CARD.md").read_text(encoding="utf-8") if files else ""
+    missing = [p.name for p in files if hashlib.sha256(p.read_bytes()).hexdigest() not in card]
+    assert missing == []
+
+
+def test_the_shipped_names_are_those_that_the_files_state():
+    from safetensors import safe_open
+
+    for path in WEIGHTS.glob("*.safetensors"):
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata()
+        assert metadata["network"] == path.stem
+        json.loads(metadata["config"])

@@ -1,0 +1,187 @@
+"""The training loop: it learns, resumes as if never stopped, and measures what it claims to."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tasks.degrade import Degradation
+from tasks.models.compact import build, load_compact
+from tasks.train import NETWORKS, TrainSettings, quality_truth, train
+from tasks.train_data import FFHQ_POINTS, POINT_NAMES, Pair, load_faces, restorer_pair
+from tasks.train_faces import face_crop, nonface_crop
+from tasks.train_measure import ROWS, measure_landmarks, measure_picture
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twelve drawn faces in the layout of a portrait collection: aligned, whole, points."""
+    root = tmp_path_factory.mktemp("portraits")
+    (root / "aligned512").mkdir()
+    (root / "whole").mkdir()
+    rng = np.random.default_rng(0)
+    points = FFHQ_POINTS * 0.5 + (40, 20)
+    rows = [["id", "split", *[f"{name}_{axis}" for name in POINT_NAMES for axis in "xy"]]]
+    for index in range(12):
+        whole = drawn_face(rng, points)
+        matrix, _ = cv2.estimateAffinePartial2D(points, FFHQ_POINTS, method=cv2.LMEDS)
+        aligned = cv2.warpAffine(whole, matrix, (512, 512), borderMode=cv2.BORDER_REFLECT_101)
+        cv2.imwrite(str(root / "whole" / f"f{index:02}.jpg"), whole)
+        cv2.imwrite(str(root / "aligned512" / f"f{index:02}.jpg"), aligned)
+        rows.append([f"f{index:02}", "train" if index < 8 else "val", *points.ravel().tolist()])
+    with (root / "portraits.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return root
+
+
+def drawn_face(rng, points):
+    picture = np.full((413, 338, 3), rng.integers(90, 200, 3), np.uint8)
+    centre = points.mean(axis=0).astype(int).tolist()
+    cv2.ellipse(picture, centre, (75, 95), 0, 0, 360, rng.integers(60, 220, 3).tolist(), -1)
+    for x, y in points[:2].astype(int).tolist():
+        cv2.circle(picture, (x, y), 9, (30, 30, 30), -1)
+    cv2.line(picture, points[3].astype(int).tolist(), points[4].astype(int).tolist(), (40, 40, 160), 6)
+    return picture
+
+
+def settings(folder, out, **other):
+    return TrainSettings(data=folder, out=out, **{"steps": 6, "batch": 2, "save_every": 2, "half": False} | other)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_takes_a_step_and_can_be_loaded(folder, tmp_path, name):
+    result = train(name, settings(folder, tmp_path, steps=1))
+    assert np.isfinite(result.loss)
+    assert result.weights.name == f"{name}.safetensors"
+    load_compact(result.weights)
+
+
+def test_training_lowers_the_loss(folder, tmp_path):
+    losses = []
+    train("dehaze", settings(folder, tmp_path, steps=60, batch=4), lambda step, steps, loss: losses.append(loss))
+    assert np.mean(losses[-15:]) < 0.9 * np.mean(losses[:15])
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(folder, tmp_path):
+    whole = train("severe", settings(folder, tmp_path / "whole"))
+
+    class Stop(Exception):
+        pass
+
+    def stop_at_five(step, steps, loss):
+        if step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train("severe", settings(folder, tmp_path / "parts"), stop_at_five)
+    seen = []
+    parts = train("severe", settings(folder, tmp_path / "parts"), lambda step, steps, loss: seen.append(step))
+    assert seen == [5, 6], "it went on from the checkpoint of step 4"
+    assert parts.sha256 == whole.sha256
+
+
+def test_a_killed_training_leaves_a_checkpoint_that_can_be_read(folder, tmp_path):
+    code = (
+        "import sys; from tasks.train import *; "
+        "train('landmarks', TrainSettings(data=sys.argv[1], out=sys.argv[2], steps=100000, batch=1, save_every=1))"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen([sys.executable, "-c", code, str(folder), str(tmp_path)], env=environment)
+    checkpoint = tmp_path / "landmarks.ckpt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.3)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait(20) == -signal.SIGKILL
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 1
+
+
+def test_a_checkpoint_of_other_settings_is_refused(folder, tmp_path):
+    train("severe", settings(folder, tmp_path, steps=1))
+    with pytest.raises(ValueError, match="other settings"):
+        train("severe", settings(folder, tmp_path, steps=1, seed=4))
+
+
+def test_an_unknown_network_is_refused(folder, tmp_path):
+    with pytest.raises(KeyError, match="landmarks"):
+        train("landmark", settings(folder, tmp_path))
+
+
+def test_a_folder_without_faces_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="aligned 512"):
+        load_faces(tmp_path, "train")
+
+
+def test_splits_do_not_share_a_face_and_plain_folders_work(folder):
+    train_names, val_names = ({face.name for face in load_faces(folder, split)} for split in ("train", "val"))
+    assert len(train_names) == 8
+    assert len(val_names) == 4
+    assert not train_names & val_names
+    plain = load_faces(folder / "aligned512", "train")
+    assert len(plain) == 11
+    assert plain[0].points is None
+
+
+def test_the_mirrored_border_is_masked(folder):
+    (face, *_) = load_faces(folder, "train")
+    assert face.valid[300, 256] == 1
+    assert 0.9 < face.valid.mean() < 1
+    assert not face.valid[[0, -1]].all(), "the crop leaves these pictures at the top or the bottom"
+
+
+def test_pairs_are_seeded(folder):
+    (face, *_) = load_faces(folder, "train")
+    first, again, other = (restorer_pair(face, seed, 256) for seed in (3, 3, 4))
+    assert first.given.tobytes() == again.given.tobytes()
+    assert first.given.shape == first.truth.shape
+    assert first.given.tobytes() != other.given.tobytes()
+
+
+def test_a_crop_carries_its_points_along(folder):
+    (face, *_) = load_faces(folder, "train")
+    for seed in range(12):
+        crop = face_crop(face, seed)
+        left, right, nose, mouth_left, mouth_right = crop.points
+        assert crop.points.min() > -0.1
+        assert crop.points.max() < 1.1
+        across, down = right - left, (mouth_left + mouth_right - left - right) / 2
+        assert across[0] > 0, "image-left stays image-left, mirrored or not"
+        assert across[0] * down[1] - across[1] * down[0] > 0
+        assert np.hypot(*(nose - crop.points.mean(axis=0))) < np.hypot(*across)
+    assert not nonface_crop(face, 1).face
+
+
+def test_quality_truth_falls_with_the_error():
+    truth = np.full((8, 8, 3), 0.5, np.float32)
+    valid = np.ones((8, 8), np.float32)
+    scores = [quality_truth(Pair(truth + error, truth, valid)) for error in np.float32([0, 0.01, 0.05, 0.5])]
+    assert scores[0] == 1
+    assert all(better > worse for better, worse in pairwise(scores))
+    assert scores[-1] == 0
+
+
+def test_a_network_that_does_nothing_gains_nothing(folder):
+    faces = load_faces(folder, "val")[:2]
+    figures = measure_picture(build("restorer").eval(), faces, ROWS["restorer"]["medium"])
+    assert figures["gain"] == pytest.approx(0, abs=1e-3)
+    assert 5 < figures["input"] < 50
+    assert measure_picture(build("restorer").eval(), faces, lambda seed: Degradation())["input"] == 99
+
+
+def test_an_untrained_landmark_network_is_no_better_than_the_constant_guess(folder):
+    figures = measure_landmarks(build("landmarks").eval(), load_faces(folder, "val"), views=2)
+    assert figures["points"]["error_percent"] > 0.8 * figures["points"]["constant_percent"]
