@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _GROUP_BYTES = 32_000_000  # of Parquet: a few hundred thousand rows
 _KEY = "image_id, face, stage"
-_SAME_KEY = "s.image_id = f.image_id AND s.face = f.face AND s.stage = f.stage"
 _LAST = f"QUALIFY row_number() OVER (PARTITION BY {_KEY} ORDER BY token DESC, seq DESC) = 1"
 
 
@@ -97,11 +96,16 @@ class Reader:
         fresh = f"{self.files('', new)} {_LAST}"
         if not old:
             return fresh
+        # each file is read twice rather than kept: DuckDB would hold what two parts of a question share
         return f"""
-            WITH f AS MATERIALIZED ({fresh}), s AS ({self.files("", old)})
-            SELECT s.* FROM s ANTI JOIN f ON {_SAME_KEY} AND (f.token, f.seq) >= (s.token, s.seq)
+            WITH f AS MATERIALIZED ({fresh}), s AS NOT MATERIALIZED ({self.files("", old)}),
+            rivals AS MATERIALIZED (SELECT {_KEY}, token, seq FROM s SEMI JOIN f USING ({_KEY})),
+            winners AS MATERIALIZED (
+                SELECT * FROM f ANTI JOIN rivals r ON f.image_id = r.image_id AND f.face = r.face
+                AND f.stage = r.stage AND (r.token, r.seq) > (f.token, f.seq))
+            SELECT * FROM s ANTI JOIN winners USING ({_KEY})
             UNION ALL
-            SELECT f.* FROM f ANTI JOIN s ON {_SAME_KEY} AND (s.token, s.seq) > (f.token, f.seq)"""
+            SELECT * FROM winners"""
 
     def commits(self, buckets: Collection[int] | None = None) -> str:
         """The verdict rows: stage 'commit', face -1."""
@@ -160,7 +164,7 @@ class Reader:
             old = f"SELECT {columns}, false AS counts FROM ({empty_select('')})"
             new = self.events(stage, buckets)
         return self.counts(f"""
-            WITH new AS ({new}),
+            WITH new AS (SELECT {columns} FROM ({new})),
             steps AS (
                 SELECT counts, state, lag(state, 1, 'discovered') OVER w AS before,
                        lag(stage_digest, 1, stage_digest) OVER w IS NOT DISTINCT FROM stage_digest AS same_digest
@@ -185,7 +189,7 @@ class Reader:
 # Most paths have one row: only those with several (by their hash, which costs a tenth of the memory) have a history.
 _FRESH_INVENTORY = """
     CREATE TEMP TABLE fresh_inventory AS
-    WITH new AS (SELECT *, hash(path) AS h FROM ({new})),
+    WITH new AS NOT MATERIALIZED (SELECT *, hash(path) AS h FROM ({new})),
     old AS MATERIALIZED (
         SELECT path, image_id, present, seq, since_seq, earlier_image_id, hash(path) AS h
         FROM ({old}) SEMI JOIN (SELECT h FROM new) n ON hash(path) = n.h),
