@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.settings import Settings, load_settings
+from infra.storage import Storage
 from tasks.recipe import Recipe, load_recipe
 
 DATA_MANIFESTS = Path("data_manifests")
@@ -63,7 +64,7 @@ def job_for(dataset: str | None, source: str | None, workspace: str | None, **mo
     if workspace is None:
         raise JobError(f"expected a workspace to put the restored pictures of {source} in; give --workspace DIR")
     _refuse_nesting(source, workspace)
-    return Job(source=source, workspace=workspace, **{k: v for k, v in more.items() if v is not None})
+    return Job(source=Storage(source).url, workspace=Storage(workspace).url, **{k: v for k, v in more.items() if v is not None})
 
 
 def read_data_manifest(name: str) -> dict[str, Any]:
