@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, StageSettings
-from tasks.tensors import to_pixels, to_tensor
+from tasks.tensors import NetworkSettings, NetworkStage, to_pixels, to_tensor
 
 if TYPE_CHECKING:
+    import torch
+
     from tasks.models.diffbir import DiffBIRSettings
 
 Version = Literal["v1", "v2", "v2.1"]
@@ -48,6 +50,12 @@ class DiffBirSettings(StageSettings):
     vae_tile: int = Field(default=0, ge=0, multiple_of=64, description="pixels per side of the autoencoder's tiles")
     batch_size: int = Field(default=4, ge=1, le=256, description="faces per micro-batch")
 
+    @model_validator(mode="after")
+    def _tiles_meet(self) -> DiffBirSettings:
+        if self.tile and self.tile_stride > self.tile:
+            raise ValueError(f"tile_stride {self.tile_stride} leaves gaps between tiles of {self.tile} px")
+        return self
+
 
 class DiffBir(FaceStage):
     """DiffBIR (Lin et al., ECCV 2024) on the newest result."""
@@ -76,23 +84,16 @@ class DiffBir(FaceStage):
         """The text encoder serves for two embeddings and is dropped."""
         import torch
 
-        from tasks.models import clip_prompts
-        from tasks.models.diffbir import DiffBIR
-        from tasks.models.ir_controlnet import load_ir_controlnet
-        from tasks.models.sd_convert import load_sd_components
+        from tasks.models.diffbir import load_diffbir
 
-        base, control = (self.weights[name] for name in FILES[self.settings.version])
-        tokenizer = Path(self.settings.tokenizer) if self.settings.tokenizer else None
-        encoder = load_sd_components(base, parts=("text_encoder",)).text_encoder
-        prompts = [self.settings.positive, self.settings.negative]
-        positive, negative = clip_prompts.embed(encoder, prompts, tokenizer).chunk(2)
-        del encoder
-        parts = load_sd_components(base, parts=("unet", "vae"))
-        network = DiffBIR(parts.unet, load_ir_controlnet(control), parts.vae, positive, negative, self.settings.version)
+        given = self.settings
+        base, control = (self.weights[name] for name in FILES[given.version])
+        tokenizer = Path(given.tokenizer) if given.tokenizer else None
+        network = load_diffbir(base, control, given.version, given.positive, given.negative, tokenizer)
         self._device = device
-        self._network = network.to(device).eval()
-        if dtype != "float32":
-            self._network.cast(getattr(torch, dtype))
+        self._network = network.to(device=device, dtype=getattr(torch, dtype)).eval()
+        if device.startswith("cuda"):
+            self._network.to(memory_format=torch.channels_last)
 
     def run(self, batch: Batch) -> list[FaceResult]:
         """Noise is drawn per face from its seed, so neighbours do not matter."""
@@ -124,3 +125,45 @@ class DiffBir(FaceStage):
             tile_stride=given.tile_stride,
             vae_tile=given.vae_tile,
         )
+
+
+class SwinIrSettings(NetworkSettings):
+    """DiffBIR's own first stage; the released MPSR uses PiSA-SR in its place."""
+
+    trained: Literal["face", "general", "realesrgan"] = Field(default="face", description="which released weights")
+
+
+class SwinIr(NetworkStage):
+    """DiffBIR's cleaner (SwinIR on 8×-unshuffled pixels), for its own two-stage use."""
+
+    name = "swinir"
+    Settings = SwinIrSettings
+    reads = ("aligned",)
+    source = "aligned"
+
+    settings: SwinIrSettings
+
+    @classmethod
+    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The weights of the training asked for."""
+        assert isinstance(settings, SwinIrSettings)
+        return (f"swinir_{settings.trained}",)
+
+    def build(self) -> Any:
+        """The network from the published checkpoint; its size follows from the file."""
+        from infra.checkpoint import fitting, load_state_dict
+        from tasks.models.swinir import build_swinir
+
+        (path,) = self.weights.values()
+        with fitting(path, expect="SwinIR"):
+            return build_swinir(load_state_dict(path, expect="SwinIR"))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Sides are multiples of 64 already."""
+        from tasks.models.swinir import clean
+
+        return clean(self._network, images)
+
+    def load(self, device: str, dtype: str) -> None:
+        """In float32: it is small, and the condition of everything after it."""
+        super().load(device, "float32")

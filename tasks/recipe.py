@@ -31,6 +31,7 @@ STAGES: dict[str, str] = {
     "gfpgan": "tasks.gfpgan:Gfpgan",
     "compact_severe": "tasks.gfpgan:CompactSevere",
     "diffbir": "tasks.diffbir:DiffBir",
+    "swinir": "tasks.diffbir:SwinIr",
     "ffa_net": "tasks.dehaze:FfaNet",
     "compact_dehaze": "tasks.dehaze:CompactDehaze",
     "face_tone_net": "tasks.skin_tone:FaceToneNet",
