@@ -64,7 +64,9 @@ def job_for(dataset: str | None, source: str | None, workspace: str | None, **mo
     if workspace is None:
         raise JobError(f"expected a workspace to put the restored pictures of {source} in; give --workspace DIR")
     _refuse_nesting(source, workspace)
-    return Job(source=Storage(source).url, workspace=Storage(workspace).url, **{k: v for k, v in more.items() if v is not None})
+    return Job(
+        source=Storage(source).url, workspace=Storage(workspace).url, **{k: v for k, v in more.items() if v is not None}
+    )
 
 
 def read_data_manifest(name: str) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from flows.shard import Shard
+from infra.manifest import bucket_of
 from tasks import books
 from tasks.recipe import COMMIT
 
@@ -54,9 +56,9 @@ class Plan:
 
 def make_plan(run: Run) -> Plan:
     """Asks the ledger what is to be done under the run's recipe; with `retry`, also what was given up."""
-    table = run.ledger.plan(run.digests[COMMIT])
     if run.job.retry:
-        table = _with_given_up(run, table)
+        _reopen(run)
+    table = run.ledger.plan(run.digests[COMMIT])
     present = run.ledger.query("SELECT count(*) AS n FROM inventory WHERE present").column("n")[0].as_py()
     size = min(run.settings.shard_size, max(SMALL_SHARD, present // SHARDS_OF_SMALL_ARCHIVE))
     bits = max(0, (max(present, 1) - 1) // size).bit_length()
@@ -97,23 +99,18 @@ def face_counts(ledger: Any) -> dict[str, int]:
     return counts
 
 
-def _with_given_up(run: Run, table: pa.Table) -> pa.Table:
-    import pyarrow as pa
-
-    sql = (
-        "SELECT image_id, attempt FROM commits WHERE state IN ('failed_retryable', 'quarantined') "
-        "AND image_id IN (SELECT image_id FROM inventory WHERE present AND problem IS NULL)"
-    )
-    from infra.manifest import bucket_of
-
-    known = set(table.column("image_id").to_pylist())
-    rows = table.to_pylist()
-    for row in run.ledger.query(sql).to_pylist():
-        if row["image_id"] not in known:
-            bucket = bucket_of(row["image_id"], run.ledger.buckets)
-            rows.append({"image_id": row["image_id"], "bucket": bucket, "why": "retryable", "attempt": row["attempt"]})
-    rows.sort(key=lambda row: (row["bucket"], row["image_id"]))
-    return pa.Table.from_pylist(rows, schema=table.schema)
+def _reopen(run: Run) -> None:
+    """Sends what was given up back to pending, so that the plan takes it on and the ledger says that it was asked to."""
+    given_up = run.ledger.query(
+        "SELECT image_id, face, stage, stage_key, stage_digest, state FROM latest "
+        "WHERE state = 'quarantined' OR (state = 'failed_retryable' AND stage = ?) ORDER BY stage, image_id",
+        [COMMIT],
+    ).to_pylist()
+    place = itemgetter("stage", "bucket")
+    rows = [{**row, "bucket": bucket_of(row["image_id"], run.ledger.buckets), "state": "pending"} for row in given_up]
+    for (stage, bucket), members in groupby(sorted(rows, key=place), key=place):
+        reopened = [{name: row[name] for name in row if name != "bucket"} for row in members]
+        run.ledger.append_events(reopened, run_id=run.id, token=run.lease.token, stage=stage, bucket=bucket)
 
 
 def _counts(table: pa.Table) -> dict[str, int]:

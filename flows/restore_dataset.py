@@ -94,6 +94,8 @@ def find_pictures(run: Run) -> int:
     while part := list(islice(rows, INVENTORY_SEGMENT)):
         run.ledger.append_inventory(part, run_id=run.id)
         news += len(part)
+    if news >= INVENTORY_SEGMENT:
+        run.ledger.fold()  # every question from here on asks the inventory
     return news
 
 
@@ -128,7 +130,7 @@ def restore_shards(run: Run, plan: Plan) -> None:
 def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
     """One shard through every stage of the recipe, then its verdicts."""
     if plan.has_history:
-        shard.adopt(prior_rows(run, shard), run.workspace.exists, retry_quarantined=run.job.retry)
+        shard.adopt(prior_rows(run, shard), run.workspace.exists)
     for stage in run.recipe.stages:
         if not shard.complete(stage):
             settled_stage(run, shard, stage)

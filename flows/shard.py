@@ -23,6 +23,7 @@ ImageRef = tuple[str, str]
 """(workspace path of an intermediate file, name of the image in it)."""
 
 FAILED = ("failed_retryable", "quarantined")
+TRY_AGAIN = ("failed_retryable", "pending")
 
 
 class Shard:
@@ -42,11 +43,10 @@ class Shard:
         self.recipe, self.digests = recipe, digests
         self.rows: dict[str, dict[tuple[str, int], Row]] = {}  # stage id → (image_id, face) → row
 
-    def adopt(self, rows: Iterable[Row], exists: Callable[[str], bool], *, retry_quarantined: bool = False) -> None:
-        """Takes over rows of earlier runs that are still true: same digest, not failed, and with what they wrote."""
-        again = FAILED if retry_quarantined else ("failed_retryable",)
+    def adopt(self, rows: Iterable[Row], exists: Callable[[str], bool]) -> None:
+        """Takes over rows of earlier runs that are still true: same digest, settled, and with what they wrote."""
         for row in rows:
-            if row["stage_digest"] == self.digests.get(row["stage"]) and row["state"] not in again:
+            if row["stage_digest"] == self.digests.get(row["stage"]) and row["state"] not in TRY_AGAIN:
                 self._put(row["stage"], [row])
         self._paste_again_where_a_path_is_new()
         while self._drop_what_lost_its_images(exists):

@@ -154,19 +154,12 @@ def test_lost_intermediates_rerun_what_made_them_only_when_somebody_reads_them(f
     assert not s.complete(RECIPE.stages[0])
 
 
-def test_failed_rows_are_tried_again_and_quarantined_ones_only_when_asked(finished):
-    for state, retry, again in (
-        ("failed_retryable", False, True),
-        ("quarantined", False, False),
-        ("quarantined", True, True),
-    ):
-        rows = [
-            row | {"state": state, "reason_code": "stage_error"} if row["stage"] == "dehaze" else row
-            for row in finished
-        ]
-        s = shard(A)
-        s.adopt(rows, lambda uri: True, retry_quarantined=retry)
-        assert (not s.complete(RECIPE.stage("dehaze"))) == again
+@pytest.mark.parametrize(("state", "again"), [("failed_retryable", True), ("pending", True), ("quarantined", False)])
+def test_failed_and_reopened_rows_are_tried_again_and_quarantined_ones_are_not(finished, state, again):
+    rows = [row | {"state": state} if row["stage"] == "dehaze" else row for row in finished]
+    s = shard(A)
+    s.adopt(rows, lambda uri: True)
+    assert (not s.complete(RECIPE.stage("dehaze"))) == again
 
 
 def test_adopting_or_applying_twice_changes_nothing(finished):

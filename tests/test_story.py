@@ -73,6 +73,13 @@ def hashes(folder):
     }
 
 
+def illegal_transitions(workspace):
+    from infra.manifest import Ledger
+    from infra.storage import Storage
+
+    return Ledger.open(Storage(workspace), create=False).illegal_transitions()
+
+
 def test_an_archive_is_restored_accounted_for_and_not_restored_twice(archive, tmp_path, recipe):
     journal, workspace, before = tmp_path / "journal", tmp_path / "ws", hashes(archive)
     story = recipe(DETECT, brighten(journal), PASTE)
@@ -115,6 +122,11 @@ def test_a_picture_that_kills_its_worker_is_found_and_its_neighbours_finish(arch
     assert summary["reasons"]["killed_worker"] == 1
     assert summary["outcomes"]["restored"] == PICTURES + 1
     assert not (tmp_path / "ws/restored/poison.png").exists()
+
+    assert run(archive, tmp_path / "ws", story)["stages"] == {}, "it is not tried again by itself"
+    again = run(archive, tmp_path / "ws", story, retry=True)
+    assert again["stages"]["poison"]["failed"] == 1, "but it is when asked"
+    assert illegal_transitions(tmp_path / "ws") == {}
 
 
 def test_memory_that_runs_out_halves_the_batch(archive, tmp_path, recipe):
