@@ -100,7 +100,7 @@ def face_counts(ledger: Any) -> dict[str, int]:
 
 
 def _reopen(run: Run) -> None:
-    """Sends what was given up back to pending, so that the plan takes it on and the ledger says that it was asked to."""
+    """Sends what was given up back to pending: the plan takes it on, and the ledger says that somebody asked."""
     given_up = run.ledger.query(
         "SELECT image_id, face, stage, stage_key, stage_digest, state FROM latest "
         "WHERE state = 'quarantined' OR (state = 'failed_retryable' AND stage = ?) ORDER BY stage, image_id",
