@@ -277,9 +277,12 @@ def stage_key(image_id: str, face: int, digest: str) -> str:
     return hashlib.sha256(f"{image_id}:{face}:{digest}".encode()).hexdigest()
 
 
-def seed_of(key: str) -> int:
-    """The random seed that belongs to a stage key, a non-negative 63-bit integer."""
-    return int(key[:16], 16) >> 1
+def seed_of(image_id: str, face: int, stage_id: str) -> int:
+    """The random seed of a face at a stage, a non-negative 63-bit integer.
+
+    It depends on nothing else, so that a changed setting, dtype or device is compared on the same random numbers.
+    """
+    return int(hashlib.sha256(f"{image_id}:{face}:{stage_id}".encode()).hexdigest()[:16], 16) >> 1
 
 
 def recipe_names() -> list[str]:

@@ -56,7 +56,8 @@ class Outcome:
 class Face:
     """One face of one image, with what earlier stages found out about it.
 
-    `seed` comes from the stage key: random numbers drawn from it are the same in any order and on any worker.
+    `seed` follows from image, face and stage alone: random numbers drawn from it are the same in any order, on any
+    worker, device and dtype.
     `metrics` and `detail` are the union of all earlier stages' for this face.
     """
 

@@ -204,7 +204,13 @@ class Worker:
 
     def _batch(self, stage: RecipeStage, items: Sequence[Item]) -> Batch:
         faces = [
-            Face(i["image_id"], i["face"], seed_of(i["stage_key"]), i.get("metrics", {}), i.get("detail", {}))
+            Face(
+                i["image_id"],
+                i["face"],
+                seed_of(i["image_id"], i["face"], stage.id),
+                i.get("metrics", {}),
+                i.get("detail", {}),
+            )
             for i in items
         ]
         if not items:

@@ -96,8 +96,9 @@ def test_a_condition_that_is_none_is_refused_with_an_example():
         _ = Condition("quality is poor").comparisons
 
 
-def test_seeds_follow_from_the_key_alone():
-    key = stage_key("f00", 3, "digest")
-    assert key == stage_key("f00", 3, "digest")
-    assert seed_of(key) != seed_of(stage_key("f00", 4, "digest"))
-    assert 0 <= seed_of("f" * 64) < 2**63
+def test_seeds_follow_from_image_face_and_stage():
+    assert seed_of("f00", 3, "diffbir") == seed_of("f00", 3, "diffbir")
+    others = {seed_of("f00", 4, "diffbir"), seed_of("f01", 3, "diffbir"), seed_of("f00", 3, "pisa_sr")}
+    assert seed_of("f00", 3, "diffbir") not in others
+    assert 0 <= max(others) < 2**63
+    assert stage_key("f00", 3, "a") != stage_key("f00", 3, "b")
