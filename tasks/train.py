@@ -231,8 +231,7 @@ def _tone_loss(net: nn.Module, batch: Batch) -> Tensor:
 def _restorer_loss(net: nn.Module, batch: Batch) -> Tensor:
     """Masked squared error, each picture in proportion to how wrong it was (plus 2e-4, which is 37 dB).
 
-    Squared, because with L1 doing nothing is a minimum that training does not leave: every change to a
-    clean picture then costs at first order.
+    Squared, because PSNR is what the restorers are chosen by.
     """
     made: Tensor = batch["given"] + net.correction(batch["given"])  # type: ignore[operator]
     weights = batch["valid"] / batch["valid"].sum(dim=(1, 2, 3), keepdim=True) / 3
@@ -277,14 +276,14 @@ NETWORKS: dict[str, Network] = {
     "restorer": Network(
         {"working": 128, "widths": [32, 64, 96, 128], "blocks": [1, 2, 2, 2]},
         6,
-        1.5e-3,
+        7e-4,
         lambda face, seed: _reduced(restorer_pair(face, seed, 128), 128),
         _restorer_loss,
     ),
     "severe": Network(
         {"working": 128}, 8, 1e-3, lambda face, seed: _reduced(restorer_pair(face, seed, 128, 0.5), 128), _restorer_loss
     ),
-    "quality": Network({"width": 24}, 8, 1e-3, _draw_quality, _quality_loss),
+    "quality": Network({"width": 24}, 8, 2e-3, _draw_quality, _quality_loss),
     "dehaze": Network(
         {"working": 64}, 12, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_haze), 64), _tone_loss
     ),

@@ -47,7 +47,7 @@ class CompactRestorer(nn.Module):
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in pairwise(widths))
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(_stack(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
-        self.summary = nn.Sequential(nn.Linear(last, last), nn.ReLU())
+        self.summary = nn.Sequential(nn.LayerNorm(last), nn.Linear(last, last), nn.ReLU())
         self.scale = nn.ModuleList(nn.Linear(last, w) for w in widths[:-1])
         self.trust = nn.Linear(last, 1)
         self.leave = nn.Conv2d(first, 12, 3, padding=1)
@@ -69,7 +69,7 @@ class CompactRestorer(nn.Module):
         seen = self.summary(x.mean(dim=(2, 3)))
         for level in reversed(range(len(self.up))):
             x = functional.pixel_shuffle(self.up[level](x), 2) + kept[level]
-            x = self.decoder[level](x * (1 + self.scale[level](seen)[:, :, None, None]))
+            x = self.decoder[level](x * (1 + torch.tanh(self.scale[level](seen))[:, :, None, None]))
         trust = 2 * torch.sigmoid(self.trust(seen))[:, :, None, None]
         return functional.pixel_shuffle(trust * self.leave(x), 2)
 
@@ -99,7 +99,9 @@ class QualityNet(nn.Module):
         for a, b in pairwise(widths):
             layers += [nn.Conv2d(a, b, 3, 2, 1), nn.ReLU(), _Block(b)]
         self.features = nn.Sequential(*layers)
-        self.score = nn.Sequential(nn.Linear(2 * widths[-1], 64), nn.ReLU(), nn.Linear(64, 1))
+        self.score = nn.Sequential(
+            nn.LayerNorm(2 * widths[-1]), nn.Linear(2 * widths[-1], 64), nn.ReLU(), nn.Linear(64, 1)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.features(functional.pixel_unshuffle(image - 0.5, 4))
