@@ -103,7 +103,9 @@ def stages_of(workspace):
     return {(Path(row["path"]).stem, row["stage"]): row["state"] for row in table.to_pylist()}
 
 
-def test_the_released_recipe_runs_whole_gates_both_ways_and_resumes(faces, tmp_path, story, weights):
+def test_the_released_recipe_runs_whole_gates_both_ways_resumes_and_sees_changed_weights(
+    faces, tmp_path, story, weights
+):
     workspace = tmp_path / "ws"
     first = run(faces, workspace, story(), weights)
     assert first["outcomes"]["restored"] == len(FACES)
@@ -124,24 +126,16 @@ def test_the_released_recipe_runs_whole_gates_both_ways_and_resumes(faces, tmp_p
     assert "pisa_sr" not in third["stages"], "a moved gate reruns what it drives, not what stands before it"
     assert stages_of(workspace)["poor", "gfpgan"] == "skipped"
 
-
-def test_changed_weights_rerun_their_stage_and_what_follows(faces, tmp_path, story, weights, monkeypatch):
-    import shutil
-
     import torch
 
-    folder = tmp_path / "weights"
-    shutil.copytree(weights[0], folder, copy_function=shutil.copy)
-    mine = folder, folder / "table.toml"
-    run(faces, tmp_path / "ws", story(), mine)
     from tasks.models.face_tone_net import FaceToneNet
 
     torch.manual_seed(7)
-    torch.save(FaceToneNet(width=4).state_dict(), folder / "ftn.pth")
-    for record in folder.glob("ftn*.json"):
-        record.unlink()
-    again = run(faces, tmp_path / "ws", story(), mine)
-    assert set(again["stages"]) == {"skin_tone", "truncate", "paste_back", "evaluate"}
+    torch.save(FaceToneNet(width=4).state_dict(), weights[0] / "ftn.pth")
+    fourth = run(faces, workspace, moved, weights)
+    assert set(fourth["stages"]) == {"skin_tone", "truncate", "paste_back", "evaluate"}, "changed weights: what follows"
+    facts = json.loads((workspace / "report/report.json").read_text())["facts"]
+    assert set(facts["weights"]) >= {"sd21_base", "pisa_sr", "gfpgan_v1_3"}
 
 
 def test_bf16_stays_near_fp32(faces, tmp_path, story, weights):
@@ -165,9 +159,3 @@ def test_a_missing_file_is_named_with_what_to_do_before_anything_runs(faces, tmp
     with pytest.raises(WeightsError, match="mpsr models"):
         run(faces, tmp_path / "ws", story(), (empty, weights[1]))
     assert not (tmp_path / "ws" / "_format.json").exists()
-
-
-def test_the_report_of_such_a_run_names_its_weights(faces, tmp_path, story, weights):
-    run(faces, tmp_path / "ws", story(), weights)
-    facts = json.loads((tmp_path / "ws/report/report.json").read_text())["facts"]
-    assert set(facts["weights"]) >= {"sd21_base", "pisa_sr", "gfpgan_v1_3"}
