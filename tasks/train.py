@@ -274,7 +274,7 @@ def _landmark_loss(net: nn.Module, batch: Batch) -> Tensor:
 NETWORKS: dict[str, Network] = {
     "landmarks": Network({"width": 24}, 64, 2e-3, _draw_crop, _landmark_loss),
     "restorer": Network(
-        {"working": 128, "widths": [32, 64, 96, 128], "blocks": [1, 2, 2, 2]},
+        {"working": 128, "widths": [32, 64, 96, 128], "blocks": [1, 2, 2, 2], "least": 0.0035},
         6,
         7e-4,
         lambda face, seed: _reduced(restorer_pair(face, seed, 128), 128),
@@ -283,7 +283,7 @@ NETWORKS: dict[str, Network] = {
     "severe": Network(
         {"working": 128}, 8, 1e-3, lambda face, seed: _reduced(restorer_pair(face, seed, 128, 0.5), 128), _restorer_loss
     ),
-    "quality": Network({"width": 24}, 8, 2e-3, _draw_quality, _quality_loss),
+    "quality": Network({"width": 64}, 16, 5e-3, _draw_quality, _quality_loss),
     "dehaze": Network(
         {"working": 64}, 12, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_haze), 64), _tone_loss
     ),

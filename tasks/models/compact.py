@@ -29,7 +29,8 @@ class CompactRestorer(nn.Module):
     It weighs its features and its correction by what the whole picture looks like, so that a network that
     sees a clean face can do nothing. `place` tells it where in the aligned face a feature lies.
     After U-Net (Ronneberger et al. 2015) and FiLM (Perez et al. 2018), on pixel-unshuffled input as in
-    Real-ESRGAN. Detail finer than `working` passes through untouched.
+    Real-ESRGAN. Detail finer than `working` passes through untouched. A picture whose correction is smaller than
+    `least` (root mean square) is returned as it came.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class CompactRestorer(nn.Module):
         working: int = 256,
         widths: Sequence[int] = (16, 48, 64, 96),
         blocks: Sequence[int] = (1, 1, 2, 2),
+        least: float = 0.0,
     ) -> None:
         super().__init__()
-        self.working = working
+        self.working, self.least = working, least
         first, last = widths[0], widths[-1]
         self.enter = nn.Conv2d(12, first, 3, padding=1)
         self.place = nn.Parameter(torch.zeros(1, first, 16, 16))
@@ -54,8 +56,15 @@ class CompactRestorer(nn.Module):
         _zero(self.leave, self.trust, *self.scale)
 
     def forward(self, image: Tensor) -> Tensor:
-        small = resize(image, self.working)
-        return (image + resize(self.correction(small), image.shape[-1])).clamp(0, 1)
+        change = self.correction(resize(image, self.working))
+        if self.least > 0:
+            change = change * self._worth(change)
+        return (image + resize(change, image.shape[-1])).clamp(0, 1)
+
+    def _worth(self, change: Tensor) -> Tensor:
+        """0 where a picture's correction is no larger than what clean faces get, 1 from a third above it."""
+        size = change.float().square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        return (3 * (size / self.least - 1)).clamp(0, 1)
 
     def correction(self, small: Tensor) -> Tensor:
         """What to add to a picture (N, 3, working, working)."""
@@ -82,31 +91,47 @@ class SevereRestorer(CompactRestorer):
         working: int = 128,
         widths: Sequence[int] = (32, 64, 96, 128),
         blocks: Sequence[int] = (1, 2, 2, 2),
+        least: float = 0.0,
     ) -> None:
-        super().__init__(working, widths, blocks)
+        super().__init__(working, widths, blocks, least)
 
 
 class QualityNet(nn.Module):
     """Maps RGB (N, 3, 512, 512) in [0, 1] to a no-reference score (N,) in [0, 1]; 1 is a clean face.
 
-    It is trained to predict clip((PSNR to the truth − 16) / 26, 0, 1), PSNR in dB.
+    It is trained to predict clip((PSNR to the truth − 16) / 26, 0, 1), PSNR in dB. It sees statistics alone:
+    of tones, and of the detail of luma and chroma at six scales (three norms each, which tell noise from edges),
+    in the spirit of natural scene statistics (BRISQUE, Mittal et al. 2012).
     """
 
-    def __init__(self, width: int = 24) -> None:
+    SCALES = 6
+
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
-        widths = (width, 3 * width // 2, 2 * width, 3 * width)
-        layers: list[nn.Module] = [nn.Conv2d(48, width, 3, padding=1), nn.ReLU()]
-        for a, b in pairwise(widths):
-            layers += [nn.Conv2d(a, b, 3, 2, 1), nn.ReLU(), _Block(b)]
-        self.features = nn.Sequential(*layers)
+        seen = 3 * 3 * self.SCALES + 3 * 2
+        self.settle = nn.BatchNorm1d(seen, affine=False)
         self.score = nn.Sequential(
-            nn.LayerNorm(2 * widths[-1]), nn.Linear(2 * widths[-1], 64), nn.ReLU(), nn.Linear(64, 1)
+            nn.Linear(seen, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.features(functional.pixel_unshuffle(image - 0.5, 4))
-        pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
-        return torch.sigmoid(self.score(pooled).float()).squeeze(1)
+        scored: Tensor = self.score(self.settle(self.statistics(image.float()))).float()
+        return torch.sigmoid(scored).squeeze(1)
+
+    @torch.no_grad()
+    def statistics(self, image: Tensor) -> Tensor:
+        """Tones and detail (N, 60) of pictures (N, 3, H, W), H and W of 64 px and more."""
+        luma = image.mean(dim=1, keepdim=True)
+        planes = torch.cat([luma, image[:, :1] - luma, image[:, 2:] - luma], dim=1)
+        seen = [planes.mean(dim=(2, 3)), planes.std(dim=(2, 3))]
+        for _ in range(self.SCALES):
+            coarse = functional.avg_pool2d(planes, 2)
+            smooth = functional.interpolate(coarse, size=planes.shape[2:], mode="bilinear", align_corners=False)
+            detail = (planes - smooth).abs() + 1e-4
+            seen += [detail.mean(dim=(2, 3)).log(), detail.sqrt().mean(dim=(2, 3)).log()]
+            seen.append((detail**2).mean(dim=(2, 3)).log())
+            planes = coarse
+        return torch.cat(seen, dim=1)
 
 
 class Levels(nn.Module):
