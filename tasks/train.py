@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from tasks.degrade import Image
-from tasks.models.compact import build, save_compact
+from tasks.models.compact import build, load_compact, save_compact
 from tasks.train_data import (
     Face,
     Pair,
@@ -46,6 +46,7 @@ class TrainSettings(BaseModel):
 
     data: Path = Field(description="folder of aligned faces, see tasks.train_data.load_faces")
     out: Path = Field(description="folder for <name>.safetensors and the checkpoint <name>.ckpt")
+    start: Path | None = Field(default=None, description="weights of a network of the same shape to start from")
     steps: int = Field(default=4000, ge=1, description="optimiser steps; may differ when a training goes on")
     batch: int | None = Field(default=None, ge=1, description="examples a step; none = the network's own")
     learning_rate: float | None = Field(default=None, gt=0, le=0.1, description="peak; none = the network's own")
@@ -112,6 +113,8 @@ class _Run:
         self.name, self.network, self.settings = name, network, settings
         self.device = torch.device(settings.device)
         self.net = build(name, **network.config).to(self.device).to(memory_format=torch.channels_last)
+        if settings.start is not None:
+            self.net.load_state_dict(load_compact(settings.start).state_dict())
         self.average = deepcopy(self.net).requires_grad_(False)
         self.rate = settings.learning_rate or network.learning_rate
         self.optimiser = torch.optim.AdamW(self.net.parameters(), self.rate, weight_decay=1e-4, betas=(0.9, 0.99))
