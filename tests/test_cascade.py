@@ -17,7 +17,7 @@ WEIGHTS = Path(__file__).parents[1] / "tasks" / "models" / "weights" / "landmark
 SHARED = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared"))
 SAMPLES = SHARED / "data" / "samples"
 YUNET = SHARED / "data" / "weights" / "yunet_n_640_640.onnx"
-ASTRONAUT_EYES = np.array([(201.0, 110.0), (246.0, 111.0)])
+ASTRONAUT_EYES = np.array([(203.4, 103.6), (247.5, 104.4)])  # as YuNet sees them
 
 needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason="landmarks.safetensors is not shipped")
 
@@ -59,7 +59,7 @@ def test_of_boxes_that_share_a_place_the_best_stays():
 @needs_weights
 def test_the_astronaut_is_found_with_her_points(net):
     (face,) = detect_faces(skimage_picture("astronaut"), net)
-    assert np.linalg.norm(face.points[:2] - ASTRONAUT_EYES, axis=1).max() < 0.2 * 45
+    assert np.linalg.norm(face.points[:2] - ASTRONAUT_EYES, axis=1).max() < 0.15 * 44
     left, right, nose, mouth_left, mouth_right = face.points
     assert left[0] < nose[0] < right[0]
     assert mouth_left[0] < mouth_right[0]
