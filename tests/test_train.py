@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     (root / "aligned512").mkdir()
     (root / "whole").mkdir()
     rng = np.random.default_rng(0)
-    points = FFHQ_POINTS * 0.5 + (40, 20)
+    points = FFHQ_POINTS * 0.5 + (40, -10)
     rows = [["id", "split", *[f"{name}_{axis}" for name in POINT_NAMES for axis in "xy"]]]
     for index in range(12):
         whole = drawn_face(rng, points)
@@ -140,7 +140,7 @@ def test_the_mirrored_border_is_masked(folder):
     (face, *_) = load_faces(folder, "train")
     assert face.valid[300, 256] == 1
     assert 0.9 < face.valid.mean() < 1
-    assert not face.valid[[0, -1]].all(), "the crop leaves these pictures at the top or the bottom"
+    assert not face.valid[0].any(), "the crop leaves these pictures at the top"
 
 
 def test_pairs_are_seeded(folder):
