@@ -284,7 +284,11 @@ NETWORKS: dict[str, Network] = {
         _restorer_loss,
     ),
     "severe": Network(
-        {"working": 128}, 8, 1e-3, lambda face, seed: _reduced(restorer_pair(face, seed, 128, 0.5), 128), _restorer_loss
+        {"working": 128, "least": 0.0017},
+        8,
+        1e-3,
+        lambda face, seed: _reduced(restorer_pair(face, seed, 128, 0.5), 128),
+        _restorer_loss,
     ),
     "quality": Network({"width": 64}, 16, 5e-3, _draw_quality, _quality_loss),
     "dehaze": Network(
