@@ -142,7 +142,7 @@ def report(workspace: Workspace, thumbnails: Thumbnails = None) -> None:
     """Write the static report of a workspace anew and print where it is."""
     from flows.report import rewrite_report
 
-    terminal.out.print(rewrite_report(workspace, thumbnails is not False), soft_wrap=True)
+    terminal.out.print(rewrite_report(workspace, thumbnails), soft_wrap=True)
 
 
 @app.command()
@@ -203,7 +203,9 @@ def doctor(json_: Json = False) -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="where to put archive, originals and workspace")] = Path("demo"),
+    folder: Annotated[Path, typer.Option(help="where to put archive, originals and workspace")] = Path(
+        "data_manifests/demo"
+    ),
     json_: Json = False,
 ) -> None:
     """Restore two dozen pictures made on the spot, and print what was truly gained."""
@@ -227,13 +229,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
-    except KeyboardInterrupt:
-        terminal.print_error("interrupted", "what is done is kept; run the same command again to resume")
-        sys.exit(130)
     except Exception as error:
         code = exit_code_of(error)
         if code is None or os.environ.get("MPSR_DEBUG"):
-            raise
+            terminal.err.print_exception()
+        code = 3 if code is None else code
         terminal.print_error(str(error), "run the same command again to resume" if code == 3 else "")
         sys.exit(code)
 
@@ -245,13 +245,20 @@ def _interrupt(*_: object) -> None:
 
 def exit_code_of(error: Exception) -> int | None:
     """2 or 3 for errors that are for people, by the classes that our own packages declare; None for defects."""
-    declared = getattr(error, "exit_code", None)
     names = {cls.__name__ for cls in type(error).__mro__}
     if names & {"JobError", "RecipeError", "SettingsError", "WeightsError", "WorkspaceBusy"}:
         return 2
-    if names & {"RunStopped", "WorkerStartFailed", "LeaseLost", "StorageError", "ClusterError", "LedgerError"}:
+    if names & {
+        "RunStopped",
+        "ExecutorError",
+        "LeaseLost",
+        "StorageError",
+        "ClusterError",
+        "LedgerError",
+        "ServeError",
+    }:
         return 3
-    return declared
+    return None
 
 
 def _finish(summary: dict[str, Any], as_json: bool, workspace: str) -> None:

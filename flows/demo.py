@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from flows import tell, terminal
-from flows.job import Job
+from flows.job import DEMO_SEED, Job
 
 if TYPE_CHECKING:
     from tasks.demo_archive import Expected, Gain
-
-SEED = 1
 
 
 def run_demo(folder: Path, as_json: bool) -> int:
@@ -28,7 +26,7 @@ def run_demo(folder: Path, as_json: bool) -> int:
 
     began = time.monotonic()
     archive, workspace = folder / "archive", folder / "workspace"
-    expected = make(folder, SEED)
+    expected = make(folder, DEMO_SEED)
     terminal.err.print(f"made {len(expected)} files in {archive}; restoring them with the compact recipe …")
     summary = run_flow(Job(source=str(archive.absolute()), workspace=str(workspace.absolute())))
     outcomes = file_outcomes(Ledger.open(Storage(workspace), create=False))

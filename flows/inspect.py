@@ -46,7 +46,7 @@ def preview(job: Job) -> dict[str, Any]:
     ledger = Ledger.open(storage, create=False) if storage.exists("_format.json") else None
     store = open_store(settings.weights_dir, settings.weights_table)
     missing = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})
-    known = {row["path"]: row for row in ledger.files(gone=True).to_pylist()} if ledger else {}
+    known = {row["path"]: row for row in ledger.files().to_pylist()} if ledger else {}
     limits = Limits(max_pixels=settings.max_pixels)
     changes = list(scan(source, known, include=job.include, exclude=job.exclude, limits=limits))
     why, work = _work(job, ledger, known, changes, missing)
@@ -74,7 +74,8 @@ def workspace_status(workspace: str, reasons: bool) -> dict[str, Any]:
     """Outcomes that add up, who is running, when the last run was."""
     storage = Storage(workspace)
     ledger = _ledger(storage)
-    held, holder, facts = ledger.books(PROBLEMS), holder_of(storage), last_run_facts(storage)
+    holder, facts = holder_of(storage), last_run_facts(storage)
+    held = ledger.books(PROBLEMS, facts["digests"][COMMIT])
     data = {
         "schema": 1,
         "workspace": storage.shown_url,
@@ -109,7 +110,9 @@ def explain(file: str, workspace: str | None) -> dict[str, Any]:
             f"the ledger of {storage.shown_url} knows no file {path!r}; give its path relative to the archive"
         )
     file_row = found[0]
-    rows = ledger.latest(image_ids=[file_row["image_id"]]).to_pylist()
+    digests = set(last_run_facts(storage)["digests"].values())
+    every = ledger.latest(image_ids=[file_row["image_id"]]).to_pylist()
+    rows = [row for row in every if row["stage_digest"] in digests] or every
     runs = {row["run_id"] for row in rows}
     return {
         "schema": 1,

@@ -13,6 +13,9 @@ from infra.storage import Storage
 from tasks.recipe import Recipe, load_recipe
 
 DATA_MANIFESTS = Path("data_manifests")
+OF_A_DATA_SET = ("recipe", "aligned", "include", "exclude", "stages", "settings")
+"""What a data set's file may say beside source and workspace."""
+DEMO_SEED = 1
 
 
 class JobError(ValueError):
@@ -49,24 +52,27 @@ class Job(BaseModel):
 
 
 def job_for(dataset: str | None, source: str | None, workspace: str | None, **more: Any) -> Job:
-    """A job for a data set named in data_manifests/, or for a source and a workspace.
+    """A job for a data set named in data_manifests/, or for a source and a workspace; what is None was not given.
 
-    Raises JobError when neither is complete, or the data set is not described.
+    Raises JobError when neither is complete, when the data set is not described, and where originals were in danger.
     """
+    given = {name: value for name, value in more.items() if value is not None}
     if source is None and dataset is not None:
         described = read_data_manifest(dataset)
         source, workspace = described["source"], workspace or described["workspace"]
-        more = {key: described[key] for key in ("recipe", "aligned", "include", "exclude") if key in described} | more
+        given = {name: described[name] for name in OF_A_DATA_SET if name in described} | given
+        _make_what_can_be_made(described)
     if source is None:
         raise JobError(
             "expected a source (a folder or URL with pictures), or a data set of data_manifests/; got neither"
         )
     if workspace is None:
         raise JobError(f"expected a workspace to put the restored pictures of {source} in; give --workspace DIR")
+    _refuse_secrets(source, workspace)
     _refuse_nesting(source, workspace)
-    return Job(
-        source=Storage(source).url, workspace=Storage(workspace).url, **{k: v for k, v in more.items() if v is not None}
-    )
+    if str(given.get("recipe", "")).endswith(".toml"):
+        given["recipe"] = str(Path(given["recipe"]).absolute())
+    return Job(source=Storage(source).url, workspace=Storage(workspace).url, **given)
 
 
 def read_data_manifest(name: str) -> dict[str, Any]:
@@ -75,11 +81,33 @@ def read_data_manifest(name: str) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in DATA_MANIFESTS.glob("*.toml"))) or "none here"
         raise JobError(f"there is no data set {name!r} in {DATA_MANIFESTS.absolute()}; known are {known}")
-    described = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        described = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise JobError(f"{path} is not TOML: {error}") from None
     for key in ("source", "workspace"):
         if key in described and "://" not in described[key]:
             described[key] = str((path.parent / described[key]).absolute())
     return described
+
+
+def _make_what_can_be_made(described: dict[str, Any]) -> None:
+    """The demo's archive is made on the spot when it is not there."""
+    source = Path(described["source"])
+    if described.get("generator") == "demo" and not source.exists():
+        from tasks.demo_archive import make
+
+        make(source.parent, DEMO_SEED)
+
+
+def _refuse_secrets(*urls: str) -> None:
+    """What a job names stands in files and in the dashboard."""
+    for url in urls:
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise JobError(
+                f"{Storage(url).shown_url} holds a user name or password, which would be written down with the run; "
+                "give credentials in the environment (AWS_ACCESS_KEY_ID, …)"
+            )
 
 
 def _refuse_nesting(source: str, workspace: str) -> None:
@@ -92,8 +120,7 @@ def _refuse_nesting(source: str, workspace: str) -> None:
 
 
 def _lies_in(inner: str, outer: str) -> bool:
-    remote = ["://" in url.removeprefix("file://") for url in (inner, outer)]
-    if any(remote):
-        return all(remote) and (inner.rstrip("/") + "/").startswith(outer.rstrip("/") + "/")
-    a, b = (Path(url.removeprefix("file://")).expanduser().resolve() for url in (inner, outer))
-    return a.is_relative_to(b)
+    a, b = Storage(inner), Storage(outer)
+    if not a.is_local or not b.is_local:
+        return a.is_local == b.is_local and (a.url.rstrip("/") + "/").startswith(b.url.rstrip("/") + "/")
+    return Path(a.url).resolve().is_relative_to(Path(b.url).resolve())

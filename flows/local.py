@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
-import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from flows import terminal
@@ -19,7 +22,7 @@ def run_flow(job: Job) -> dict[str, Any]:
     quiet_prefect()
     from flows.restore_dataset import restore_dataset
 
-    with terminal.shown(Progress()) as progress:
+    with terminal.shown(Progress()) as progress, _told_when_interrupted():
         watched.set(progress)
         return restore_dataset(
             source=job.source,
@@ -34,6 +37,15 @@ def run_flow(job: Job) -> dict[str, Any]:
         )
 
 
+@contextmanager
+def _told_when_interrupted() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        terminal.print_error("interrupted", "what is done is kept; run the same command again to resume")
+        raise
+
+
 def quiet_prefect() -> None:
     """Settings that Prefect reads when it is imported: no telemetry, no chatter, the server that is running here."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -45,6 +57,9 @@ def quiet_prefect() -> None:
 
 
 def _answers(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.2)
-        return probe.connect_ex((host, port)) == 0
+    """Whether a Prefect server is there; other programs like that port, too."""
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}/api/health", timeout=1) as answer:
+            return bool(answer.read().strip() == b"true")
+    except (OSError, http.client.HTTPException):
+        return False

@@ -45,13 +45,19 @@ class Plan:
 
     def shards(self, run: Run) -> Iterator[Shard]:
         """The work, shard by shard, in the order of the ids (a hash, so the folders of an archive come mixed)."""
-        rows = self.table.select(["image_id", "bucket", "why", "attempt"]).to_pylist()
-        for bucket, of_bucket in groupby(rows, key=lambda row: row["bucket"]):
+        for bucket, rows in self._by_bucket():
             paths = _paths(run, bucket)
-            for prefix, members in groupby(of_bucket, key=lambda row: _prefix(row["image_id"], self.prefix_bits)):
+            for prefix, members in groupby(rows, key=lambda row: _prefix(row["image_id"], self.prefix_bits)):
                 planned = {row["image_id"]: row for row in members}
                 images = {image_id: paths[image_id] for image_id in planned}
                 yield Shard(f"{bucket:02x}-{prefix:x}", bucket, images, run.recipe, run.digests, planned)
+
+    def _by_bucket(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """One bucket's rows at a time: ten million as Python objects would not fit."""
+        table, start = self.table.select(["image_id", "bucket", "why", "attempt"]), 0
+        for counted in table.column("bucket").value_counts().to_pylist():
+            yield counted["values"], table.slice(start, counted["counts"]).to_pylist()
+            start += counted["counts"]
 
 
 def make_plan(run: Run) -> Plan:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tasks.report_data import RunFacts
     from tasks.report_pictures import PixelLoader
 
+REPORT = "report/index.html"
 SAMPLE_FROM = 200_000
 """Images above which stage rows are sampled; ids are hashes, so a range of them is a fair sample."""
 
@@ -28,10 +29,12 @@ def write_run_report(run: Run) -> str:
     return _write(run.workspace, run.ledger, facts, run.settings.report_thumbnails)
 
 
-def rewrite_report(workspace: str, thumbnails: bool) -> str:
-    """Writes the report of a workspace's last run anew; returns the address of the page."""
+def rewrite_report(workspace: str, thumbnails: bool | None) -> str:
+    """Writes the report of a workspace's last run anew, by default with pictures only if that run had them."""
     storage = Storage(workspace)
-    return _write(storage, Ledger.open(storage, create=False), last_run_facts(storage), thumbnails)
+    facts = last_run_facts(storage)
+    shown = facts["settings"]["report_thumbnails"] if thumbnails is None else thumbnails
+    return _write(storage, Ledger.open(storage, create=False), facts, shown)
 
 
 def last_run_facts(storage: Storage) -> dict[str, Any]:

@@ -7,9 +7,10 @@ stage and is the only truth. A second run plans again from it, and so resumes wh
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -22,12 +23,14 @@ from flows import publish
 from flows.job import Job, job_for
 from flows.plan import Plan, make_plan, summary
 from flows.progress import watched
-from flows.report import write_run_report
+from flows.report import REPORT, write_run_report
 from flows.run import Run, RunStopped, known_files, open_run, prior_rows, workers
 from flows.shard import FAILED, Row, Shard, new_row
+from infra.storage import decode_name
 from tasks.image_io import Limits
 from tasks.recipe import COMMIT, RecipeStage
 from tasks.scan import scan
+from tasks.worker import RESTORED
 
 PUBLISH_SECONDS = 10.0
 INVENTORY_SEGMENT = 50_000
@@ -76,12 +79,12 @@ def restore_dataset(
 def restore(job: Job) -> dict[str, Any]:
     """The story itself."""
     with open_run(job, watched.get()) as run:
-        find_pictures(run)
+        news = find_pictures(run)
         plan = plan_work(run)
         if plan.images:
             with workers(run):
                 restore_shards(run, plan)
-        return finish(run)
+        return finish(run, changed=bool(news or plan.images))
 
 
 @task(name="scan", cache_policy=NO_CACHE)
@@ -89,10 +92,12 @@ def find_pictures(run: Run) -> int:
     """Looks at every file of the archive; what has not changed since the last scan is not read again."""
     job = run.job
     limits = Limits(max_pixels=run.settings.max_pixels)
-    rows = scan(run.source, known_files(run.ledger), include=job.include, exclude=job.exclude, limits=limits)
+    known = known_files(run.ledger)
+    rows = scan(run.source, known, include=job.include, exclude=job.exclude, limits=limits)
     news = 0
     while part := list(islice(rows, INVENTORY_SEGMENT)):
         run.ledger.append_inventory(part, run_id=run.id)
+        _drop_outputs_of_what_is_broken_now(run, known, part)
         news += len(part)
     if news >= INVENTORY_SEGMENT:
         run.ledger.fold()  # every question from here on asks the inventory
@@ -130,12 +135,14 @@ def restore_shards(run: Run, plan: Plan) -> None:
 def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
     """One shard through every stage of the recipe, then its verdicts."""
     if plan.has_history:
-        shard.adopt(prior_rows(run, shard), run.workspace.exists)
+        shard.adopt(prior_rows(run, shard), cache(run.workspace.exists))
     for stage in run.recipe.stages:
         if not shard.complete(stage):
             settled_stage(run, shard, stage)
     verdicts = shard.verdicts()
     run.record(shard, COMMIT, verdicts)
+    for path in shard.undelivered(verdicts):
+        run.workspace.delete(decode_name(f"{RESTORED}/{path}"))
     run.keep_or_drop(shard)
     run.count(verdicts)
 
@@ -172,20 +179,32 @@ def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
     rows = list(shut)
     for done in run.executor.map(stage.id, items, run.settings.micro_batch or stage.batch_size):
         rows += done.rows if done.failure is None else [_given_up(run, stage, done.failure)]
-        run.progress.advanced(stage.id, len(done.rows), reused=sum(1 for r in done.rows if r.get("reused")))
+        worked = [row for row in done.rows if not row.get("reused")]
+        seconds = sum(row["device_ms"] for row in worked) / 1000
+        run.progress.advanced(stage.id, len(done.rows), reused=len(done.rows) - len(worked), seconds=seconds)
     run.record(shard, stage.id, rows)
     shard.apply(stage, rows)
     return publish.outcomes(rows)
 
 
-def finish(run: Run) -> dict[str, Any]:
-    """Folds the ledger, writes report and totals, and tells the dashboard where they are."""
+def finish(run: Run, *, changed: bool) -> dict[str, Any]:
+    """Folds the ledger, writes totals and report, and tells the dashboard where they are."""
+    run.lease.check()
     run.ledger.fold()
     totals = summary(run)
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
-    report = write_run_report(run)
-    publish.finished(run, totals, report)
+    if changed or not run.workspace.exists(REPORT):
+        write_run_report(run)
+    publish.finished(run, totals, run.workspace.full_path(REPORT))
     return totals
+
+
+def _drop_outputs_of_what_is_broken_now(run: Run, known: Mapping[str, Row], news: list[Row]) -> None:
+    """A file that was restored and now holds something else that is no picture must not show the old one."""
+    for row in news:
+        before = known.get(row["path"]) if row["problem"] and row["present"] else None
+        if before and not before["problem"] and before["image_id"] != row["image_id"] and row["problem"] != "excluded":
+            run.workspace.delete(decode_name(f"{RESTORED}/{row['path']}"))
 
 
 def _top_up(pool: ThreadPoolExecutor, run: Run, plan: Plan, waiting: Iterator[Shard], places: int) -> set[Future[None]]:

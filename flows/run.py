@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect.runtime import flow_run
 
-from flows.job import Job
+from flows.job import Job, JobError
 from flows.progress import Progress
 from flows.shard import Row, Shard
 from infra.devices import has_gpu
@@ -31,7 +31,7 @@ from infra.settings import Settings, SettingsError
 from infra.storage import Storage
 from infra.weights import open_store
 from tasks.recipe import COMMIT, Recipe, stage_key
-from tasks.worker import WorkerConfig
+from tasks.worker import RESTORED, WorkerConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,7 +69,7 @@ class Run:
         self.factory = "tasks.worker:build"
         self.startup_seconds: float | None = None  # until workers stood; None where none were needed
         self._sequence = 0
-        self._kept_bytes = 0
+        self.kept_bytes = 0
         self._lock = threading.Lock()
 
     def record(self, shard: Shard, stage_id: str, rows: Sequence[Row]) -> None:
@@ -88,7 +88,7 @@ class Run:
             self.quarantined += outcomes.count("quarantined")
         self.progress.committed(outcomes)
         budget, enough = self.settings.quarantine_budget, self.settings.quarantine_budget_from
-        if self.committed >= enough and self.quarantined > budget * self.committed:
+        if not self.job.retry and self.committed >= enough and self.quarantined > budget * self.committed:
             raise RunStopped(
                 f"{self.quarantined} of {self.committed} images were quarantined, over the budget of {budget:.0%}; "
                 "something is wrong with the archive or the set-up. Look at `mpsr status --reasons`, then raise "
@@ -100,8 +100,8 @@ class Run:
         paths = shard.intermediates()
         size = sum(self.workspace.size(path) for path in paths if self.workspace.exists(path))
         with self._lock:
-            fits = self._kept_bytes + size <= self.settings.keep_intermediates_gb * GIGABYTE
-            self._kept_bytes += size if fits else 0
+            fits = self.kept_bytes + size <= self.settings.keep_intermediates_gb * GIGABYTE
+            self.kept_bytes += size if fits else 0
         if not fits:
             for path in paths:
                 self.workspace.delete(path)
@@ -174,11 +174,23 @@ def open_run(job: Job, progress: Progress | None = None) -> Iterator[Run]:
     run holds the workspace.
     """
     run = Run(job, job.load_settings(), job.load_recipe(), progress or Progress())
+    _refuse_danger(run)
     with ExitStack() as stack:
         run.lease = stack.enter_context(Lease.acquire(run.workspace, owner=run.id))
         run.ledger = Ledger.open(run.workspace, buckets=_buckets(run))
         run.write_facts()
         yield run
+
+
+def _refuse_danger(run: Run) -> None:
+    """Raises JobError without a source, and where a folder `restored` is in the way that is not of our making."""
+    if not run.source.exists("") and run.source.is_local:
+        raise JobError(f"there is no archive at {run.source.shown_url}")
+    if not run.workspace.exists("_format.json") and run.workspace.exists(RESTORED):
+        raise JobError(
+            f"{run.workspace.shown_url} holds a folder {RESTORED!r} that no run of ours made; "
+            "nothing is overwritten, so choose another workspace"
+        )
 
 
 @contextmanager
@@ -199,7 +211,14 @@ def workers(run: Run) -> Iterator[None]:
         ) as run.executor:
             run.executor.wait_ready()
             run.startup_seconds = time.time() - run.started
+            run.kept_bytes = _intermediate_bytes(run.workspace)
             yield
+
+
+def _intermediate_bytes(workspace: Storage) -> int:
+    if not workspace.exists("intermediates"):
+        return 0
+    return sum(info.bytes or 0 for info in workspace.walk("intermediates"))
 
 
 def _cpu_pools(settings: Settings, threads: int) -> dict[str, PoolSize]:
@@ -241,6 +260,11 @@ class KnownFiles(Mapping[str, Row]):
 
     def __iter__(self) -> Iterator[str]:
         return (cell.as_py() for cell in self._paths)
+
+    def items(self) -> Iterator[tuple[str, Row]]:  # type: ignore[override]  # looking each path up would take minutes
+        """Path and row, in order."""
+        for batch in self._table.to_batches(max_chunksize=10_000):
+            yield from ((row["path"], row) for row in batch.to_pylist())
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

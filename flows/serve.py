@@ -24,18 +24,17 @@ HEARTBEATS_MISSED_SECONDS = 540  # three of Prefect's default heartbeats
 
 
 class ServeError(RuntimeError):
-    """A part of the service did not come up; the message says which and what it printed."""
-
-    exit_code = 3
+    """A part of the service did not come up or ended; the message says which and what it printed."""
 
 
 def serve(port: int) -> None:
-    """Starts server, deployments and worker; returns when the worker ends or raises KeyboardInterrupt."""
+    """Starts server, deployments and worker; until Ctrl-C; raises ServeError when one ends."""
     if not Path("prefect.yaml").is_file():
         raise ServeError(f"expected prefect.yaml in {Path.cwd()}; run `mpsr serve` from the repository's root")
     environment = _environment(port)
     with ExitStack() as stack:
-        stack.enter_context(_process(["prefect", "server", "start", "--host", HOST, "--port", str(port)], environment))
+        command = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
+        server = stack.enter_context(_process(command, environment))
         _wait_for(f"http://{HOST}:{port}/api/health")
         _prefect(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
         _prefect(["--no-prompt", "deploy", "--all"], environment)
@@ -44,7 +43,9 @@ def serve(port: int) -> None:
         terminal.out.print(f"dashboard:  http://{HOST}:{port}")
         terminal.out.print(f"in another terminal:  export PREFECT_API_URL=http://{HOST}:{port}/api", soft_wrap=True)
         terminal.out.print("                      prefect deployment run restore-dataset --watch", soft_wrap=True)
-        worker.wait()
+        while server.poll() is None and worker.poll() is None:
+            time.sleep(1)
+        raise ServeError(f"{'the server' if worker.poll() is None else 'the worker'} ended by itself")
 
 
 def _environment(port: int) -> dict[str, str]:

@@ -79,8 +79,18 @@ class Shard:
 
     def intermediates(self) -> set[str]:
         """Workspace paths of the intermediate files that the known rows name."""
-        uris = {row.get("output_uri") for rows in self.rows.values() for row in rows.values()}
+        names = ("output_uri", "checkpoint")
+        uris = {row.get(name) for rows in self.rows.values() for row in rows.values() for name in names}
         return {uri for uri in uris if uri and uri.startswith("intermediates/")}
+
+    def undelivered(self, verdicts: Iterable[Row]) -> list[str]:
+        """Paths at which nothing may lie in the restored tree: what lies there is of another recipe or content."""
+        stale: list[str] = []
+        for row in verdicts:
+            outcome, why = row["detail"]["outcome"], self.planned.get(row["image_id"], {}).get("why")
+            if outcome in ("quarantined", "skipped") or (outcome == "failed" and why == "changed"):
+                stale += self.images[row["image_id"]]
+        return stale
 
     def verdicts(self) -> list[Row]:
         """One commit row per image, with the outcome of its files."""
@@ -160,9 +170,8 @@ class Shard:
     def _to_paste(self) -> list[str]:
         """Images that get a file in the restored tree: every one that could be decoded and lost no face on the way."""
         detected = self.rows.get(self.recipe.stages[0].id, {})
-        lost = {
-            image_id for rows in self.rows.values() for (image_id, _), row in rows.items() if row["state"] in FAILED
-        }
+        told = [self.rows.get(stage.id, {}) for stage in self._delivering()]
+        lost = {image_id for rows in told for (image_id, _), row in rows.items() if row["state"] in FAILED}
         return [i for i in self.images if i not in lost and detected.get((i, WHOLE_IMAGE), {}).get("state") == "done"]
 
     def _paste_item(self, stage: RecipeStage, image_id: str) -> Item:
@@ -230,7 +239,7 @@ class Shard:
         return [Judged.of(row) for row in (detected, pasted) if row and row["reason_code"] not in _SAYS_NOTHING]
 
     def _judge(self, face: tuple[str, int]) -> Judged:
-        rows = [row for s in self.recipe.stages if (row := self.rows.get(s.id, {}).get(face))]
+        rows = [row for s in self._delivering() if (row := self.rows.get(s.id, {}).get(face))]
         decisive = next((row for row in rows if row["state"] in FAILED), None)
         decisive = decisive or next(
             (row for row in rows if row["state"] in ("rejected_identity", "done_fallback")), None
@@ -238,6 +247,11 @@ class Shard:
         if decisive is None and self._stopped(face):
             return Judged("left_alone", "skipped", "sharp_enough")
         return Judged.of(decisive) if decisive else Judged("restored", "done", "ok")
+
+    def _delivering(self) -> tuple[RecipeStage, ...]:
+        """The stages up to the last paste-back: what is only measured afterwards changes no verdict."""
+        last = max(n for n, stage in enumerate(self.recipe.stages) if stage.scope == "image")
+        return self.recipe.stages[: last + 1]
 
     def _pasted(self, image_id: str) -> Row | None:
         pasting = [s for s in self.recipe.stages[1:] if s.scope == "image"]

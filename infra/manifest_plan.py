@@ -42,7 +42,9 @@ def plan(reader: Reader, digest: str, max_attempts: int) -> pa.Table:
     import pyarrow as pa
 
     groups = reader.groups((INVENTORY, COMMIT))
-    return pa.concat_tables([reader.table(_plan_sql(reader, group), [digest, max_attempts]) for group in groups])
+    return pa.concat_tables(
+        [reader.table(_plan_sql(reader, group), [digest, max_attempts, digest]) for group in groups]
+    )
 
 
 def books(reader: Reader, problems: Mapping[str, str], digest: str | None) -> Books:
@@ -91,7 +93,8 @@ _PLAN = """
                 WHEN state = 'failed_retryable' THEN if(attempt < ?, 'retryable', NULL)
                 WHEN since > seq AND state IN {delivered} THEN 'new_path'
             END AS why,
-            coalesce(attempt, 0)::SMALLINT AS attempt, files, bytes, pixels
+            CASE WHEN state = 'failed_retryable' AND stage_digest IS NOT DISTINCT FROM ? THEN attempt ELSE 0
+            END::SMALLINT AS attempt, files, bytes, pixels
         FROM inputs i LEFT JOIN verdicts v ON i.image_id = v.image_id)
     SELECT image_id, {bucket} AS bucket, * EXCLUDE (image_id) FROM judged
     WHERE why IS NOT NULL ORDER BY bucket, image_id"""

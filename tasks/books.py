@@ -57,7 +57,7 @@ REASONS: dict[str, tuple[FileOutcome, str]] = {
     "disappeared": ("failed", "the file was there at the scan and is gone"),
     "out_of_memory": ("failed", "memory ran out even for this one alone"),
     "infrastructure": ("failed", "the machinery failed more often than the retries allow"),
-    "write_failed": ("failed", "the output could not be written"),
+    "write_failed": ("quarantined", "the restored picture could not be coded in its container"),
     "pending": ("pending", "not reached yet"),
 }
 """reason_code → (what it makes of a file, the sentence that the documentation gives it)."""

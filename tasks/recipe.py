@@ -221,7 +221,7 @@ class Recipe:
     def dependencies(self, stage: RecipeStage) -> tuple[RecipeStage, ...]:
         """Earlier stages whose results this one reads: images, and metrics of the gates that stand before it."""
         earlier = self.stages[: self.stages.index(stage)]
-        needed = {self._writer(name, earlier).id for name in stage.reads}
+        needed = {writer.id for name in stage.reads for writer in self._writers(name, earlier)}
         gates = [*stage.gates, *(s.stop_when for s in earlier if s.stop_when)]
         for gate in gates:
             needed |= {_provider(metric, earlier).id for metric in gate.metrics}
@@ -249,12 +249,21 @@ class Recipe:
         digests[COMMIT] = _sha256([digests[s.id] for s in self.stages], [s.entry.stop_when for s in self.stages])
         return digests
 
-    def _writer(self, name: str, earlier: tuple[RecipeStage, ...]) -> RecipeStage:
+    def _writers(self, name: str, earlier: tuple[RecipeStage, ...]) -> list[RecipeStage]:
+        """Whoever may have written the image that a face has under this name: the newest writer, and, where a gate may
+        have been shut, the one before it, down to the aligned input. Raises KeyError where nobody writes it."""
         owner, _, image = name.rpartition(".")
+        if owner:
+            earlier = earlier[: [s.id for s in earlier].index(owner) + 1] if owner in {s.id for s in earlier} else ()
+        found: list[RecipeStage] = []
         for stage in reversed(earlier):
-            if image in stage.cls.writes and owner in ("", stage.id):
-                return stage
-        raise KeyError(name)
+            if image in stage.cls.writes:
+                found.append(stage)
+                if not stage.gates:
+                    return found
+        if not found:
+            raise KeyError(name)
+        return [*found, self.stages[0]]
 
     def _check_order(self, origin: str) -> None:
         ids = [s.id for s in self.stages]
@@ -299,7 +308,10 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Mapping[str, Any]] | 
 
     Raises RecipeError when it does not exist (with the nearest name) or does not validate.
     """
-    data = tomllib.loads(_read(name_or_path))
+    try:
+        data = tomllib.loads(_read(name_or_path))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {name_or_path!r} is not TOML: {error}") from None
     for stage_id, settings in (overrides or {}).items():
         entries = [e for e in data.get("stage", []) if e.get("id") == stage_id]
         if not entries:

@@ -25,11 +25,13 @@ from infra.storage import Storage, decode_name
 from infra.weights import open_store
 from tasks import books, image_io, intermediate
 from tasks.intermediate import Row, row_key
+from tasks.picture import Picture
 from tasks.recipe import Recipe, RecipeStage, seed_of
 from tasks.stage import WHOLE_IMAGE, Batch, Face, FaceStage, ImageStage, Outcome, Pixels, Stage
 
 Item = dict[str, Any]
 RESTORED = "restored"
+UNSETTLED = ("failed_retryable", "quarantined")
 
 
 class WorkerConfig(BaseModel):
@@ -80,26 +82,20 @@ class Worker:
         """Runs stage `call` on a micro-batch and returns its rows, each with the `key` of its item."""
         stage = self.recipe.stage(call)
         checkpoint = self._checkpoint(stage, items)
-        rows = self._finished(checkpoint)
-        if rows is not None:
-            return [{**row, "reused": True} for row in rows]
+        pastes = any("faces" in item for item in items)  # what lies in the restored tree may be of another recipe
+        found = None if pastes else intermediate.read(self.workspace, checkpoint)
+        if found is not None and all(row["state"] not in UNSETTLED for row in found.rows):
+            return [{**row, "reused": True} for row in found.rows]  # a failure is no result to be reused
         work = self._images if stage.scope == "image" else self._faces
         rows, images = work(stage, items, checkpoint)
-        intermediate.write(self.workspace, checkpoint, rows, images, self.recipe.file.intermediate_dtype)
+        if not pastes:
+            intermediate.write(self.workspace, checkpoint, rows, images, self.recipe.file.intermediate_dtype)
         return rows
 
     def _checkpoint(self, stage: RecipeStage, items: Sequence[Item]) -> str:
         members = hashlib.sha256(json.dumps([(i["stage_key"], i.get("paths")) for i in items]).encode()).hexdigest()
         digest = self.config.digests[stage.id]
         return f"intermediates/{stage.id}-{digest[:16]}/{members[:2]}/{members[2:34]}.arrow"
-
-    def _finished(self, checkpoint: str) -> list[Row] | None:
-        found = intermediate.read(self.workspace, checkpoint)
-        if found is None:
-            return None
-        rows = found.rows
-        outputs = [uri for row in rows for uri in row.get("outputs", ())]
-        return rows if all(self.workspace.exists(decode_name(uri)) for uri in outputs) else None
 
     def _faces(
         self, stage: RecipeStage, items: list[Item], checkpoint: str
@@ -117,6 +113,10 @@ class Worker:
         images = [dict(result.images) for result in results]
         for row, written in zip(rows, images, strict=True):
             row["output_uri"] = checkpoint if written else None
+            row["checkpoint"] = checkpoint
+            if not all(np.isfinite(image).all() for image in written.values()):
+                reason = f"{stage.id} gave numbers that are not finite"
+                row |= {"state": "quarantined", "reason_code": "stage_error", "reason": reason, "output_uri": None}
         return rows, images
 
     def _images(
@@ -149,12 +149,12 @@ class Worker:
             result, milliseconds = _timed(lambda: loaded.run(picture, batch))
         image_row = self._row(item, WHOLE_IMAGE, result.outcome, started, milliseconds)
         if result.picture is not None:
-            self._write_restored(item, data, image_io.encode(result.picture, data, self._provenance(item)), image_row)
+            self._encode_restored(item, data, result.picture, image_row)
         elif "faces" in item:  # pasting changed nothing: the restored tree gets the original, byte for byte
             self._write_restored(item, data, data, image_row)
         face_rows = [self._row(item, n, face.outcome, started, 0.0) for n, face in enumerate(result.faces)]
         for row in face_rows:
-            row["output_uri"] = checkpoint
+            row["output_uri"] = row["checkpoint"] = checkpoint
         return [image_row, *face_rows], [{}, *(dict(face.images) for face in result.faces)]
 
     def _original(self, item: Item) -> tuple[bytes | None, Outcome | None]:
@@ -175,6 +175,14 @@ class Worker:
         row = self._row(item, WHOLE_IMAGE, Outcome(reason_code="nothing_changed"), started, 0.0)
         self._write_restored(item, data, data, row)
         return row
+
+    def _encode_restored(self, item: Item, data: bytes, picture: Picture, row: Row) -> None:
+        try:
+            output = image_io.encode(picture, data, self._provenance(item))
+        except (ValueError, OSError) as error:  # no storage is touched here: it is the picture that cannot be coded
+            row |= {"state": "quarantined", "reason_code": "write_failed", "reason": f"could not be coded: {error}"}
+            return
+        self._write_restored(item, data, output, row)
 
     def _write_restored(self, item: Item, original: bytes, output: bytes, row: Row) -> None:
         for path in item["paths"]:
@@ -224,6 +232,7 @@ class Worker:
     def _open(self, path: str) -> intermediate.Intermediate:
         found = intermediate.read(self.workspace, path)
         if found is None:
+            self.workspace.delete(path)  # cut short: the next run finds it gone and makes it anew
             raise OSError(f"the intermediate {path} is gone or cut short; run again and it will be made anew")
         return found
 

@@ -28,6 +28,15 @@ def test_changed_skin_tone_weights_rerun_that_stage_and_what_follows_and_nothing
     assert changed(digests(recipe), after) == {"skin_tone", "identity", "paste_back", "evaluate", COMMIT}
 
 
+def test_whoever_may_have_written_an_image_makes_its_readers_stale():
+    """A face whose gate was shut carries the restorer's image past the gate: dehazing depends on both."""
+    recipe = load_recipe("compact")
+    after = digests(recipe, {**WEIGHTS, "compact_restorer": "other"})
+    moved = changed(digests(recipe), after)
+    assert {"pisa_sr", "score", "dehaze", "skin_tone", "identity", "paste_back", "evaluate", COMMIT} <= moved
+    assert not {"detect_align", "score_input", "gfpgan"} & moved
+
+
 def test_a_changed_setting_of_a_scorer_reaches_only_what_its_gate_drives():
     recipe = load_recipe("compact")
     other = load_recipe("compact", {"identity": {"threshold": 0.6}})

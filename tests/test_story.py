@@ -110,8 +110,15 @@ def test_a_changed_setting_reruns_that_stage_and_what_follows_only(archive, tmp_
     assert set(first["stages"]) == {"detect_align", "brighten", "paste_back"}
     second = run(archive, workspace, recipe(DETECT, brighten(amount=0.2), PASTE))
     assert set(second["stages"]) == {"brighten", "paste_back"}
-    bright = np.asarray(Image.open(workspace / "restored/a/01.png")).astype(int)
-    assert abs(bright.mean() - np.asarray(Image.open(archive / "a/01.png")).mean() - 51) < 1
+    assert abs(gain(archive, workspace) - 51) < 1
+    third = run(archive, workspace, recipe(DETECT, brighten(), PASTE))
+    assert abs(gain(archive, workspace) - 25.5) < 1, "going back to a setting goes back to its result"
+    assert third["stages"]["brighten"]["reused"] == PICTURES
+
+
+def gain(archive, workspace, name="a/01.png"):
+    after, before = (np.asarray(Image.open(root / name)).mean() for root in (workspace / "restored", archive))
+    return after - before
 
 
 def test_a_picture_that_kills_its_worker_is_found_and_its_neighbours_finish(archive, tmp_path, recipe):
@@ -146,6 +153,50 @@ def test_files_that_come_change_and_go_are_noticed(archive, tmp_path, recipe):
     assert summary["stages"]["brighten"]["items"] == 2
     shown = np.asarray(Image.open(workspace / "restored/a/03.png")).astype(int)
     assert abs(shown.mean() - np.asarray(Image.open(archive / "a/03.png")).mean() - 25.5) < 1
+
+
+def test_a_file_that_breaks_takes_its_old_picture_along(archive, tmp_path, recipe):
+    workspace, story = tmp_path / "ws", recipe(DETECT, brighten(), PASTE)
+    run(archive, workspace, story)
+    whole = (archive / "a/05.png").read_bytes()
+    (archive / "a/03.png").write_text("no picture any more")
+    (archive / "a/05.png").write_bytes(whole[: len(whole) - 40])
+    summary = run(archive, workspace, story)
+    assert not (workspace / "restored/a/03.png").exists()
+    assert not (workspace / "restored/a/05.png").exists()
+    assert (workspace / "restored/a/07.png").exists()
+    (archive / "a/05.png").write_bytes(whole)
+    assert run(archive, workspace, story)["outcomes"]["restored"] == summary["outcomes"]["restored"] + 1
+    assert (workspace / "restored/a/05.png").exists()
+
+
+def test_a_failure_is_tried_again_and_not_remembered_as_a_result(archive, tmp_path, recipe):
+    import os
+
+    workspace, story = tmp_path / "ws", recipe(DETECT, brighten(), PASTE)
+    run(archive, workspace, recipe(DETECT, brighten(amount=0.3), PASTE, name="first"))
+    shutil.rmtree(workspace / "intermediates")  # so that a changed setting has to read the files again
+    hidden = archive / "a/01.png"
+    stat = hidden.stat()
+    data = hidden.read_bytes()
+    hidden.write_bytes(data[:-1] + b"\0")  # same size and time: the scan believes it is the same
+    os.utime(hidden, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    failed = run(archive, workspace, story)
+    assert failed["reasons"].get("changed_while_running") == 2, "the file and its duplicate"
+    hidden.write_bytes(data)
+    os.utime(hidden, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert run(archive, workspace, story)["outcomes"]["failed"] == 0
+
+
+def test_a_folder_restored_that_is_not_ours_is_not_touched(archive, tmp_path, recipe):
+    from flows.job import JobError
+
+    mine = tmp_path / "ws/restored/a/01.png"
+    picture(mine, 0.5)
+    before = mine.read_bytes()
+    with pytest.raises(JobError, match="nothing is overwritten"):
+        run(archive, tmp_path / "ws", recipe(DETECT, brighten(), PASTE))
+    assert mine.read_bytes() == before
 
 
 def test_a_path_that_is_new_for_a_known_picture_gets_its_file(archive, tmp_path, recipe):

@@ -128,10 +128,12 @@ def test_the_released_recipe_runs_whole_gates_both_ways_resumes_and_sees_changed
 
     import torch
 
+    from infra.weights import open_store
     from tasks.models.face_tone_net import FaceToneNet
 
     torch.manual_seed(7)
-    torch.save(FaceToneNet(width=4).state_dict(), weights[0] / "ftn.pth")
+    torch.save(FaceToneNet(width=4).state_dict(), tmp_path / "other.pth")
+    open_store(*weights).add("face_tone_net", tmp_path / "other.pth")
     fourth = run(faces, workspace, moved, weights)
     assert set(fourth["stages"]) == {"skin_tone", "truncate", "paste_back", "evaluate"}, "changed weights: what follows"
     facts = json.loads((workspace / "report/report.json").read_text())["facts"]
