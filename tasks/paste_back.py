@@ -34,7 +34,10 @@ class PasteBackSettings(StageSettings):
         description="change = add what the restoration changed; replace = put the whole crop there, as facexlib does",
     )
     strength: float = Field(default=1.0, ge=0, le=1, description="share of the change that is applied; 0 = none")
-    feather: float = Field(default=0.1, ge=0, le=0.45, description="width of the soft edge, share of the crop's side")
+    mask: Literal["oval", "square"] = Field(
+        default="oval", description="where a change is applied: oval = the head, fading out; square = the whole crop"
+    )
+    feather: float = Field(default=0.2, ge=0, le=0.45, description="width of the soft edge, share of the crop's side")
     keep_tone: bool = Field(
         default=True, description="grey and toned pictures (sepia) keep their tone: only brightness is restored"
     )
@@ -44,6 +47,7 @@ class PasteBack(ImageStage):
     """Reads `aligned` and `restored` of every face of a picture and returns the finished picture."""
 
     name = "paste_back"
+    code_version = 2
     Settings = PasteBackSettings
     reads = ("aligned", "restored")
 
@@ -88,25 +92,28 @@ class PasteBack(ImageStage):
             for matrix, (_, after) in zip(matrices, pairs, strict=True):
                 pixels = geometry.paste_replace(pixels, after, matrix)
         else:
-            masks = shared_masks(matrices, self.settings.feather)
+            masks = shared_masks(matrices, self._mask())
             for matrix, mask, (before, after) in zip(matrices, masks, pairs, strict=True):
                 geometry.paste_change(pixels, before, after, matrix, mask, out=pixels)
         return dataclasses.replace(picture, pixels=pixels)
 
+    def _mask(self) -> geometry.Mask:
+        shapes = {"oval": geometry.oval_mask, "square": geometry.square_mask}
+        return shapes[self.settings.mask](feather=self.settings.feather)
 
-def shared_masks(matrices: list[geometry.Matrix], feather: float) -> list[geometry.Mask]:
+
+def shared_masks(matrices: list[geometry.Matrix], whole: geometry.Mask) -> list[geometry.Mask]:
     """The weight (512, 512) of every face's change; where crops overlap the weights add up to no more than one.
 
     A place belongs mostly to the face whose centre is nearest, in sides of its crop; the border between two faces
     is soft.
     """
-    square = geometry.square_mask(feather=feather)
     masks = []
     for index, matrix in enumerate(matrices):
         others = [other for at, other in enumerate(matrices) if at != index and _meet(matrix, other)]
-        rivals = [_seen_from(matrix, other, square * _nearness()) for other in others]
-        own = square * _nearness()
-        masks.append(square * own / np.maximum(own + sum(rivals), 1e-12) if rivals else square)
+        rivals = [_seen_from(matrix, other, whole * _nearness()) for other in others]
+        own = whole * _nearness()
+        masks.append(whole * own / np.maximum(own + sum(rivals), 1e-12) if rivals else whole)
     return masks
 
 

@@ -91,7 +91,9 @@ def test_detail_that_the_crop_never_held_survives_where_nothing_changed():
 def test_overlapping_changes_are_shared_not_added(distance):
     pixels = np.full((400, 500, 3), 0.4, np.float32)
     matrices = [matrix_at(200, 200, 200), matrix_at(200 + distance, 210, 180, turn=-15)]
-    result = paste(Picture(pixels), batch_of(pixels, matrices, brighter)).picture.pixels
+    batch = batch_of(pixels, matrices, brighter)
+    assert paste(Picture(pixels), batch).picture.pixels.max() <= 0.5 + 1e-3
+    result = paste(Picture(pixels), batch, mask="square", feather=0.1).picture.pixels
     assert result.max() <= 0.5 + 1e-3
     assert np.allclose(result[205, 200 + distance // 2], 0.5, atol=2e-3)
 
@@ -107,8 +109,17 @@ def test_each_of_two_neighbours_gets_its_own_restoration():
 
 
 def test_faces_far_apart_have_whole_masks():
-    masks = shared_masks([matrix_at(100, 100, 100), matrix_at(900, 100, 100)], 0.1)
-    assert all(np.array_equal(mask, geometry.square_mask(feather=0.1)) for mask in masks)
+    masks = shared_masks([matrix_at(100, 100, 100), matrix_at(900, 100, 100)], geometry.oval_mask())
+    assert all(np.array_equal(mask, geometry.oval_mask()) for mask in masks)
+
+
+def test_a_mended_tone_fades_out_and_leaves_no_box():
+    pixels = np.full((400, 400, 3), 0.4, np.float32)
+    result = paste(Picture(pixels), batch_of(pixels, [matrix_at(200, 200, 300)], brighter)).picture.pixels
+    assert np.allclose(result[200, 200], 0.5, atol=2e-3)
+    assert np.abs(np.diff(result[..., 0], axis=0)).max() < 0.004, "no edge of more than one level"
+    assert np.abs(np.diff(result[..., 0], axis=1)).max() < 0.004
+    assert np.array_equal(result[60, 60], pixels[60, 60]), "the crop's corners stay what they were"
 
 
 def test_a_face_across_the_edge_of_the_picture():
@@ -158,7 +169,13 @@ def test_every_setting_changes_the_result():
     batch = batch_of(
         pixels, [matrix_at(300, 300, 300)], lambda crop, n: crop * np.float32([1.2, 1, 0.9]) + np.float32(0.1)
     )
-    extremes = {"mode": ("change", "replace"), "strength": (0.3, 1), "feather": (0, 0.45), "keep_tone": (True, False)}
+    extremes = {
+        "mode": ("change", "replace"),
+        "strength": (0.3, 1),
+        "mask": ("oval", "square"),
+        "feather": (0, 0.45),
+        "keep_tone": (True, False),
+    }
     for name, (low, high) in extremes.items():
         low, high = (paste(Picture(pixels), batch, **{name: value}).picture.pixels for value in (low, high))
         assert not np.array_equal(low, high), name
