@@ -53,7 +53,7 @@ def _print(
     seconds: float,
 ) -> None:
     shown = Table(title="true gains against the known originals", title_justify="left", show_edge=False)
-    shown.add_column("file")
+    shown.add_column("file", overflow="fold")
     for title in ("face PSNR", "gain", "face SSIM", "gain", "whole PSNR", "gain"):
         shown.add_column(title, justify="right")
     for gain in table:
