@@ -39,7 +39,7 @@ INVENTORY_SEGMENT = 50_000
 
 def _run_name() -> str:
     asked = flow_run.parameters
-    what = asked.get("dataset") or (asked.get("source") or "").rstrip("/").rpartition("/")[2]
+    what = (asked.get("source") or asked.get("dataset") or "").rstrip("/").rpartition("/")[2]
     return f"restore-{what}-{datetime.now(UTC):%Y-%m-%d}"
 
 

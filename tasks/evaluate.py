@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from tasks.score import SCORERS
+from tasks.score import SCORERS, sharpness
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
 from tasks.tensors import to_tensor
-
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class EvaluateSettings(StageSettings):
@@ -69,10 +67,3 @@ class Evaluate(FaceStage):
 
         with torch.inference_mode():
             return float(self._quality(to_tensor(image[None], self._device)).reshape(-1)[0])
-
-
-def sharpness(image: Pixels) -> float:
-    """Standard deviation of the luma's Laplacian, in 8-bit levels: 0 for a flat picture, tens for a crisp one."""
-    import cv2
-
-    return float(cv2.Laplacian(image @ LUMA, cv2.CV_32F).std() * 255)

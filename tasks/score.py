@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from pydantic import Field, field_validator
 
-from tasks.stage import Batch, FaceResult, FaceStage, Outcome, StageSettings
+from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
 from tasks.tensors import to_tensor
 
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 SCORERS: dict[str, tuple[str, ...]] = {
+    "sharpness": (),
     "quality": ("compact_quality",),
     "clipiqa": ("clip_rn50",),
     "musiq": ("musiq_koniq",),
 }
-"""metric → the weights it needs."""
+"""metric → the weights it needs (none: it is a formula)."""
 
 
 class ScoreSettings(StageSettings):
@@ -62,7 +65,8 @@ class Score(FaceStage):
     def load(self, device: str, dtype: str) -> None:
         """Scores decide gates, so they are computed in float32 whatever the run's dtype is."""
         self._device = device
-        self._networks = {metric: self._build(metric).to(device).eval() for metric in self.settings.metrics}
+        learned = [metric for metric in self.settings.metrics if SCORERS[metric]]
+        self._networks = {metric: self._build(metric).to(device).eval() for metric in learned}
 
     def run(self, batch: Batch) -> list[FaceResult]:
         """One face at a time, so that a score, and the gate it drives, never depends on the face's neighbours."""
@@ -73,7 +77,10 @@ class Score(FaceStage):
 
         scores = {}
         for image in self.settings.images:
-            tensor = to_tensor(batch.images[image][index : index + 1].clip(0, 1), self._device)
+            pixels = batch.images[image][index : index + 1].clip(0, 1)
+            if "sharpness" in self.settings.metrics:
+                scores[f"sharpness.{image}"] = sharpness(pixels[0])
+            tensor = to_tensor(pixels, self._device)
             for metric, network in self._networks.items():
                 with torch.inference_mode():
                     scores[f"{metric}.{image}"] = float(network(tensor).reshape(-1)[0])
@@ -84,3 +91,10 @@ class Score(FaceStage):
 
         files = [self.weights[name] for name in SCORERS[metric]]
         return compact.load_compact(files[0]) if metric == "quality" else iqa.load(metric, *files)
+
+
+def sharpness(image: Pixels) -> float:
+    """Standard deviation of the luma's Laplacian, in 8-bit levels: 0 for a flat picture, 2 and more for a crisp one."""
+    import cv2
+
+    return float(cv2.Laplacian(image @ LUMA, cv2.CV_32F).std() * 255)
