@@ -13,8 +13,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from flows.job import JobError
 from flows.shard import Shard
-from infra.manifest import bucket_of
+from infra.manifest import Ledger, bucket_of
 from tasks import books
 from tasks.recipe import COMMIT
 
@@ -62,6 +63,11 @@ class Plan:
 
 def make_plan(run: Run) -> Plan:
     """Asks the ledger what is to be done under the run's recipe; with `retry`, also what was given up."""
+    if _ignores_case(run) and (met := collisions(run.ledger)):
+        raise JobError(
+            f"the workspace's file system ignores case, and {' and '.join(met[0])} would meet in the restored tree "
+            f"({len(met)} such names); choose a workspace that tells them apart, or exclude one of each"
+        )
     if run.job.retry:
         _reopen(run)
     table = run.ledger.plan(run.digests[COMMIT])
@@ -70,6 +76,19 @@ def make_plan(run: Run) -> Plan:
     bits = max(0, (max(present, 1) - 1) // size).bit_length()
     history = any(stage != COMMIT for stage in run.ledger.holdings().stages)
     return Plan(table, _counts(table), bits, history)
+
+
+def collisions(ledger: Ledger) -> list[list[str]]:
+    """Paths that differ in case or in Unicode's composition only, together; at most a hundred groups."""
+    sql = """
+        SELECT list(path ORDER BY path) AS paths FROM inventory WHERE present AND problem IS NULL
+        GROUP BY lower(nfc_normalize(path)) HAVING count(*) > 1 ORDER BY 1 LIMIT 100"""
+    return [row["paths"] for row in ledger.query(sql).to_pylist()]
+
+
+def _ignores_case(run: Run) -> bool:
+    """Whether the run's own file is found under a name in the other case."""
+    return run.workspace.is_local and run.workspace.exists(f"runs/{run.id.swapcase()}.json")
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -91,7 +110,7 @@ def summary(run: Run) -> dict[str, Any]:
     }
 
 
-def face_counts(ledger: Any) -> dict[str, int]:
+def face_counts(ledger: Ledger) -> dict[str, int]:
     """Faces by outcome, over the present pictures; `found` is their sum."""
     table = ledger.query(
         "SELECT detail FROM commits WHERE image_id IN (SELECT image_id FROM inventory WHERE present) "

@@ -36,6 +36,7 @@ use = "bench_orchestration:NoOp"
 id = "paste_back"
 """
 
+from flows.local import quiet_prefect  # noqa: E402
 from tasks.stage import FaceStage  # noqa: E402
 
 
@@ -44,6 +45,7 @@ class NoOp(FaceStage):
 
     name = "noop"
     reads = ("aligned",)
+    writes = ("restored",)
 
     @classmethod
     def batch_size(cls, settings: Any) -> int:
@@ -75,7 +77,7 @@ def build(config: dict[str, Any]) -> Host:
 
 def once(images: int) -> tuple[float, float]:
     """Seconds of start-up and of work for one fresh workspace."""
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    quiet_prefect()
     from prefect import flow
 
     from flows.job import Job

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from flows.local import quiet_prefect
+
 RECIPE = "compact"
 SETTINGS = {"detector": "none"}
 
@@ -71,15 +73,15 @@ def _run_all(stages: Sequence[Any], paths: Sequence[Path], output: Path) -> None
     (_, detect), *others = stages
     originals = [path.read_bytes() for path in paths]
     pictures = [decode(data) for data in originals]
-    images = [dict(detect.run(picture, Batch([], {})).faces[0].images) for picture in pictures]
+    found = [detect.run(picture, Batch([], {})).faces[0] for picture in pictures]
+    images = [dict(face.images) for face in found]
     metrics: list[dict[str, float]] = [{} for _ in paths]
     stopped: set[int] = set()
     for stage, loaded in others:
         if stage.scope == "image":
             for n, path in enumerate(paths):
-                batch = Batch(
-                    [Face(path.stem, 0)], {k: images[n].get(k, images[n]["aligned"])[None] for k in stage.reads}
-                )
+                face = Face(path.stem, 0, detail=found[n].outcome.detail)
+                batch = Batch([face], {name: _image(images[n], name)[None] for name in stage.reads})
                 pasted = None if n in stopped else loaded.run(pictures[n], batch).picture
                 data = encode(pasted, originals[n], {}) if pasted else originals[n]
                 (output / path.name).write_bytes(data)
@@ -103,8 +105,21 @@ def _parts(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
         yield numbers[start : start + size]
 
 
+def start_prefect() -> float:
+    """Seconds until the ephemeral server has run its first, empty flow."""
+    from prefect import flow
+
+    @flow(name="nothing")
+    def nothing() -> None:
+        """Only there to be run."""
+
+    began = time.perf_counter()
+    nothing()
+    return time.perf_counter() - began
+
+
 def pipeline(archive: Path, workspace: Path) -> tuple[float, float, dict[str, Any]]:
-    """Seconds of start-up and of everything after it, and the run's own summary."""
+    """Seconds until the workers stand, seconds of everything after it (report included), the run's own summary."""
     from flows.restore_dataset import restore_dataset
 
     began = time.perf_counter()
@@ -118,10 +133,11 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=256)
     parser.add_argument("--runs", type=int, default=3)
     given = parser.parse_args()
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    quiet_prefect()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_faces(root / "archive", given.faces)
+        print(f"Prefect's start-up: {start_prefect():.1f} s")
         loops, pipes = [], []
         for n in range(given.runs):
             loops.append(bare_loop(root / "archive", root / f"loop{n}"))
