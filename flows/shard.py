@@ -41,6 +41,7 @@ class Shard:
         """`images` maps every image_id to the paths that hold it, `planned` to its row of the plan."""
         self.id, self.bucket, self.images, self.planned = shard_id, bucket, images, planned
         self.recipe, self.digests = recipe, digests
+        self._place = {stage.id: n for n, stage in enumerate(recipe.stages)}
         self.rows: dict[str, dict[tuple[str, int], Row]] = {}  # stage id → (image_id, face) → row
 
     def adopt(self, rows: Iterable[Row], exists: Callable[[str], bool]) -> None:
@@ -54,14 +55,14 @@ class Shard:
 
     def items(self, stage: RecipeStage) -> tuple[list[Item], list[Row]]:
         """What is left to do at a stage, and the rows of faces to which it does not apply (its gate is shut)."""
-        if stage.id == self.recipe.stages[0].id:
-            return [self._image_item(stage, i) for i in self.images if not self._done(stage, i, WHOLE_IMAGE)], []
+        waiting = self._waiting(stage)
         if stage.scope == "image":
-            return [self._paste_item(stage, i) for i in self._to_paste() if not self._done(stage, i, WHOLE_IMAGE)], []
-        waiting = [f for f in self._faces() if self._alive(f, stage) and not self._done(stage, *f)]
-        open_gate = [f for f in waiting if stage.applies_to(self._metrics(f, stage))]
-        shut = [self._gated(f, stage) for f in waiting if f not in set(open_gate)]
-        return [self._face_item(stage, f) for f in open_gate], shut
+            item = self._image_item if self._place[stage.id] == 0 else self._paste_item
+            return [item(stage, image_id) for image_id, _ in waiting], []
+        applies = [stage.applies_to(self._metrics(face, stage)) for face in waiting]
+        items = [self._face_item(stage, face) for face, wanted in zip(waiting, applies, strict=True) if wanted]
+        shut = [self._gated(face, stage) for face, wanted in zip(waiting, applies, strict=True) if not wanted]
+        return items, shut
 
     def apply(self, stage: RecipeStage, rows: Iterable[Row]) -> None:
         """Takes a stage's rows in. Doing so twice changes nothing."""
@@ -69,8 +70,7 @@ class Shard:
 
     def complete(self, stage: RecipeStage) -> bool:
         """Whether nothing is left to do at a stage."""
-        items, shut = self.items(stage)
-        return not items and not shut
+        return not self._waiting(stage)
 
     def work_key(self, stage: RecipeStage, workspace: str) -> str:
         """Names this stage's work on this shard, in this workspace: what a cache may be asked for."""
@@ -107,6 +107,16 @@ class Shard:
                 for image_id in [i for i, row in self.planned.items() if row.get("why") == "new_path"]:
                     known.pop((image_id, WHOLE_IMAGE), None)
 
+    def _waiting(self, stage: RecipeStage) -> list[tuple[str, int]]:
+        """Images (with face -1) or faces that have no row of this stage yet and should get one."""
+        if self._place[stage.id] == 0:
+            found = [(image_id, WHOLE_IMAGE) for image_id in self.images]
+        elif stage.scope == "image":
+            found = [(image_id, WHOLE_IMAGE) for image_id in self._to_paste()]
+        else:
+            found = [face for face in self._faces() if self._alive(face, stage)]
+        return [each for each in found if not self._done(stage, *each)]
+
     def _done(self, stage: RecipeStage, image_id: str, face: int) -> bool:
         return (image_id, face) in self.rows.get(stage.id, {})
 
@@ -120,7 +130,7 @@ class Shard:
         return [(image_id, n) for n in range(int((image.get("metrics") or {}).get("faces", 0)))]
 
     def _before(self, stage: RecipeStage) -> tuple[RecipeStage, ...]:
-        return self.recipe.stages[: self.recipe.stages.index(stage)]
+        return self.recipe.stages[: self._place[stage.id]]
 
     def _alive(self, face: tuple[str, int], stage: RecipeStage) -> bool:
         rows = [self.rows.get(s.id, {}).get(face) for s in self._before(stage)]

@@ -9,6 +9,7 @@ import pyarrow as pa
 from flows.plan import Plan, collisions
 from infra.manifest import Ledger
 from infra.storage import Storage
+from tasks.recipe import load_recipe
 
 
 def inventory(tmp_path, *paths):
@@ -26,7 +27,7 @@ def test_names_that_a_file_system_without_case_would_mix_up_are_found(tmp_path):
 class Run:
     """As much of a run as cutting shards asks for."""
 
-    recipe = None
+    recipe = load_recipe("compact")
     digests = None
 
     def __init__(self, ledger):
