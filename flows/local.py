@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import os
+import signal
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from flows import terminal
@@ -39,11 +41,24 @@ def run_flow(job: Job) -> dict[str, Any]:
 
 @contextmanager
 def _told_when_interrupted() -> Iterator[None]:
+    """Ctrl-C reaches Prefect's ephemeral server, too; whatever fails after it is still an interruption."""
+    interrupted: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException:
+        if not interrupted:
+            raise
         terminal.print_error("interrupted", "what is done is kept; run the same command again to resume")
-        raise
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def quiet_prefect() -> None:
