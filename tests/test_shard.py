@@ -69,11 +69,11 @@ def test_the_gate_lets_only_very_poor_faces_through_and_records_the_others():
 def test_a_face_that_is_already_good_goes_no_further_and_the_file_is_copied():
     s = shard(A)
     s.apply(RECIPE.stages[0], detected(A, 1))
-    through(s, until="paste_back", quality=2.5)
+    through(s, until="paste_back", quality=5.0)
     assert s.items(RECIPE.stage("pisa_sr"))[0] == []
     (item,) = s.items(RECIPE.stage("paste_back"))[0]
     assert item["copy"]
-    through(s, quality=2.5)
+    through(s, quality=5.0)
     assert outcomes(s) == {A: "left_alone"}
     assert s.verdicts()[0]["reason_code"] == "sharp_enough"
 
