@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 import types
@@ -11,26 +10,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from evil_checkpoints import Evil, save_evil
 from safetensors.torch import load_file, save_file
 
 from infra.checkpoint import convert, load_checkpoint, load_into, load_state_dict
 from infra.weights_errors import WeightsCorrupt, WeightsMismatch, WeightsMissing, WeightsUnsafe
-
-
-class Evil:
-    """On unpickling, creates a file."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.target}",)
-
-
-def save_evil(folder, **options):
-    path = folder / "evil.pth"
-    torch.save({"state_dict": {"w": torch.ones(2)}, "more": Evil(folder / "executed")}, path, **options)
-    return path
 
 
 @contextmanager

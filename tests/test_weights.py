@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evil_checkpoints import save_evil
 from safetensors.torch import load_file
 
 from infra import weights as weights_module
@@ -252,19 +253,3 @@ class TestAdd:
             one.add("a", save_evil(tmp_path))
         assert list(one.folder.iterdir()) == []
         assert not (tmp_path / "executed").exists()
-
-
-class Evil:
-    """On unpickling, creates a file."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.target}",)
-
-
-def save_evil(folder, **options):
-    path = folder / "evil.pth"
-    torch.save({"state_dict": {"w": torch.ones(2)}, "more": Evil(folder / "executed")}, path, **options)
-    return path
