@@ -1,0 +1,77 @@
+"""What an evaluation is asked to do, as plain data, and how one that was made is found again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.job import JobError
+from infra.settings import Settings, load_settings
+from infra.storage import Storage
+from tasks.worker import RESTORED
+
+if TYPE_CHECKING:
+    from tasks.evaluation_files import Evaluation
+
+EVALUATION = "evaluation"
+"""The folder of a workspace's evaluation; and what is appended to the name of any other folder."""
+
+
+class EvaluationJob(BaseModel):
+    """One evaluation: what is measured, against what, and where the numbers go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    restored: str = Field(description="a workspace, or a folder or URL of restored pictures; it is only read")
+    against: str = Field(description="folder or URL of the inputs that were restored; it is only read")
+    truth: str | None = Field(default=None, description="folder or URL of the true pictures, where they are known")
+    dataset: str | None = Field(default=None, description="a data set of data_manifests/ with an [evaluation] section")
+    landmarks: str | None = Field(default=None, description="the data set's table of landmarks, where it lies apart")
+    output: str | None = Field(default=None, description="folder or URL for the numbers; none = see `output_of`")
+    metrics: tuple[str, ...] = Field(default=(), description="names of metrics; none = all that can be computed")
+    aligned: bool | None = Field(
+        default=None, description="the pictures are aligned faces; none = where the data set or their size says so"
+    )
+    sample: float | None = Field(default=None, gt=0, le=1, description="share of the pictures, chosen by their names")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of infra.settings, over all others")
+
+    def load_settings(self) -> Settings:
+        """The settings tree with this job's on top. Raises SettingsError."""
+        return load_settings(**self.settings)
+
+
+def is_workspace(url: str) -> bool:
+    """Whether a run of ours lives there."""
+    return Storage(url).exists("_format.json")
+
+
+def restored_tree(url: str) -> str:
+    """Where the restored pictures lie: below a workspace, or in the folder itself."""
+    return _joined(url, RESTORED) if is_workspace(url) else url
+
+
+def output_of(job: EvaluationJob) -> str:
+    """The job's output folder; without one `evaluation` in a workspace, or `<folder>-evaluation` beside a folder."""
+    if job.output is not None:
+        return job.output
+    return _joined(job.restored, EVALUATION) if is_workspace(job.restored) else f"{_bare(job.restored)}-{EVALUATION}"
+
+
+def open_evaluation(url: str) -> Evaluation:
+    """The evaluation of a workspace, or in an evaluation folder. Raises JobError where there is none."""
+    from tasks.evaluation_files import FACTS, EvaluationMissing, read_evaluation
+
+    inside = Storage(_joined(url, EVALUATION))
+    try:
+        return read_evaluation(inside if inside.exists(FACTS) else Storage(url))
+    except EvaluationMissing as error:
+        raise JobError(str(error)) from None
+
+
+def _joined(url: str, name: str) -> str:
+    return f"{_bare(url)}/{name}"
+
+
+def _bare(url: str) -> str:
+    return Storage(url).url.rstrip("/")
