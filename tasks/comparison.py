@@ -188,6 +188,8 @@ def _apart(table: pa.Table) -> dict[str, Any]:
 
 
 def _differences(pairs: Pairs, confidence: float, resamples: int, seed: int) -> tuple[Difference, ...]:
+    if not pairs.names:
+        return ()
     low, high = intervals(pairs.gain, pairs.picture, confidence=confidence, resamples=resamples, seed=seed)
     enough = pictures_needed(confidence)
     measured = np.isfinite(pairs.gain).any(axis=0)

@@ -70,8 +70,9 @@ def metrics_of(a: Evaluation, b: Evaluation) -> tuple[dict[str, Mapping[str, Any
 def paired(a: pa.Table, b: pa.Table, metrics: list[str]) -> pa.Table:
     """A row per face of either side, ordered by key and face.
 
-    side: "both"; "a" or "b" (the face is in one set only); "other_input" (in both, but restored from different
-    inputs or held against different truths, and so not to be compared). Then key, face, subset, input_path, path_a, path_b, and <metric>_a, <metric>_b.
+    side: "both"; "a" or "b" (the face is in one set only); "other_input" (in both, but restored from different inputs
+    or held against different truths, and so not to be compared). Then key, face, subset, input_path, path_a, path_b,
+    and <metric>_a, <metric>_b.
     Raises ComparisonError where a face stands twice in a set.
     """
     left, right = _side(a, "a", metrics), _side(b, "b", metrics)
