@@ -1,38 +1,12 @@
-"use strict";
-// The page's behaviour. Everything from the archive reaches the document as text, never as markup.
+// The behaviour of a run's page; report_shared.js comes before it.
 const data = JSON.parse(document.getElementById("data").textContent);
-const MISSING = "not measured", CARDS = 24, ROWS = 50;
+const CARDS = 24, ROWS = 50;
 const FIELDS = ["path", "outcome", "code", "reason", "faces", "before", "after", "identity", "seconds", "format",
   "width", "height", "bytes", "chosen", "id"];
 const files = data.files.map((row, index) =>
   Object.assign(Object.fromEntries(FIELDS.map((name, n) => [name, row[n]])), { index }));
 const KEYS = data.outcomes.map((o) => o[0]), LABELS = data.outcomes.map((o) => o[1]);
 const TROUBLES = ["failed", "quarantined", "rejected_identity"];
-const $ = (id) => document.getElementById(id);
-
-function el(tag, options, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(options || {})) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
-  return node;
-}
-const measured = (text) => text === MISSING ? el("span", { class: "missing" }, text) : text;
-const count = (n) => n === null ? MISSING : n.toLocaleString("en");
-const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many}`;
-function number(v) {
-  if (v === null || v === undefined) return MISSING;
-  const size = Math.abs(v);
-  const text = size >= 1000 ? Math.round(v).toLocaleString("en") : v.toFixed(size >= 10 ? 1 : size >= 1 ? 2 : 3);
-  return text.replace("-", "−");
-}
-function duration(s) {
-  if (s === null || s === undefined) return MISSING;
-  return s < 1 ? `${Math.round(s * 1000)} ms` : s < 90 ? `${s.toFixed(1)} s` : `${Math.round(s / 60)} min`;
-}
 const weight = (b) => b === null ? MISSING : b < 1e6 ? `${Math.ceil(b / 1e3)} kB` : `${(b / 1e6).toFixed(1)} MB`;
 const scored = (f) => f.before === null && f.after === null ? MISSING : `${number(f.before)} → ${number(f.after)}`;
 const sentence = (f) => f.reason || (f.code === "ok" ? "" : (data.reasons[f.code] || [0, ""])[1] || f.code);
@@ -40,57 +14,9 @@ const tag = (outcome) => el("span", { class: `tag ${KEYS[outcome]}` }, LABELS[ou
 const gain = (f) => f.before === null || f.after === null ? null
   : (f.after - f.before) * (data.measure && !data.measure.higher_is_better ? -1 : 1);
 
-// Characters that would hide or turn text around in a name are shown by their number.
-const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
-const shown = (text) => el("bdi", {}, text.replace(INVISIBLE, (c) =>
-  `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`));
-
-function split(path) {
-  const cut = path.lastIndexOf("/");
-  return [path.slice(0, cut + 1), path.slice(cut + 1)];
-}
 // Ledger names hold '%XX' for bytes that are not UTF-8 (and for '%'); in an address they stay as they are.
 const address = (path) => data.restored + path.split("/").map((part) =>
   encodeURIComponent(part).replace(/%25/g, "%")).join("/");
-
-/* ---- before and after ---- */
-function compare([label, width, height, before, after], name) {
-  const ratio = width / height;
-  const box = el("div", { class: "compare", style: `--ratio:${ratio};--natural:${width}px;aspect-ratio:${width}/${height}` });
-  if (!after) {
-    box.append(el("img", { src: before, alt: `${name}, ${label}` }),
-      el("span", { class: "side was" }, "left as it was"));
-    return box;
-  }
-  const slider = el("input", { type: "range", min: 0, max: 100, value: 50, step: 1,
-    "aria-label": `Before and after of ${name}, ${label}` });
-  const was = el("span", { class: "side was", "aria-hidden": "true" }, "before");
-  const is = el("span", { class: "side is", "aria-hidden": "true" }, "after");
-  const move = () => {
-    const at = Number(slider.value);
-    box.style.setProperty("--at", `${at}%`);
-    slider.setAttribute("aria-valuetext", `${at} per cent before, ${100 - at} per cent after`);
-    was.style.opacity = at < 15 ? 0 : 1;
-    is.style.opacity = at > 85 ? 0 : 1;
-  };
-  const drag = (event) => {
-    const frame = box.getBoundingClientRect();
-    slider.value = Math.round((event.clientX - frame.left) / frame.width * 100);
-    move();
-  };
-  slider.addEventListener("input", move);
-  box.addEventListener("pointerdown", (event) => {
-    if (event.pointerType !== "mouse") return; // a finger may only be scrolling past
-    box.setPointerCapture(event.pointerId);
-    drag(event);
-  });
-  box.addEventListener("pointermove", (event) => { if (event.buttons) drag(event); });
-  box.addEventListener("pointerup", drag);
-  box.append(el("img", { src: after, alt: "", draggable: "false" }), el("img", { src: before, alt: "", draggable: "false" }),
-    el("span", { class: "edge" }), was, is, slider);
-  move();
-  return box;
-}
 
 /* ---- cards and rows ---- */
 function nameButton(f, text) {
@@ -118,11 +44,7 @@ function table(found, page, turn, caption) {
   const body = el("table", { class: "list" }, el("caption", { class: "ear" }, caption),
     el("thead", {}, el("tr", {}, head.map((h, n) => el("th", { scope: "col", class: n > 2 ? "n" : null }, h)))),
     el("tbody", {}, found.slice(page * ROWS, (page + 1) * ROWS).map(row)));
-  if (pages < 2) return [body];
-  const step = (by, text) => el("button", { type: "button", class: "plain",
-    disabled: page + by < 0 || page + by >= pages, onclick: () => turn(page + by) }, text);
-  return [body, el("div", { class: "pager" }, step(-1, "Earlier"), step(1, "Later"),
-    el("span", {}, `page ${count(page + 1)} of ${count(pages)}`))];
+  return pages < 2 ? [body] : [body, pager(page, pages, turn)];
 }
 
 /* ---- filters ---- */

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tasks.books import OUTCOMES, REASONS
@@ -22,6 +22,7 @@ from tasks.report_pictures import RESTORED, Pictures, PixelLoader, pictures_of
 from tasks.report_words import FILTERS, OUTCOME_WORDS, histogram, title
 
 FOLDER = "report"
+HERE = Path(__file__).parent
 PAGE_BYTES = 20_000_000
 PICTURE_BYTES = 11_000_000
 """JPEG bytes; in the page they take a third more."""
@@ -81,12 +82,9 @@ def _trouble(record: FileRecord) -> dict[str, Any]:
 
 def page(data: ReportData, pictures: Mapping[int, Pictures]) -> str:
     """The HTML page; at most PAGE_BYTES of UTF-8."""
-    here = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(FILTERS)
     payload, listed, troubles_listed = _payload(data, pictures)
     troubles = sum(data.outcomes[outcome] for outcome in TROUBLES)
-    return environment.get_template("report.html.jinja").render(
+    return template("report.html.jinja").render(
         data=data,
         facts=data.facts,
         words=OUTCOME_WORDS,
@@ -97,10 +95,22 @@ def page(data: ReportData, pictures: Mapping[int, Pictures]) -> str:
         troubles=troubles,
         troubles_left_out=troubles - troubles_listed,
         missing=MISSING,
-        style=Markup((here / "report.css").read_text("utf-8")),
-        script=Markup((here / "report.js").read_text("utf-8")),
+        style=own_text("report.css"),
+        script=own_text("report_shared.js", "report.js"),
         payload=Markup(script_json(payload)),
     )
+
+
+def template(name: str) -> Template:
+    """A page's template of this folder: everything that it is given is escaped."""
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    environment.filters.update(FILTERS)
+    return environment.get_template(name)
+
+
+def own_text(*names: str) -> Markup:
+    """Styles or scripts of this folder, one after another, as they are."""
+    return Markup("\n".join((HERE / name).read_text("utf-8") for name in names))
 
 
 def script_json(value: Any) -> str:

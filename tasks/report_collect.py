@@ -184,11 +184,12 @@ def _with_details(
     for row in rows_of(events):
         if row["image_id"] in wanted and (not stages or row["stage"] in stages):
             rows[row["image_id"]].append(row)
-    details = {image_id: _faces(found, stages) for image_id, found in rows.items()}
+    details = {image_id: face_records(found, stages) for image_id, found in rows.items()}
     return tuple(replace(f, details=details.get(f.image_id)) for f in files)
 
 
-def _faces(rows: Sequence[Row], stages: Sequence[str]) -> tuple[FaceRecord, ...]:
+def face_records(rows: Sequence[Row], stages: Sequence[str]) -> tuple[FaceRecord, ...]:
+    """The faces of one image from its stage rows, each with its steps in the order of `stages`."""
     place = {stage: n for n, stage in enumerate(stages)}
     by_face: dict[int, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda r: (r["face"], place.get(r["stage"], len(place)))):

@@ -194,7 +194,7 @@ class Scores:
         """One histogram per measure."""
         for measure in self.measures():
             before, after = self._values(measure.before), self._values(measure.after)
-            yield _distribution(measure, before, after)
+            yield distribution(measure, before, after)
 
     def _values(self, name: str | None) -> Floats:
         return np.frombuffer(self.columns[name].values) if name in self.columns else np.zeros(0)
@@ -216,11 +216,11 @@ def _leading_first(base: str) -> tuple[int, str]:
     return (_LEADING.index(base) if base in _LEADING else len(_LEADING), base)
 
 
-def _distribution(measure: Measure, before: Floats, after: Floats) -> Distribution:
-    both = np.concatenate([before, after])
-    low, high = np.percentile(both, [0.2, 99.8]) if both.size > 500 else (both.min(), both.max())
-    if high - low < 1e-9:
-        low, high = low - 0.5, high + 0.5
+def distribution(
+    measure: Measure, before: Floats, after: Floats, limits: tuple[float, float] | None = None
+) -> Distribution:
+    """Histogram of one measure; what lies beyond `limits` (default: the data's own) counts in the outermost bins."""
+    low, high = limits or _limits(np.concatenate([before, after]))
     edges = np.linspace(low, high, BINS + 1)
     counts = [np.histogram(values.clip(low, high), edges)[0] for values in (before, after)]
     means = [float(values.mean()) if values.size else None for values in (before, after)]
@@ -234,3 +234,8 @@ def _distribution(measure: Measure, before: Floats, after: Floats) -> Distributi
         means[0],
         means[1],
     )
+
+
+def _limits(values: Floats) -> tuple[float, float]:
+    low, high = np.percentile(values, [0.2, 99.8]) if values.size > 500 else (values.min(), values.max())
+    return (low - 0.5, high + 0.5) if high - low < 1e-9 else (low, high)
