@@ -25,12 +25,14 @@ class GfpganSettings(NetworkSettings):
 class Gfpgan(NetworkStage):
     """GFPGAN (Wang et al., CVPR 2021) with the checkpoint's own noise maps, so the same face gives the same result.
 
-    Its modulation breaks in fp16, so it computes in float32 whatever the run's dtype is.
+    Its modulation breaks in fp16, so it computes in float32 whatever the run's dtype is; and it reshapes its features,
+    so that it needs their channels first.
     """
 
     name = "gfpgan"
     Settings = GfpganSettings
     reads = ("restored",)
+    channels_last = False
 
     settings: GfpganSettings
 

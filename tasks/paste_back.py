@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -20,8 +20,11 @@ from tasks.stage import Batch, Face, ImageResult, ImageStage, Outcome, Pixels, S
 from tasks.tone import Tone, tone_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tasks.picture import Picture
 
+PARSER = "parsenet"
 NEARNESS = 0.15
 """Width of the bell that says how much of a crop is its own face's, in sides of the crop."""
 
@@ -34,10 +37,14 @@ class PasteBackSettings(StageSettings):
         description="change = add what the restoration changed; replace = put the whole crop there, as facexlib does",
     )
     strength: float = Field(default=1.0, ge=0, le=1, description="share of the change that is applied; 0 = none")
-    mask: Literal["oval", "square"] = Field(
-        default="oval", description="where a change is applied: oval = the head, fading out; square = the whole crop"
+    mask: Literal["oval", "square", "parse"] = Field(
+        default="oval",
+        description="where a change is applied: oval = the head, fading out; square = the whole crop; parse = what "
+        "ParseNet takes for face and hair. With mode = replace all but parse mean facexlib's own soft square",
     )
-    feather: float = Field(default=0.2, ge=0, le=0.45, description="width of the soft edge, share of the crop's side")
+    feather: float = Field(
+        default=0.2, ge=0, le=0.45, description="width of the oval's or square's soft edge, share of the crop's side"
+    )
     keep_tone: bool = Field(
         default=True, description="grey and toned pictures (sepia) keep their tone: only brightness is restored"
     )
@@ -54,9 +61,26 @@ class PasteBack(ImageStage):
     settings: PasteBackSettings
 
     @classmethod
+    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The face parser's, where it draws the mask."""
+        assert isinstance(settings, PasteBackSettings)
+        return (PARSER,) if settings.mask == "parse" else ()
+
+    @classmethod
     def batch_size(cls, settings: StageSettings) -> int:
         """Few pictures: one may hold hundreds of faces."""
         return 4
+
+    def load(self, device: str, dtype: str) -> None:
+        """The parser decides which pixels change, so it computes in float32 whatever the run's dtype is.
+
+        In a pool without a GPU it computes on the CPU.
+        """
+        if self.settings.mask == "parse":
+            import torch
+
+            self._device = device if torch.cuda.is_available() else "cpu"
+            self._parser = load_parser(self.weights[PARSER], self._device)
 
     def run(self, picture: Picture, batch: Batch) -> ImageResult:
         """The picture with its faces; `nothing_changed` and no picture where not one level of it would change."""
@@ -88,30 +112,56 @@ class PasteBack(ImageStage):
             return picture
         matrices = [np.asarray(face.detail["matrix"], np.float64) for face in faces]
         pixels = picture.pixels.copy()
+        wholes = [self._mask(after) for _, after in pairs]
         if self.settings.mode == "replace":
-            for matrix, (_, after) in zip(matrices, pairs, strict=True):
-                pixels = geometry.paste_replace(pixels, after, matrix)
+            for matrix, mask, (_, after) in zip(matrices, wholes, pairs, strict=True):
+                parsed = mask if self.settings.mask == "parse" else None
+                pixels = geometry.paste_replace(pixels, after, matrix, parsed)
         else:
-            masks = shared_masks(matrices, self._mask())
-            for matrix, mask, (before, after) in zip(matrices, masks, pairs, strict=True):
+            for matrix, mask, (before, after) in zip(matrices, shared_masks(matrices, wholes), pairs, strict=True):
                 geometry.paste_change(pixels, before, after, matrix, mask, out=pixels)
         return dataclasses.replace(picture, pixels=pixels)
 
-    def _mask(self) -> geometry.Mask:
+    def _mask(self, restored: Pixels) -> geometry.Mask:
+        """The weight (512, 512) of one face's change, before neighbours have their share."""
+        if self.settings.mask == "parse":
+            return face_mask(self._parser, restored, self._device)
         shapes = {"oval": geometry.oval_mask, "square": geometry.square_mask}
         return shapes[self.settings.mask](feather=self.settings.feather)
 
 
-def shared_masks(matrices: list[geometry.Matrix], whole: geometry.Mask) -> list[geometry.Mask]:
+def load_parser(path: Path, device: str) -> Any:
+    """ParseNet from the published file; its sizes follow from the weights."""
+    from infra.checkpoint import fitting, load_state_dict
+    from tasks.models.parsenet import build_parsenet
+    from tasks.tensors import placed
+
+    with fitting(path, expect="ParseNet"):
+        return placed(build_parsenet(load_state_dict(path, expect="ParseNet")), device, "float32")
+
+
+def face_mask(parser: Any, restored: Pixels, device: str) -> geometry.Mask:
+    """facexlib's mask (512, 512) of a restored face (512, 512, 3): face and hair, blurred, nothing at the edge."""
+    import torch
+
+    from tasks.models.parsenet import parse
+    from tasks.tensors import to_tensor
+
+    with torch.inference_mode():
+        classes = parse(parser, to_tensor(restored[None].clip(0, 1), device))
+    return geometry.parse_mask(classes[0].cpu().numpy())
+
+
+def shared_masks(matrices: list[geometry.Matrix], wholes: list[geometry.Mask]) -> list[geometry.Mask]:
     """The weight (512, 512) of every face's change; where crops overlap the weights add up to no more than one.
 
-    A place belongs mostly to the face whose centre is nearest, in sides of its crop; the border between two faces
-    is soft.
+    `wholes` are the weights that the faces would have alone. A place belongs mostly to the face whose centre is
+    nearest, in sides of its crop; the border between two faces is soft.
     """
     masks = []
-    for index, matrix in enumerate(matrices):
-        others = [other for at, other in enumerate(matrices) if at != index and _meet(matrix, other)]
-        rivals = [_seen_from(matrix, other, whole * _nearness()) for other in others]
+    for index, (matrix, whole) in enumerate(zip(matrices, wholes, strict=True)):
+        others = [at for at, other in enumerate(matrices) if at != index and _meet(matrix, other)]
+        rivals = [_seen_from(matrix, matrices[at], wholes[at] * _nearness()) for at in others]
         own = whole * _nearness()
         masks.append(whole * own / np.maximum(own + sum(rivals), 1e-12) if rivals else whole)
     return masks

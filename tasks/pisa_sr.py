@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, StageSettings
-from tasks.tensors import NetworkStage, to_pixels, to_tensor
+from tasks.tensors import NetworkStage, compiled, placed, to_pixels, to_tensor
 
 if TYPE_CHECKING:
     import torch
+
+    from tasks.models.pisa_sr import PiSASRSettings
 
 BASE, LORA = "sd21_base", "pisa_sr"
 
@@ -28,7 +30,26 @@ class PisaSRSettings(StageSettings):
     eight_bit: bool = Field(
         default=False, description="truncate to 8 bits before and after the colour fix, as the released code does"
     )
+    tile: int = Field(
+        default=768, ge=64, multiple_of=64, description="pixels per side of the UNet's tiles; smaller faces stay whole"
+    )
+    tile_overlap: int = Field(default=256, ge=0, multiple_of=64, description="pixels that two tiles share")
+    encoder_tile: int = Field(
+        default=1088, ge=64, multiple_of=32, description="pixels per side of the autoencoder's tiles on the way in"
+    )
+    decoder_tile: int = Field(
+        default=1952, ge=64, multiple_of=32, description="pixels per side of the autoencoder's tiles on the way out"
+    )
+    compile: bool = Field(
+        default=False, description="compile the networks first: minutes once, then faster, and rounded otherwise"
+    )
     batch_size: int = Field(default=4, ge=1, le=256, description="faces per micro-batch")
+
+    @model_validator(mode="after")
+    def _tiles_move_on(self) -> PisaSRSettings:
+        if self.tile_overlap >= self.tile:
+            raise ValueError(f"expected tile_overlap below the tile's {self.tile} px, got {self.tile_overlap}")
+        return self
 
 
 class PisaSR(FaceStage):
@@ -62,17 +83,34 @@ class PisaSR(FaceStage):
         self._device = device
         adjustable = self.settings.lambda_pix != self.settings.lambda_sem
         files = self.weights[BASE], self.weights[LORA]
-        self._network = load_pisa_sr(*files, adjustable=adjustable, dtype=getattr(torch, dtype)).to(device)
+        network = load_pisa_sr(*files, adjustable=adjustable, dtype=getattr(torch, dtype))
+        self._network = placed(network, device, dtype)
+        if self.settings.compile:
+            unets = [unet for unet in (network.unet, network.unet_pixel) if unet is not None]
+            compiled(*unets, network.vae.encoder, network.vae.decoder)
 
     def run(self, batch: Batch) -> list[FaceResult]:
         """Noise is drawn per face from its seed, so neighbours do not matter."""
         from tasks.models.noise import SeededNoise
+
+        before = to_tensor(batch.images["aligned"], self._device)
+        noise = SeededNoise([face.seed for face in batch.faces])
+        after = self._network.restore(before, noise, self._network_settings())
+        return [FaceResult(Outcome(), {"restored": image}) for image in to_pixels(self._recoloured(after, before))]
+
+    def _network_settings(self) -> PiSASRSettings:
+        from tasks.models.latents import FACTOR
         from tasks.models.pisa_sr import PiSASRSettings
 
-        shares = PiSASRSettings(lambda_pix=self.settings.lambda_pix, lambda_sem=self.settings.lambda_sem)
-        before = to_tensor(batch.images["aligned"], self._device)
-        after = self._network.restore(before, SeededNoise([face.seed for face in batch.faces]), shares)
-        return [FaceResult(Outcome(), {"restored": image}) for image in to_pixels(self._recoloured(after, before))]
+        given = self.settings
+        return PiSASRSettings(
+            lambda_pix=given.lambda_pix,
+            lambda_sem=given.lambda_sem,
+            latent_tile=given.tile // FACTOR,
+            latent_overlap=given.tile_overlap // FACTOR,
+            encoder_tile=given.encoder_tile,
+            decoder_tile=given.decoder_tile,
+        )
 
     def _recoloured(self, after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         from tasks.models import color_fix

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -11,6 +13,10 @@ from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSett
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
+
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""Where torch looks for the folder of what it compiled."""
 
 
 def to_tensor(pixels: Pixels, device: str = "cpu", dtype: str = "float32") -> torch.Tensor:
@@ -26,6 +32,30 @@ def to_pixels(tensor: torch.Tensor) -> Pixels:
     return np.ascontiguousarray(tensor.detach().float().cpu().numpy().transpose(0, 2, 3, 1))
 
 
+def placed(network: Any, device: str, dtype: str, *, channels_last: bool = True) -> Any:
+    """The network in eval mode where the run computes; on a GPU with its channels last, as its convolutions want them.
+
+    `channels_last=False` is for networks that reshape their features and so depend on the layout.
+    """
+    import torch
+
+    network = network.to(device=device, dtype=getattr(torch, dtype)).eval()
+    if channels_last and device.startswith("cuda"):
+        network = network.to(memory_format=torch.channels_last)
+    return network
+
+
+def compiled(*networks: nn.Module) -> None:
+    """Has torch compile the networks, in place, when they are first called, and for every new size of a batch.
+
+    What is compiled is kept in `~/.cache/mpsr/compiled` for the next process, unless the environment names another
+    folder.
+    """
+    os.environ.setdefault(CACHE_VARIABLE, str(Path.home() / ".cache" / "mpsr" / "compiled"))
+    for network in networks:
+        network.compile()
+
+
 class NetworkSettings(StageSettings):
     """What every single-network stage lets people set."""
 
@@ -37,13 +67,14 @@ class NetworkStage(FaceStage):
     """A stage that sends one named image through one network and writes `restored`.
 
     Subclasses name the image in `source` and build the network in `build`; the network maps (N, 3, H, W) in
-    [0, 1] to the same.
+    [0, 1] to the same. `channels_last` says that it computes the same in either memory layout.
     """
 
     on_device = True
     Settings = NetworkSettings
     writes = ("restored",)
     source = "restored"
+    channels_last: ClassVar[bool] = True
 
     settings: NetworkSettings
 
@@ -64,10 +95,8 @@ class NetworkStage(FaceStage):
 
     def load(self, device: str, dtype: str) -> None:
         """Builds the network where the run computes."""
-        import torch
-
         self._device, self._dtype = device, dtype
-        self._network = self.build().to(device=device, dtype=getattr(torch, dtype)).eval()
+        self._network = placed(self.build(), device, dtype, channels_last=self.channels_last)
 
     def run(self, batch: Batch) -> list[FaceResult]:
         """Every face's `restored`, moved towards the network's answer by `strength`."""

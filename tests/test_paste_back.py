@@ -1,16 +1,39 @@
 """Paste-back: what nobody changed stays bit-equal, neighbours share a seam, black-and-white stays so."""
 
+import os
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from tasks import geometry
-from tasks.paste_back import PasteBack, PasteBackSettings, shared_masks
+from tasks.paste_back import PasteBack, PasteBackSettings, face_mask, shared_masks
 from tasks.picture import Picture, to_levels
 from tasks.stage import Batch, Face
 from tasks.tone import tone_of
+
+PARITY = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "parity"
+PARSED_BY_FACEXLIB = {
+    "frontal": [
+        [70, 71, 63, 39, 70, 79],
+        [82, 96, 85, 70, 165, 94],
+        [119, 159, 131, 159, 134, 117],
+        [186, 200, 116, 145, 88, 116],
+        [225, 194, 130, 102, 75, 111],
+        [150, 184, 130, 76, 52, 81],
+    ],
+    "tilted": [
+        [70, 71, 63, 39, 70, 79],
+        [82, 96, 102, 72, 165, 94],
+        [119, 152, 131, 138, 134, 117],
+        [186, 200, 115, 135, 88, 116],
+        [225, 194, 129, 100, 75, 111],
+        [150, 184, 130, 76, 52, 81],
+    ],
+}
+"""Every 45th row and 75th column of green that facexlib 0.3.0 pasted with `use_parse`, given `drawn_classes`."""
 
 
 def scene(height=600, width=800, seed=0):
@@ -109,7 +132,7 @@ def test_each_of_two_neighbours_gets_its_own_restoration():
 
 
 def test_faces_far_apart_have_whole_masks():
-    masks = shared_masks([matrix_at(100, 100, 100), matrix_at(900, 100, 100)], geometry.oval_mask())
+    masks = shared_masks([matrix_at(100, 100, 100), matrix_at(900, 100, 100)], [geometry.oval_mask()] * 2)
     assert all(np.array_equal(mask, geometry.oval_mask()) for mask in masks)
 
 
@@ -162,6 +185,50 @@ def test_replace_is_what_facexlib_does():
     batch = batch_of(pixels, [matrix], brighter)
     result = paste(Picture(pixels), batch, mode="replace").picture.pixels
     assert np.array_equal(result, geometry.paste_replace(pixels, batch.images["restored"][0], matrix))
+
+
+def drawn_classes():
+    """A face (1), with an eye (4), a neck (14), cloth (17) and a hat (18)."""
+    y, x = np.mgrid[:512, :512]
+    classes = np.zeros((512, 512), np.int64)
+    classes[((y - 280) / 190) ** 2 + ((x - 256) / 140) ** 2 < 1] = 1
+    classes[y < 140] = 18
+    classes[(y < 200) & (y >= 140) & (abs(x - 256) < 150)] = 17
+    classes[(y > 430) & (abs(x - 256) < 60)] = 14
+    classes[((y - 230) / 20) ** 2 + ((x - 190) / 40) ** 2 < 1] = 4
+    return classes
+
+
+@pytest.mark.skipif(not PARITY.is_dir(), reason=f"parity fixtures are not at {PARITY}")
+@pytest.mark.parametrize("case", PARSED_BY_FACEXLIB)
+def test_the_parsed_mask_pastes_as_facexlib_does(case):
+    import torch
+
+    def parser(rgb):
+        return torch.nn.functional.one_hot(torch.from_numpy(drawn_classes()), 19).permute(2, 0, 1)[None], rgb
+
+    with np.load(PARITY / "facexlib_align_io.npz") as io:
+        picture, matrix, face = io["image_bgr_u8"], io[f"{case}_matrix"], 255 - io[f"{case}_crop"]
+    mask = face_mask(parser, np.ascontiguousarray(face[..., ::-1]).astype(np.float32) / 255, "cpu")
+    found = geometry.paste_replace(picture, face, matrix, mask)
+    expected = np.array(PARSED_BY_FACEXLIB[case])
+    assert np.abs(found[60:330:45, 60:440:75, 1] - expected).max() <= 2
+    assert np.abs(picture[60:330:45, 60:440:75, 1] - expected).max() > 40, "the face is in what is compared"
+
+
+@pytest.mark.parametrize("mode", ["change", "replace"])
+def test_what_is_no_face_is_left_by_the_parsed_mask(mode):
+    import torch
+
+    stage = PasteBack(PasteBackSettings(mask="parse", mode=mode))
+    classes = torch.zeros(512, 512, dtype=torch.int64)
+    classes[:, :256] = 1
+    stage._parser = lambda rgb: (torch.nn.functional.one_hot(classes, 19).permute(2, 0, 1)[None], rgb)
+    stage._device = "cpu"
+    pixels = scene()
+    result = stage.run(Picture(pixels), batch_of(pixels, [matrix_at(400, 300, 400)], brighter)).picture.pixels
+    assert np.allclose(result[300, 300] - pixels[300, 300], 0.1, atol=0.01)
+    assert np.allclose(result[:, 450:], pixels[:, 450:], atol=1e-3)
 
 
 def test_every_setting_changes_the_result():

@@ -6,7 +6,8 @@ module knows nothing of files, devices or of what the classes are used for.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Mapping
+from itertools import count, pairwise, takewhile
 from typing import Literal
 
 from torch import Tensor, nn
@@ -99,6 +100,25 @@ class ParseNet(nn.Module):
         encoded = self.encoder(x)
         decoded = self.decoder(encoded + self.body(encoded))
         return self.out_mask_conv(decoded), self.out_img_conv(decoded)
+
+
+def build_parsenet(weights: Mapping[str, Tensor]) -> ParseNet:
+    """The network in evaluation mode; its sizes are read off the weights.
+
+    Raises KeyError when they have no encoder, RuntimeError when one is missing, left over or of another shape.
+    """
+    halvings, depth = (_blocks(weights, part) for part in ("encoder", "body"))
+    widths = [len(weights["encoder.0.conv2d.weight"])]
+    widths += [len(weights[f"encoder.{level}.conv1.conv2d.weight"]) for level in range(1, halvings + 1)]
+    net = ParseNet(halvings, widths[0], depth, (min(widths), max(widths)))
+    net.load_state_dict(dict(weights), strict=True)
+    return net.eval()
+
+
+def _blocks(weights: Mapping[str, Tensor], part: str) -> int:
+    """How many residual blocks a part has."""
+    first = 1 if part == "encoder" else 0
+    return len(list(takewhile(lambda at: f"{part}.{at}.conv1.conv2d.weight" in weights, count(first))))
 
 
 def parse(net: nn.Module, rgb: Tensor) -> Tensor:
