@@ -23,6 +23,7 @@ PROBLEMS: Mapping[str, str] = {
     "truth_missing": "no picture of that name is among the true pictures",
     "ambiguous": "several pictures have that name, so that it is not clear which belongs to which",
     "sizes_differ": "the pictures of a pair differ in size",
+    "no_subset": "the picture lies in none of the data set's subsets",
     "no_landmarks": "the data set's table of landmarks has no row of that name",
     "no_face": "no face was found in the input",
     "no_alignment": "the landmarks determine no alignment",
