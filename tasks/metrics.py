@@ -7,6 +7,11 @@ nothing of files, pairs or data sets (see tasks.measure and tasks.challenge), an
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +20,35 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.stage import Pixels
+from infra.weights_errors import WeightsError
+from tasks.identity import ADAFACE, ONNX
+from tasks.instruments import LPIPS, FacePair, Instruments
+
+__all__ = [
+    "AGAINST_TRUTH",
+    "CHALLENGE",
+    "METRICS",
+    "FacePair",
+    "Meter",
+    "Metric",
+    "Resolved",
+    "UnknownMetric",
+    "Unmeasurable",
+    "default_metrics",
+    "metric_of",
+    "resolve",
+    "weights_of",
+]
 
 Kind = Literal["no_reference", "identity", "full_reference", "set"]
 Better = Literal["higher", "lower"]
 
+PACKAGES = {"iqa": "pyiqa"}
+TERMS = " (its licence is non-commercial)"
+SUBSTITUTES = {"identity": "identity_onnx", "identity_truth": "identity_truth_onnx"}
 CHALLENGE = ("niqe", "clipiqa", "maniqa", "musiq", "qalign", "fid", "identity")
 """What the NTIRE 2025 challenge on real-world face restoration measures."""
+AGAINST_TRUTH = ("psnr", "ssim", "lpips", "identity_truth")
 
 
 class UnknownMetric(ValueError):
@@ -50,10 +77,6 @@ class Metric:
     needs_truth: bool = False
     extra: str = ""
 
-
-ADAFACE = "adaface_ir50_ms1mv2"
-ONNX = "face_embedding_onnx"
-LPIPS = ("lpips_alexnet", "lpips_alex")
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -105,20 +128,6 @@ class Resolved:
     weights: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class FacePair:
-    """One restored face beside the input it came from, and beside the truth where that is known.
-
-    RGB float32 in [0, 1], (H, W, 3), usually 512×512; `points` (5, 2) are the *input's* landmarks (x, y) in the
-    512-pixel frame, in the order of tasks.geometry. They are applied to all pictures.
-    """
-
-    restored: Pixels
-    input: Pixels
-    truth: Pixels | None
-    points: NDArray[np.float64]
-
-
 class Store(Protocol):
     """What is asked of infra.weights.WeightsStore."""
 
@@ -129,7 +138,8 @@ class Store(Protocol):
 
 def default_metrics(truth: bool) -> tuple[str, ...]:
     """What is measured unless told otherwise: what the challenge and the project measure, and against a known truth."""
-    raise NotImplementedError
+    own = (*CHALLENGE, "quality", "sharpness")
+    return (*own, *AGAINST_TRUTH) if truth else own
 
 
 def resolve(names: Sequence[str], store: Store, truth: bool) -> Resolved:
@@ -138,12 +148,24 @@ def resolve(names: Sequence[str], store: Store, truth: bool) -> Resolved:
     Where AdaFace is absent and `face_embedding_onnx` is there, `identity` is missing and `identity_onnx` present.
     Raises UnknownMetric.
     """
-    raise NotImplementedError
+    result = Resolved()
+    for name in names or default_metrics(truth):
+        _resolve_into(result, metric_of(name), store, truth)
+        if name in result.missing and name in SUBSTITUTES:
+            _add_substitute(result, metric_of(SUBSTITUTES[name]), store, truth)
+    return result
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of that name. Raises UnknownMetric."""
+    if name not in METRICS:
+        raise UnknownMetric(f"no metric is called {name!r}; known are {', '.join(METRICS)}")
+    return METRICS[name]
 
 
 def weights_of(names: Sequence[str]) -> tuple[str, ...]:
     """The files that a Meter for these metrics loads, by their names in infra/weights.toml, each once."""
-    raise NotImplementedError
+    return tuple(dict.fromkeys(weight for name in names for weight in metric_of(name).weights))
 
 
 class Meter:
@@ -151,15 +173,64 @@ class Meter:
 
     def __init__(self, names: Sequence[str], weights: Mapping[str, Path], device: str = "cpu") -> None:
         """`names` are those of METRICS (present ones of a Resolved); `weights` maps `weights_of(names)` to files."""
-        raise NotImplementedError
+        self.names = tuple(metric_of(name).name for name in names)
+        lacking = [weight for weight in weights_of(names) if weight not in weights]
+        if lacking:
+            raise ValueError(f"expected files for {', '.join(weights_of(names))}; got none for {', '.join(lacking)}")
+        self._instruments = Instruments(weights, device)
 
     def measure(self, face: FacePair, names: Sequence[str] | None = None) -> dict[str, float]:
         """Metric → value of one face, for the meter's metrics but those of sets, or for `names`, a part of them.
 
         Raises Unmeasurable.
         """
-        raise NotImplementedError
+        chosen = self.names if names is None else names
+        return {name: self._take(name, face) for name in chosen if METRICS[name].kind != "set"}
 
     def features(self, face: FacePair) -> NDArray[np.float32] | None:
         """The restored face's 2048 Inception features, for FID; None where the meter has no `fid`."""
-        raise NotImplementedError
+        return self._instruments.inception_features(face.restored) if "fid" in self.names else None
+
+    def _take(self, name: str, face: FacePair) -> float:
+        if name not in self.names:
+            raise UnknownMetric(f"this meter takes {', '.join(self.names)}; it was asked for {name}")
+        try:
+            value = self._instruments.take(name, face)
+        except ValueError as error:
+            raise Unmeasurable(f"{name}: {error}") from error
+        if not math.isfinite(value):
+            raise Unmeasurable(f"{name}: expected a number, got {value}")
+        return value
+
+
+def _resolve_into(result: Resolved, metric: Metric, store: Store, truth: bool) -> None:
+    hashes, problems = {}, []
+    if metric.needs_truth and not truth:
+        problems.append("it compares with the truth: give the folder of originals with --truth DIR")
+    if metric.extra and importlib.util.find_spec(PACKAGES[metric.extra]) is None:
+        problems.append(f"the package {PACKAGES[metric.extra]}: `pip install 'mpsr-batch[{metric.extra}]'`{TERMS}")
+    for weight in (*metric.weights, *metric.set_weights):
+        try:
+            hashes[weight] = store.sha256(weight)
+        except WeightsError as error:
+            problems.append(str(error))
+    if problems:
+        result.missing[metric.name] = f"{metric.title} needs more than is here: {'; '.join(problems)}"
+    else:
+        result.present[metric.name] = _digest(metric, hashes)
+        result.weights[metric.name] = hashes
+
+
+def _add_substitute(result: Resolved, other: Metric, store: Store, truth: bool) -> None:
+    """A network of the user's own, measured under its own name; said only where it is there."""
+    attempt = Resolved()
+    _resolve_into(attempt, other, store, truth)
+    result.present.update(attempt.present)
+    result.weights.update(attempt.weights)
+
+
+def _digest(metric: Metric, hashes: Mapping[str, str]) -> str:
+    """Changes with whatever changes the metric of one face. Statistics of a set do not, and features keep."""
+    package = f"{metric.extra} {importlib.metadata.version(PACKAGES[metric.extra])}" if metric.extra else ""
+    facts = [metric.name, metric.version, package, {name: hashes[name] for name in metric.weights}]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
