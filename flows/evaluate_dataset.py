@@ -1,18 +1,206 @@
-"""Measures restored pictures against their inputs: pair, plan, measure shard by shard, add up."""
+"""Measures restored pictures against their inputs: pair, plan, measure portion by portion, add up, report.
+
+It stands on the same engine as the restoration: Prefect sees a portion, Ray actors get micro-batches of pairs, and the
+ledger in the evaluation folder knows every face under every metric. A second run measures only what it lacks.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextvars
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from flows.evaluation import EvaluationJob
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.runtime import flow_run
+
+from flows import evaluation_plan, evaluation_totals, publish
+from flows.evaluation import EvaluationJob, evaluation_job
+from flows.evaluation_plan import Portion, Work
+from flows.evaluation_rows import events_of, given_up
+from flows.evaluation_run import EvaluationRun, open_evaluation_run, workers
+from flows.progress import watched
+from tasks.evaluation_files import Evaluation, write_evaluation
+from tasks.matching import Row
+from tasks.measure import FACES
 
 if TYPE_CHECKING:
-    from tasks.evaluation_files import Evaluation
+    import pyarrow as pa
+
+    from infra.executor import Done
+
+BATCH = 4
+"""Pairs per call of a worker: what is lost when one dies, and what one intermediate file holds."""
+_log = logging.getLogger("mpsr.evaluate")
+
+
+def _run_name() -> str:
+    asked = flow_run.parameters
+    what = (asked.get("restored") or asked.get("dataset") or "").rstrip("/").rpartition("/")[2]
+    return f"evaluate-{what}-{datetime.now(UTC):%Y-%m-%d}"
+
+
+@flow(name="evaluate-dataset", flow_run_name=_run_name, persist_result=False)
+def evaluate_dataset(
+    restored: str | None = None,
+    against: str | None = None,
+    truth: str | None = None,
+    dataset: str | None = None,
+    landmarks: str | None = None,
+    output: str | None = None,
+    metrics: list[str] | None = None,
+    aligned: bool | None = None,
+    sample: float | None = None,
+    settings: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measures restored pictures and writes an evaluation folder; returns what its evaluation.json says.
+
+    Name a workspace or folder and the inputs it was made from; a data set of data_manifests/ says both, and how it is
+    judged. Running it again resumes, and a further metric computes only itself.
+    """
+    given = {"truth": truth, "landmarks": landmarks, "output": output, "metrics": metrics, "aligned": aligned}
+    return evaluate(evaluation_job(restored, against, dataset, sample=sample, settings=settings, **given)).facts
 
 
 def evaluate(job: EvaluationJob) -> Evaluation:
     """Measures every pair of the job and writes the evaluation folder; what was measured before is not again.
 
-    Not written yet: raises NotImplementedError.
+    Raises JobError and SettingsError before anything is written, WorkspaceBusy where another run holds the folder,
+    ExecutorError where it could not be finished (what is done is kept).
     """
-    raise NotImplementedError(f"evaluating {job.restored} is not written yet")
+    with open_evaluation_run(job, watched.get()) as run:
+        pairs = pair_pictures(run)
+        work = plan_measuring(run, pairs)
+        if work.lacking:
+            with workers(run):
+                measure(run, work)
+        return finish(run, pairs)
+
+
+@task(name="pair", cache_policy=NO_CACHE)
+def pair_pictures(run: EvaluationRun) -> pa.Table:
+    """Finds every restored picture and what belongs to it."""
+    return evaluation_plan.find_pairs(run)
+
+
+@task(name="plan", cache_policy=NO_CACHE)
+def plan_measuring(run: EvaluationRun, pairs: pa.Table) -> Work:
+    """Compares the pairs with the ledger: which metric is lacking of which."""
+    work = evaluation_plan.plan(run, pairs)
+    run.progress.planned(len(work.lacking))
+    return work
+
+
+def measure(run: EvaluationRun, work: Work) -> None:
+    """Measures portions, a bounded number at a time, so that no worker waits for the last pair of one."""
+    waiting = work.portions(run)
+    in_flight: set[Future[None]] = set()
+    with ThreadPoolExecutor(run.settings.shards_in_flight, thread_name_prefix="portion") as pool:
+        try:
+            while True:
+                in_flight |= _top_up(pool, run, waiting, run.settings.shards_in_flight - len(in_flight))
+                if not in_flight:
+                    return
+                finished, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
+                for portion in finished:
+                    portion.result()
+        except BaseException:
+            run.executor.cancel()
+            raise
+
+
+def measured_portion(run: EvaluationRun, portion: Portion) -> None:
+    """Measures a portion as a Prefect task. What a cache says counts only if the ledger had said the same."""
+    named = measure_portion.with_options(task_run_name=f"measure · {portion.id}")
+    named(run=run, portion=portion)
+    if portion.id not in run.recorded:
+        named.with_options(refresh_cache=True)(run=run, portion=portion)
+
+
+def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    """Evaluation folder, pairs, and the digests of the metrics that they lack."""
+    portion: Portion = parameters["portion"]
+    return portion.work_key(parameters["run"])
+
+
+@task(
+    name="measure",
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_jitter_factor=0.5,
+    cache_key_fn=_cache_key,
+    persist_result=True,
+    result_serializer="json",
+    retry_condition_fn=lambda task, run, state: publish.worth_retrying(state),
+)
+def measure_portion(run: EvaluationRun, portion: Portion) -> dict[str, int]:
+    """One portion on the workers, and into the ledger; returns the counts of its outcomes."""
+    rows: list[Row] = []
+    for done in run.executor.map("measure", portion.items, run.settings.micro_batch or BATCH):
+        rows += done.rows if done.failure is None else [given_up(done.failure)]
+        _show(run, done)
+    record(run, portion, rows)
+    outcomes = [row["reason_code"] for row in rows if row["face"] < 0]
+    run.progress.committed(outcomes)
+    return dict(Counter(outcomes))
+
+
+def record(run: EvaluationRun, portion: Portion, rows: Sequence[Row]) -> None:
+    """Writes a portion's rows: first each metric's, then those that say which faces there are."""
+    by_stage: dict[str, list[Row]] = {}
+    for row in rows:
+        for event in events_of(row, portion.lacking[row["image_id"]], run.digests):
+            by_stage.setdefault(event["stage"], []).append(event)
+    for stage in sorted(by_stage, key=lambda stage: stage == FACES):
+        run.record(portion.bucket, stage, by_stage[stage])
+    run.drop_checkpoints(rows)
+    run.recorded.add(portion.id)
+
+
+@task(name="add up", cache_policy=NO_CACHE)
+def finish(run: EvaluationRun, pairs: pa.Table) -> Evaluation:
+    """Folds the ledger, writes the numbers and their page, and tells the dashboard where they are."""
+    run.lease.check()
+    run.ledger.fold()
+    totals = evaluation_totals.add_up(run, pairs)
+    evaluation = evaluation_totals.evaluation_of(run, totals)
+    evaluation_totals.write_tables(run, totals)
+    write_evaluation(run.folder, evaluation.facts, evaluation.faces)
+    _publish(run)
+    return evaluation
+
+
+def _top_up(pool: ThreadPoolExecutor, run: EvaluationRun, waiting: Iterator[Portion], places: int) -> set[Future[None]]:
+    # Each thread needs the flow's context, so that its tasks belong to this flow run.
+    return {
+        pool.submit(contextvars.copy_context().run, measured_portion, run, portion)
+        for portion in islice(waiting, places)
+    }
+
+
+def _show(run: EvaluationRun, done: Done) -> None:
+    """Tells the progress what a micro-batch took, metric by metric."""
+    if done.failure is not None:
+        run.progress.failed("measure", done.failure.reason)
+    for row in done.rows:
+        for metric, milliseconds in row.get("milliseconds", {}).items():
+            reused = bool(row.get("reused"))
+            run.progress.advanced(metric, 1, reused=reused, seconds=0.0 if reused else milliseconds / 1000)
+
+
+def _publish(run: EvaluationRun) -> None:
+    """The table beside the published ones, for the dashboard; one that cannot be reached stops nothing."""
+    if FlowRunContext.get() is None:
+        return
+    try:
+        table = run.folder.read_bytes(evaluation_totals.ROW).decode()
+        create_markdown_artifact(key="evaluation", markdown=table, description=run.folder.shown_url)
+    except Exception as error:  # whatever the server says: the numbers are in their files
+        _log.warning("could not publish to the dashboard: %s", error)

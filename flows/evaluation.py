@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flows.job import JobError
+from flows.job import JobError, read_data_manifest
 from infra.settings import Settings, load_settings
 from infra.storage import Storage
 from tasks.worker import RESTORED
@@ -39,6 +39,25 @@ class EvaluationJob(BaseModel):
     def load_settings(self) -> Settings:
         """The settings tree with this job's on top. Raises SettingsError."""
         return load_settings(**self.settings)
+
+
+def evaluation_job(restored: str | None, against: str | None, dataset: str | None, **more: Any) -> EvaluationJob:
+    """A job, with what a data set's file says of its workspace and source; what is None was not given.
+
+    Raises JobError where it does not become clear what is measured against what, or a value cannot be.
+    """
+    if dataset is not None:
+        described = read_data_manifest(dataset)
+        restored, against = restored or described.get("workspace"), against or described.get("source")
+    if restored is None or against is None:
+        what = "the pictures that it was restored from (--against)" if restored else "a workspace or folder to measure"
+        raise JobError(f"expected {what}, or a data set of data_manifests/ that names it; got neither")
+    given = {name: value for name, value in more.items() if value is not None}
+    try:
+        return EvaluationJob(restored=_bare(restored), against=_bare(against), dataset=dataset, **given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise JobError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first.get('input')!r}") from None
 
 
 def is_workspace(url: str) -> bool:

@@ -34,7 +34,8 @@ from tasks.picture import Picture
 from tasks.stage import WHOLE_IMAGE, Batch, Pixels
 
 Item = dict[str, Any]
-FID = "fid"
+FACES, FID = "faces", "fid"
+"""What a pair goes through before any metric: where its faces lie; and the metric that leaves features, no number."""
 CODE_VERSION = 1
 """Raised whenever the same pair would be cut into other faces."""
 
@@ -49,8 +50,8 @@ class MeasureConfig(BaseModel):
     workspace: str
     metrics: tuple[str, ...]
     weights: tuple[str, ...]
-    digest: str
-    """Of everything that a number depends on beside the pair: metrics, weights, alignment."""
+    digests: dict[str, str]
+    """Of alignment and of each metric: everything that its numbers depend on beside the pair."""
     detector: dict[str, Any] | None
     """Settings of tasks.detect_align; None where the pictures are aligned faces."""
     weights_dir: str
@@ -138,9 +139,9 @@ class Measurer:
         return rows
 
     def _checkpoint(self, items: Sequence[Item]) -> str:
-        asked = json.dumps([(item["key"], item["metrics"]) for item in items])
-        members = hashlib.sha256(asked.encode()).hexdigest()
-        return f"intermediates/measure-{self.config.digest[:16]}/{members[:2]}/{members[2:34]}.arrow"
+        asked = [(item["key"], [(name, self.config.digests[name]) for name in item["metrics"]]) for item in items]
+        members = hashlib.sha256(json.dumps([asked, self.config.digests[FACES]]).encode()).hexdigest()
+        return f"intermediates/{members[:2]}/{members[2:34]}.arrow"
 
     def _pair(self, item: Item) -> list[tuple[Row, Measured | None]]:
         """The pair's own row, and one per face. A pair that cannot be measured has its own row only."""
