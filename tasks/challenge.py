@@ -1,197 +1,171 @@
-"""From measured faces to what the NTIRE 2025 challenge publishes: means, identity failures, Score, tables.
+"""A whole evaluation as the challenge writes it: its script's two CSV files, and a row beside the published table.
 
-Pure functions of numbers. A term that was not measured is named and leaves the Score out; it is never zero. Without
-a protocol (any folder of one's own) there are means, and no thresholds. The module knows nothing of pictures,
-networks or files. Source of protocol and formula: eval.py of zhengchen1999/NTIRE2025_RealWorld_Face_Restoration.
+Layout: eval.py of zhengchen1999/NTIRE2025_RealWorld_Face_Restoration. Where that script writes 0 because nothing
+belongs in the cell (a subset's FID), so do these; a number that could not be measured is an empty cell instead. The
+module knows nothing of files; the numbers come from tasks.challenge_score, whose names are offered here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from tasks.challenge_score import (
+    FAILED_AT_MOST,
+    PUBLISHED,
+    TERMS,
+    Landmarks,
+    MissingTerm,
+    Placed,
+    Protocol,
+    ProtocolError,
+    Published,
+    Scored,
+    Subset,
+    SubsetSummary,
+    Summary,
+    per_subset,
+    protocol_of,
+    read_landmarks,
+    summarise,
+    terms,
+    total,
+    validity,
+    weighted,
+)
 
-FAILED_AT_MOST = 10
-TERMS = ("clipiqa", "maniqa", "musiq", "qalign", "niqe", "fid")
+__all__ = [
+    "FAILED_AT_MOST",
+    "PUBLISHED",
+    "TERMS",
+    "Landmarks",
+    "MissingTerm",
+    "Placed",
+    "Protocol",
+    "ProtocolError",
+    "Published",
+    "Scored",
+    "Subset",
+    "SubsetSummary",
+    "Summary",
+    "challenge_csv",
+    "markdown_row",
+    "per_subset",
+    "place",
+    "protocol_of",
+    "read_landmarks",
+    "summarise",
+    "terms",
+    "total",
+    "validity",
+    "weighted",
+]
 
-
-class ProtocolError(ValueError):
-    """A data set's [evaluation] section, or its table of landmarks, is not what it should be."""
-
-
-class MissingTerm(ValueError):
-    """The Score lacks terms; `terms` names them."""
-
-    def __init__(self, terms: Sequence[str]) -> None:
-        super().__init__(f"the Score needs all of {', '.join(TERMS)}; not measured: {', '.join(terms)}")
-        self.terms = tuple(terms)
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Subset(_Frozen):
-    """One folder of the data set."""
-
-    images: int = Field(gt=0, description="how many pictures it holds when complete")
-    identity_threshold: float = Field(ge=-1, le=1, description="a cosine below it is an identity failure")
-
-
-class Landmarks(_Frozen):
-    """A CSV file with five points per picture, in the 512-pixel frame of the input."""
-
-    file: str = Field(description="where it lies, relative to the inputs' folder")
-    key: str = Field(description="column with the picture's name, without suffix")
-    subset: str = Field(description="column with its subset")
-    points: tuple[tuple[str, str], ...] = Field(
-        min_length=5, max_length=5, description="columns of x and y, five pairs"
-    )
-
-
-class Protocol(_Frozen):
-    """How a data set is judged: the section [evaluation] of its data_manifests/*.toml."""
-
-    subsets: dict[str, Subset]
-    metrics: tuple[str, ...] = Field(description="metrics of tasks.metrics that it publishes")
-    aligned: bool = Field(default=True, description="the pictures are 512-pixel face crops")
-    max_failures: int = Field(default=FAILED_AT_MOST, ge=0, description="identity failures above it: not ranked")
-    fid_cap: int = Field(default=3000, gt=1, description="FID takes at most so many pictures, by sorted path")
-    landmarks: Landmarks | None = Field(default=None, description="where the input's landmarks stand")
-
-    @property
-    def images(self) -> int:
-        """Pictures of the complete data set."""
-        return sum(subset.images for subset in self.subsets.values())
-
-
-@dataclass(frozen=True)
-class Placed:
-    """What the table of landmarks says of one picture: its subset and its points (5, 2), float64."""
-
-    subset: str
-    points: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One measured face: its file's path, its subset ("" when none), and metric → value (None: not measured)."""
-
-    path: str
-    subset: str
-    values: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class SubsetSummary:
-    """Means over one subset. `measured` counts the faces behind each mean; `threshold` and failures need a protocol."""
-
-    images: int
-    expected: int | None
-    means: dict[str, float]
-    measured: dict[str, int]
-    threshold: float | None
-    identity_failures: int | None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The whole evaluation in numbers. `means` are the subsets' means weighted by their counts.
-
-    `score` is None unless `score_missing` is empty. `valid`: whether the challenge would rank it; None: nobody knows.
-    """
-
-    subsets: dict[str, SubsetSummary]
-    images: int
-    means: dict[str, float]
-    fid: float | None
-    score: float | None
-    score_terms: dict[str, float]
-    score_missing: tuple[str, ...]
-    identity_failures: int | None
-    valid: bool | None
-
-    def subset_facts(self) -> dict[str, Any]:
-        """`subsets` of evaluation.json."""
-        raise NotImplementedError
-
-    def overall_facts(self) -> dict[str, Any]:
-        """`overall` of evaluation.json."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Published:
-    """One row of the challenge report's Table 1. `rank` None: not ranked (N/A). `total` as printed there."""
-
-    rank: int | None
-    team: str
-    total: float
-    niqe: float
-    clipiqa: float
-    maniqa: float
-    musiq: float
-    qalign: float
-    fid: float
-    identity: float
-    failed: int
-
-
-PUBLISHED: tuple[Published, ...] = ()
-
-
-def protocol_of(described: Mapping[str, Any], where: str = "data set") -> Protocol | None:
-    """The [evaluation] section of a data set's description, None where it has none. Raises ProtocolError."""
-    raise NotImplementedError
-
-
-def read_landmarks(text: str, table: Landmarks) -> dict[str, Placed]:
-    """Picture's name without suffix → subset and points. Raises ProtocolError naming the column or line."""
-    raise NotImplementedError
-
-
-def terms(values: Mapping[str, float | None]) -> dict[str, float]:
-    """What each measured term adds to the Score; terms that are absent, None or not a number are left out."""
-    raise NotImplementedError
-
-
-def total(values: Mapping[str, float | None]) -> float:
-    """CLIPIQA + MANIQA + MUSIQ/100 + QALIGN/5 + max(0, (10 − NIQE)/10) + max(0, (100 − FID)/100).
-
-    Raises MissingTerm.
-    """
-    raise NotImplementedError
-
-
-def validity(failed: int, limit: int = FAILED_AT_MOST) -> bool:
-    """Whether an entry with so many identity failures is ranked."""
-    raise NotImplementedError
-
-
-def per_subset(rows: Iterable[Scored], protocol: Protocol | None = None) -> dict[str, SubsetSummary]:
-    """Subset → its summary, in the protocol's order; a subset that nothing was measured of has 0 images."""
-    raise NotImplementedError
-
-
-def weighted(subsets: Mapping[str, SubsetSummary]) -> dict[str, float]:
-    """Means over all, each subset weighted by its full count (by what was measured where that is not known)."""
-    raise NotImplementedError
-
-
-def summarise(rows: Sequence[Scored], protocol: Protocol | None = None, fid: float | None = None) -> Summary:
-    """Everything above of a whole evaluation."""
-    raise NotImplementedError
+COLUMNS = {
+    "niqe": "NIQE",
+    "clipiqa": "CLIP_IQA",
+    "maniqa": "MANIQA",
+    "musiq": "MUSIQ",
+    "qalign": "QALIGN",
+    "fid": "FID",
+    "identity": "ID_Sim",
+}
+"""metric → column of the script."""
+HEADER = ("Dataset", *COLUMNS.values(), "low_ID_Sim", "Total")
+MARKDOWN = ("Rank", "Team", "Score", "NIQE", "CLIPIQA", "MANIQA", "MUSIQ", "Q-Align", "FID", "AdaFace", "failed")
+Cell = str | float | int | None
 
 
 def challenge_csv(rows: Sequence[Scored], summary: Summary) -> tuple[str, str]:
     """The two files of the challenge's script: (`…_total.csv`, `….csv`); a number that was not measured is empty."""
-    raise NotImplementedError
+    return _csv(_total_rows(summary)), _csv(_image_rows(rows))
 
 
 def markdown_row(name: str, summary: Summary) -> str:
-    """A Markdown table: the published rows, and this evaluation's among them, `–` for what was not measured."""
-    raise NotImplementedError
+    """A Markdown table: the published rows, then this evaluation's in bold, `–` for what was not measured.
+
+    Below it stand the reasons why the row may not compare with the others.
+    """
+    lines = [_line(MARKDOWN), _line(["---"] * len(MARKDOWN))]
+    lines += [_line(_published_cells(row)) for row in PUBLISHED]
+    lines.append(_line([f"**{cell}**" for cell in _own_cells(name, summary)]))
+    return "\n".join([*lines, "", *_caveats(summary)]).rstrip() + "\n"
+
+
+def place(score: float) -> int:
+    """The rank that a Score would have had among the ranked entries."""
+    return 1 + sum(row.rank is not None and row.total > score for row in PUBLISHED)
+
+
+def _csv(rows: Sequence[Sequence[Cell]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _total_rows(summary: Summary) -> list[list[Cell]]:
+    lines: list[list[Cell]] = [list(HEADER)]
+    for name, subset in summary.subsets.items():
+        lines.append([name, *_metrics({**subset.means, "fid": 0}), subset.identity_failures, 0])
+    overall = {**summary.means, "fid": summary.fid}
+    lines.append(["All", *_metrics(overall), summary.identity_failures, 0])
+    lines.append(["Weighted Score", *_metrics({**terms(overall), "identity": 0}), 0, summary.score])
+    return lines
+
+
+def _metrics(values: Mapping[str, float | None]) -> list[Cell]:
+    return [values.get(metric) for metric in COLUMNS]
+
+
+def _image_rows(rows: Sequence[Scored]) -> list[list[Cell]]:
+    """Columns in the order of the alphabet, as in the script; those that no picture has are left out, as there."""
+    measured = {COLUMNS[name]: name for row in rows for name, value in row.values.items() if name in COLUMNS}
+    columns = sorted([*measured, "Dataset"])
+    lines: list[list[Cell]] = [["Filename", *columns]]
+    for row in rows:
+        cells: list[Cell] = [row.subset if c == "Dataset" else row.values.get(measured[c]) for c in columns]
+        lines.append([PurePosixPath(row.path).name, *cells])
+    return lines
+
+
+def _published_cells(row: Published) -> list[str]:
+    figures = [row.total, row.niqe, row.clipiqa, row.maniqa, row.musiq, row.qalign, row.fid, row.identity]
+    return ["N/A" if row.rank is None else str(row.rank), row.team, *(f"{f:.4f}" for f in figures), str(row.failed)]
+
+
+def _own_cells(name: str, summary: Summary) -> list[str]:
+    figures = [summary.score, *_metrics({**summary.means, "fid": summary.fid})]
+    shown = ["–" if figure is None else f"{figure:.4f}" for figure in figures]
+    failed = "–" if summary.identity_failures is None else str(summary.identity_failures)
+    return [_rank(summary), name.replace("|", "\\|"), *shown, failed]
+
+
+def _rank(summary: Summary) -> str:
+    if summary.valid is False:
+        return "N/A"
+    return f"({place(summary.score)})" if summary.valid and summary.score is not None else "–"
+
+
+def _caveats(summary: Summary) -> list[str]:
+    said = []
+    if summary.score_missing:
+        said.append(f"No Score: not measured: {', '.join(summary.score_missing)}.")
+    expected = {name: subset.expected for name, subset in summary.subsets.items() if subset.expected is not None}
+    if not expected:
+        said.append("Measured on other pictures than the challenge's: the rows above are for orientation only.")
+    elif short := [
+        f"{name} {summary.subsets[name].images} of {n}" for name, n in expected.items() if _is_short(summary, name)
+    ]:
+        said.append(f"Not every picture of the data set was measured: {', '.join(short)}.")
+    return said
+
+
+def _is_short(summary: Summary, name: str) -> bool:
+    subset = summary.subsets[name]
+    return subset.expected is not None and subset.images < subset.expected
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
