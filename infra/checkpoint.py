@@ -75,14 +75,15 @@ def load_into(net: nn.Module, path: Path, *, expect: str) -> nn.Module:
 
 
 @contextmanager
-def fitting(path: Path, *, expect: str) -> Iterator[None]:
-    """Turns the errors of a network that is filled from `path` within the block into a WeightsMismatch."""
+def fitting(*paths: Path, expect: str) -> Iterator[None]:
+    """Turns the errors of a network that is filled from `paths` within the block into a WeightsMismatch."""
     try:
         yield
     except (RuntimeError, ValueError, KeyError, IndexError) as error:
         reasons = [line.strip() for line in str(error).splitlines() if line.strip()]
         shown = "; ".join(_shorten(reason) for reason in reasons[:4])
-        raise WeightsMismatch(f"{path}: expected {expect}, and the file does not fit it: {shown}") from error
+        files = " and ".join(str(path) for path in paths)
+        raise WeightsMismatch(f"{files}: expected {expect}, found weights that do not fit: {shown}") from error
 
 
 def convert(source: Path, target: Path, *, expect: str, notes: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from tasks.models.stored_prompts import KNOWN_IDS, MPSR_NEGATIVE
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, StageSettings
 from tasks.tensors import NetworkSettings, NetworkStage, compiled, placed, to_pixels, to_tensor
 
@@ -22,7 +23,6 @@ FILES: dict[Version, tuple[str, str]] = {
     "v2.1": ("sd21_base_zsnr", "diffbir_v2_1"),
 }
 """version → names of base and ControlNet in the weights table."""
-MPSR_NEGATIVE = "low quality, blurry, low-resolution, noisy, unsharp, weird textures, out of focus"
 
 
 class DiffBirSettings(StageSettings):
@@ -59,6 +59,21 @@ class DiffBirSettings(StageSettings):
             raise ValueError(f"tile_stride {self.tile_stride} leaves gaps between tiles of {self.tile} px")
         return self
 
+    @model_validator(mode="after")
+    def _sampler_can(self) -> DiffBirSettings:
+        if self.guidance_scale and self.sampler != "spaced":
+            raise ValueError(f"guidance_scale works with the sampler spaced only, not with {self.sampler}")
+        if self.sampler == "ddim" and (self.steps > 500 or 1000 % (1000 // self.steps) == 1):
+            raise ValueError(f"ddim cannot take {self.steps} steps: the last would lie beyond the schedule")
+        return self
+
+    @model_validator(mode="after")
+    def _prompts_have_ids(self) -> DiffBirSettings:
+        unread = [prompt for prompt in (self.positive, self.negative) if prompt not in KNOWN_IDS]
+        if unread and not self.tokenizer:
+            raise ValueError(f"no token ids are stored for the prompt {unread[0]!r}: set `tokenizer`, or use another")
+        return self
+
 
 class DiffBir(FaceStage):
     """DiffBIR (Lin et al., ECCV 2024) on the newest result."""
@@ -85,12 +100,16 @@ class DiffBir(FaceStage):
 
     def load(self, device: str, dtype: str) -> None:
         """The text encoder serves for two embeddings and is dropped."""
+        from infra.checkpoint import fitting, load_state_dict
         from tasks.models.diffbir import load_diffbir
+        from tasks.sd_files import read_base
 
-        given = self.settings
+        given, what = self.settings, f"DiffBIR {self.settings.version}"
         base, control = (self.weights[name] for name in FILES[given.version])
+        weights = read_base(base), load_state_dict(control, expect=what)
         tokenizer = Path(given.tokenizer) if given.tokenizer else None
-        network = load_diffbir(base, control, given.version, given.positive, given.negative, tokenizer)
+        with fitting(base, control, expect=f"Stable Diffusion 2.1 base and {what}"):
+            network = load_diffbir(*weights, given.version, given.positive, given.negative, tokenizer)
         self._device = device
         self._network = placed(network, device, dtype)
         if self.settings.compile:

@@ -78,12 +78,16 @@ class PisaSR(FaceStage):
         """A second UNet is kept only where the two shares differ."""
         import torch
 
+        from infra.checkpoint import fitting, load_checkpoint
         from tasks.models.pisa_sr import load_pisa_sr
+        from tasks.sd_files import read_base
 
         self._device = device
         adjustable = self.settings.lambda_pix != self.settings.lambda_sem
-        files = self.weights[BASE], self.weights[LORA]
-        network = load_pisa_sr(*files, adjustable=adjustable, dtype=getattr(torch, dtype))
+        base, lora = self.weights[BASE], self.weights[LORA]
+        weights = read_base(base), load_checkpoint(lora, expect="PiSA-SR's LoRAs")
+        with fitting(base, lora, expect="Stable Diffusion 2.1 base and PiSA-SR's LoRAs"):
+            network = load_pisa_sr(*weights, adjustable=adjustable, dtype=getattr(torch, dtype))
         self._network = placed(network, device, dtype)
         if self.settings.compile:
             unets = [unet for unet in (network.unet, network.unet_pixel) if unet is not None]

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from infra.checkpoint import load_state_dict
 from tasks.models import clip_prompts, diffbir_schedules
 from tasks.models.color_fix import wavelet_reconstruction
 from tasks.models.diffbir import DiffBIR
@@ -32,6 +33,10 @@ def metadata(name):
         return file.metadata()
 
 
+def control(name):
+    return load_state_dict(PARITY / name, expect="IRControlNet")
+
+
 def relative(ours, theirs):
     ours, theirs = ours.double(), theirs.double()
     return float((ours - theirs).norm() / theirs.norm())
@@ -46,7 +51,7 @@ def tiny():
         for key, value in fixture(f"diffbir_tiny_sd_{part}.weights").items()
     }
     components = load_sd_components(weights)
-    controlnet = load_ir_controlnet(PARITY / "diffbir_tiny_controlnet.pth")
+    controlnet = load_ir_controlnet(control("diffbir_tiny_controlnet.pth"))
     return components, controlnet
 
 
@@ -76,8 +81,8 @@ def test_control_strength_scales_what_is_added(tiny, strength):
 
 
 def test_pth_and_safetensors_controlnets_are_the_same():
-    pth = load_ir_controlnet(PARITY / "diffbir_tiny_controlnet.pth").state_dict()
-    twin = load_ir_controlnet(PARITY / "diffbir_tiny_controlnet.weights.safetensors").state_dict()
+    pth = load_ir_controlnet(control("diffbir_tiny_controlnet.pth")).state_dict()
+    twin = load_ir_controlnet(control("diffbir_tiny_controlnet.weights.safetensors")).state_dict()
     assert pth.keys() == twin.keys()
     assert all(torch.equal(pth[key], twin[key]) for key in pth)
 

@@ -10,11 +10,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from infra.checkpoint import load_checkpoint
 from tasks.models.color_fix import adain_8bit, wavelet_8bit
 from tasks.models.noise import RecordedNoise
 from tasks.models.pisa_sr import PiSASRSettings, load_pisa_sr, merge_lora
-from tasks.models.sd_checkpoint import read_checkpoint
 from tasks.models.sd_convert import load_sd_components
+from tasks.sd_files import read_base
 
 PARITY = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "parity"
 pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason=f"no parity fixtures at {PARITY}")
@@ -28,6 +29,10 @@ TEXT_CONFIG = {
     "vocab_size": 49408,
     "max_position_embeddings": 77,
 }
+
+
+def lora():
+    return load_checkpoint(PARITY / "pisa_tiny.pkl", expect="PiSA-SR's LoRAs")
 
 
 def relative(ours, theirs):
@@ -57,13 +62,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pisa(folder):
-    return load_pisa_sr(folder, PARITY / "pisa_tiny.pkl", adjustable=True)
+    return load_pisa_sr(read_base(folder), lora(), adjustable=True)
 
 
 def test_merged_weights_are_exact(folder, io):
-    unet = load_sd_components(folder, parts=["unet"]).unet
+    unet = load_sd_components(read_base(folder), parts=["unet"]).unet
     names = list(unet.state_dict())
-    checkpoint = read_checkpoint(PARITY / "pisa_tiny.pkl")
+    checkpoint = lora()
     merge_lora(unet, checkpoint, "pix")
     assert torch.equal(unet.conv_in.weight, io["pix_only.merged_conv_in"])
     merge_lora(unet, checkpoint, "sem")

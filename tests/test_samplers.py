@@ -6,12 +6,14 @@ import pytest
 import tiny_checkpoints as tiny
 import torch
 
+from infra.checkpoint import load_state_dict
 from tasks.models.diffbir import DiffBIRSettings, load_diffbir, resize_short_side
 from tasks.models.diffbir_guidance import RestorationGuidance
 from tasks.models.diffbir_samplers import SAMPLERS, Problem, SamplerSettings
 from tasks.models.diffbir_schedules import ddim_steps, diffusion_of, spaced_steps
 from tasks.models.noise import RecordedNoise, SeededNoise
 from tasks.models.tiling import Tiling, centred_mask, windows
+from tasks.sd_files import read_base
 
 FEW = SamplerSettings(cfg_scale=2.0)
 
@@ -19,8 +21,9 @@ FEW = SamplerSettings(cfg_scale=2.0)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     root = tmp_path_factory.mktemp("diffbir")
-    base = tiny.write_sd_checkpoint(root / "sd.safetensors")
-    return load_diffbir(base, tiny.write_ir_controlnet(root / "v2.pth"), "v2")
+    base = read_base(tiny.write_sd_checkpoint(root / "sd.safetensors"))
+    control = load_state_dict(tiny.write_ir_controlnet(root / "v2.pth"), expect="an IRControlNet")
+    return load_diffbir(base, control, "v2")
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,26 @@
 """The loaders of published checkpoints: both layouts give the same networks, and wrong files are named as such."""
 
 import copy
-import pickle
+import shutil
 
 import pytest
 import tiny_checkpoints as tiny
 import torch
+from evil_checkpoints import save_evil
 from safetensors.torch import load_file, save_file
 
+from infra.checkpoint import load_checkpoint, load_state_dict
+from infra.weights_errors import WeightsCorrupt, WeightsMismatch, WeightsMissing, WeightsUnsafe
+from tasks.diffbir import DiffBir, DiffBirSettings
 from tasks.models import clip_prompts
 from tasks.models.ir_controlnet import load_ir_controlnet
 from tasks.models.noise import SeededNoise
 from tasks.models.pisa_sr import PiSASRSettings, load_pisa_sr, merge_lora
-from tasks.models.sd_checkpoint import CheckpointError, read_checkpoint
+from tasks.models.sd_checkpoint import CheckpointError
 from tasks.models.sd_convert import PARTS, load_sd_components
+from tasks.models.stored_prompts import MPSR_NEGATIVE
+from tasks.pisa_sr import PisaSR, PisaSRSettings
+from tasks.sd_files import read_base
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +35,22 @@ def files(tmp_path_factory):
     }
 
 
+@pytest.fixture(scope="module")
+def lora(files):
+    return load_checkpoint(files["lora"], expect="PiSA-SR's LoRAs")
+
+
 @pytest.mark.parametrize("layout", ["safetensors", "ckpt"])
 @pytest.mark.parametrize("part", PARTS)
 def test_single_file_and_folder_hold_the_same_network(files, layout, part):
-    single = getattr(load_sd_components(files[layout], parts=[part]), part).state_dict()
-    folder = getattr(load_sd_components(files["folder"], parts=[part]), part).state_dict()
+    single = getattr(load_sd_components(read_base(files[layout]), parts=[part]), part).state_dict()
+    folder = getattr(load_sd_components(read_base(files["folder"]), parts=[part]), part).state_dict()
     assert single.keys() == folder.keys()
     assert all(torch.equal(single[key], folder[key]) for key in single)
 
 
 def test_only_the_parts_asked_for_are_built(files):
-    components = load_sd_components(files["safetensors"], parts=["vae"])
+    components = load_sd_components(read_base(files["safetensors"]), parts=["vae"])
     assert components.unet is None
     assert components.text_encoder is None
     assert not components.vae.training
@@ -53,11 +65,9 @@ def test_autoencoders_of_2022_name_their_attention_in_another_way(files, tmp_pat
             key = key.replace(f".attentions.0.{new}.", f".attentions.0.{name}.")
         renamed[key] = value
     assert renamed.keys() != state.keys()
-    folder = tmp_path / "vae"
-    folder.mkdir()
-    save_file(renamed, folder / "diffusion_pytorch_model.safetensors")
-    (folder / "config.json").write_text((files["folder"] / "vae" / "config.json").read_text())
-    loaded = load_sd_components(tmp_path, parts=["vae"]).vae.state_dict()
+    shutil.copytree(files["folder"], tmp_path / "sd")
+    save_file(renamed, tmp_path / "sd" / "vae" / "diffusion_pytorch_model.safetensors")
+    loaded = load_sd_components(read_base(tmp_path / "sd"), parts=["vae"]).vae.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
 
@@ -78,64 +88,72 @@ def test_a_lightning_checkpoint_loads_without_lightning(files, tmp_path):
     torch.save(content, tmp_path / "sd.ckpt")
     for part in names:
         del sys.modules[part]
-    assert load_sd_components(tmp_path / "sd.ckpt", parts=["vae"]).vae is not None
+    assert load_sd_components(read_base(tmp_path / "sd.ckpt"), parts=["vae"]).vae is not None
 
 
-def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path):
-    trace = tmp_path / "executed"
-
-    class Hostile:
-        def __reduce__(self):
-            return (open, (str(trace), "w"))
-
-    torch.save({"state_dict": {}, "extra": Hostile()}, tmp_path / "hostile.ckpt")
-    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"state_dict_unet": Hostile()}, protocol=2))
-    for name in ("hostile.ckpt", "plain.pkl"):
-        with pytest.raises(CheckpointError, match="nothing was executed"):
-            read_checkpoint(tmp_path / name)
-    assert not trace.exists()
+WRONG = {
+    "absent": (WeightsMissing, "found no file"),
+    "truncated": (WeightsCorrupt, "cannot be read"),
+    "a web page": (WeightsCorrupt, "<html>"),
+    "code": (WeightsUnsafe, "nothing was run"),
+    "another network": (WeightsMismatch, "weights that do not fit"),
+}
 
 
-@pytest.mark.parametrize("name", ["sd.safetensors", "sd.ckpt"])
-def test_a_truncated_file_is_named(files, tmp_path, name):
-    whole = files[name.split(".")[1]].read_bytes()
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match=rf"{name}.*truncated"):
-        load_sd_components(tmp_path / name)
+def spoil(kind, good, other, folder):
+    """A file like `good` with that wrong in it."""
+    path = folder / good.name
+    if kind == "truncated":
+        path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    elif kind == "a web page":
+        path = path.with_suffix(".pth")
+        path.write_text("<html>Virus scan warning</html>")
+    elif kind == "code":
+        return save_evil(folder)
+    elif kind == "another network":
+        path = path.with_suffix(other.suffix)
+        shutil.copy(other, path)
+    return path
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="there is none"):
-        read_checkpoint(tmp_path / "absent.safetensors")
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("name", ["sd21_base", "diffbir_v2", "pisa_sr"])
+def test_the_stages_name_a_wrong_file_and_run_nothing_in_it(files, tmp_path, name, kind):
+    good = {"sd21_base": files["safetensors"], "diffbir_v2": files["controlnet"], "pisa_sr": files["lora"]}
+    other = files["controlnet" if name == "sd21_base" else "safetensors"]
+    stage = PisaSR(PisaSRSettings()) if name == "pisa_sr" else DiffBir(DiffBirSettings())
+    stage.weights = {**good, name: spoil(kind, good[name], other, tmp_path)}
+    error, words = WRONG[kind]
+    with pytest.raises(error, match=words) as caught:
+        stage.load("cpu", "float32")
+    assert "expected" in str(caught.value)
+    assert str(stage.weights[name]) in str(caught.value)
+    assert not (tmp_path / "executed").exists()
 
 
-def test_another_architecture_is_named(files):
-    with pytest.raises(CheckpointError, match=r"model\.diffusion_model"):
-        load_sd_components(files["controlnet"])
-    with pytest.raises(CheckpointError, match="UNet or ControlNet"):
-        load_ir_controlnet(files["safetensors"])
-    with pytest.raises(CheckpointError, match=r"config\.json"):
-        load_sd_components(files["folder"].parent)
+def test_an_incomplete_folder_is_named(files):
+    with pytest.raises(WeightsMissing, match=r"config\.json"):
+        read_base(files["folder"].parent)
 
 
 def test_missing_and_misshapen_weights_are_named(files):
-    state = read_checkpoint(files["controlnet"])
+    state = load_state_dict(files["controlnet"], expect="IRControlNet")
     del state["zero_convs.0.0.weight"]
     with pytest.raises(CheckpointError, match=r"1 missing \(controlnet_down_blocks\.0\.weight\)"):
         load_ir_controlnet(state)
     state["zero_convs.0.0.weight"] = torch.zeros(1)
     with pytest.raises(CheckpointError, match="of another shape"):
         load_ir_controlnet(state)
+    with pytest.raises(CheckpointError, match="UNet or ControlNet"):
+        load_ir_controlnet(read_base(files["safetensors"]))
 
 
-def test_a_lora_of_another_network_is_named(files):
-    unet = load_sd_components(files["folder"], parts=["unet"]).unet
-    with pytest.raises(CheckpointError, match="LoRA file of PiSA-SR"):
-        merge_lora(unet, read_checkpoint(files["controlnet"]), "pix")
-    content = read_checkpoint(files["lora"])
-    content["state_dict_unet"].pop("conv_in.lora_A.default_encoder_pix.weight")
+def test_a_lora_of_another_network_is_named(files, lora):
+    unet = load_sd_components(read_base(files["folder"]), parts=["unet"]).unet
+    weights = dict(lora["state_dict_unet"])
+    weights.pop("conv_in.lora_A.default_encoder_pix.weight")
     with pytest.raises(CheckpointError, match="does not fit"):
-        merge_lora(unet, content, "pix")
+        merge_lora(unet, {**lora, "state_dict_unet": weights}, "pix")
 
 
 def test_prompts_without_stored_ids_need_a_tokenizer():
@@ -144,7 +162,7 @@ def test_prompts_without_stored_ids_need_a_tokenizer():
 
 
 def test_stored_prompts_have_the_shape_of_the_text_encoder():
-    ids = clip_prompts.token_ids(clip_prompts.MPSR_NEGATIVE)
+    ids = clip_prompts.token_ids(MPSR_NEGATIVE)
     assert ids.shape == (77,)
     assert ids[0] == clip_prompts.START
     assert ids[21] == clip_prompts.END
@@ -152,8 +170,8 @@ def test_stored_prompts_have_the_shape_of_the_text_encoder():
 
 
 @pytest.fixture(scope="module")
-def pisa(files):
-    return load_pisa_sr(files["safetensors"], files["lora"], adjustable=True)
+def pisa(files, lora):
+    return load_pisa_sr(read_base(files["safetensors"]), lora, adjustable=True)
 
 
 @pytest.mark.parametrize("setting", ["lambda_pix", "lambda_sem"])
@@ -190,7 +208,7 @@ def test_half_precision_stays_near_fp32(pisa, dtype):
     assert 0 < (half - exact).norm() / exact.norm() < (0.05 if dtype == torch.bfloat16 else 0.01)
 
 
-def test_one_network_does_not_allow_lambdas_that_differ(files):
-    pisa = load_pisa_sr(files["folder"], files["lora"])
+def test_one_network_does_not_allow_lambdas_that_differ(files, lora):
+    pisa = load_pisa_sr(read_base(files["folder"]), lora)
     with pytest.raises(ValueError, match="adjustable"):
         pisa.restore(torch.rand(1, 3, 128, 128), SeededNoise([1]), PiSASRSettings(lambda_sem=0.5))

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from tasks.models import clip_prompts, latents
+from tasks.models import clip_prompts, latents, stored_prompts
 from tasks.models.color_fix import wavelet_reconstruction
 from tasks.models.diffbir_guidance import RestorationGuidance
 from tasks.models.diffbir_samplers import SAMPLERS, AdjustX0, Predict, Problem, SamplerSettings
 from tasks.models.diffbir_schedules import TRAINING_STEPS, Version, diffusion_of
 from tasks.models.ir_controlnet import IRControlNet, load_ir_controlnet
 from tasks.models.noise import NoiseSource
-from tasks.models.sd_convert import load_sd_components
+from tasks.models.sd_convert import Source, load_sd_components
 from tasks.models.tiling import Tiling, Window
 
 UNET_MULTIPLE = 64
@@ -228,17 +228,17 @@ class DiffBIR(nn.Module):
 
 
 def load_diffbir(
-    base: Path | str | Mapping[str, Tensor],
-    controlnet: Path | str | Mapping[str, Tensor],
+    base: Source,
+    controlnet: Mapping[str, Tensor],
     version: Version,
-    positive: str = clip_prompts.EMPTY,
-    negative: str = clip_prompts.MPSR_NEGATIVE,
+    positive: str = stored_prompts.EMPTY,
+    negative: str = stored_prompts.MPSR_NEGATIVE,
     tokenizer: Path | None = None,
 ) -> DiffBIR:
-    """Loads Stable Diffusion 2.1 (the zero-SNR one for v2.1; single file or diffusers folder) and an IRControlNet.
+    """Builds DiffBIR from the weights of Stable Diffusion 2.1 (the zero-SNR one for v2.1) and of an IRControlNet.
 
     The prompts are embedded once and the text encoder is dropped; prompts without stored ids need the folder
-    `tokenizer`. Raises `CheckpointError` where a file is not what it should be.
+    `tokenizer`. Raises `CheckpointError` where weights are not what they should be.
     """
     text_encoder = load_sd_components(base, parts=("text_encoder",)).text_encoder
     prompts = clip_prompts.embed(text_encoder, [positive, negative], tokenizer)

@@ -7,7 +7,6 @@ XPixelGroup/DiffBIR. The condition is a latent that is stacked on the noisy one,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 
 from tasks.models import sd_keys
-from tasks.models.sd_checkpoint import read_state_dict
 from tasks.models.sd_convert import attention_levels, build_on_meta, convert_keys, ldm_encoder_config
 
 
@@ -47,10 +45,9 @@ class IRControlNet(ControlNetModel):  # type: ignore[misc]  # diffusers is untyp
         return list(skips), middle
 
 
-def load_ir_controlnet(source: Path | str | Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> IRControlNet:
-    """Loads `v1_face.pth`, `v2.pth` or `DiffBIR_v2.1.pt`; raises `CheckpointError` if it is something else."""
-    state = read_state_dict(source)
-    config = ldm_encoder_config(state)
+def load_ir_controlnet(state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> IRControlNet:
+    """From the weights of `v1_face.pth`, `v2.pth` or `DiffBIR_v2.1.pt`; raises `CheckpointError` for any other."""
+    config = ldm_encoder_config(dict(state))
     modules = sd_keys.controlnet_modules(attention_levels(config), config["layers_per_block"])
-    weights = convert_keys(state, modules, "controlnet")
+    weights = convert_keys(dict(state), modules, "controlnet")
     return build_on_meta(lambda: IRControlNet(**config), weights, "controlnet", dtype)

@@ -9,16 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tasks.models import clip_prompts, latents
+from tasks.models import clip_prompts, latents, stored_prompts
 from tasks.models.noise import NoiseSource
-from tasks.models.sd_checkpoint import CheckpointError, read_checkpoint
-from tasks.models.sd_convert import load_sd_components
+from tasks.models.sd_checkpoint import CheckpointError
+from tasks.models.sd_convert import Source, load_sd_components
 from tasks.models.tiling import Tiling, centred_mask
 
 Kind = Literal["pix", "sem"]
@@ -122,24 +121,23 @@ class PiSASR(nn.Module):
 
 
 def load_pisa_sr(
-    base: Path | str | Mapping[str, Tensor],
-    lora: Path | str,
+    base: Source,
+    lora: Mapping[str, Any],
     adjustable: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> PiSASR:
-    """Loads Stable Diffusion 2.1 base (diffusers folder or single file) and `pisa_sr.pkl` on top of it.
+    """Builds PiSA-SR from the weights of Stable Diffusion 2.1 base and the content of `pisa_sr.pkl` on top of them.
 
     `adjustable` keeps a second UNet (1.7 GB in fp16) for lambdas that differ. The text encoder serves for the one
-    embedding and is dropped. Raises `CheckpointError` where a file is not what it should be.
+    embedding and is dropped. Raises `CheckpointError` where either is not what it should be.
     """
     text_encoder = load_sd_components(base, parts=("text_encoder",)).text_encoder
-    prompt = clip_prompts.embed(text_encoder, [clip_prompts.EMPTY])
+    prompt = clip_prompts.embed(text_encoder, [stored_prompts.EMPTY])
     del text_encoder
     parts = load_sd_components(base, parts=("unet", "vae"))
-    checkpoint = read_checkpoint(lora)
-    merge_lora(parts.unet, checkpoint, "pix")
+    merge_lora(parts.unet, lora, "pix")
     pixel = copy.deepcopy(parts.unet).to(dtype) if adjustable else None
-    merge_lora(parts.unet, checkpoint, "sem")
+    merge_lora(parts.unet, lora, "sem")
     return PiSASR(parts.unet, parts.vae, prompt, pixel).to(dtype).eval()
 
 

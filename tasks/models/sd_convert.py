@@ -1,16 +1,14 @@
-"""Builds the networks of Stable Diffusion 2 on diffusers and transformers from the files that are published.
+"""Builds the networks of Stable Diffusion 2 on diffusers and transformers from the weights that are published.
 
-Reads the original single-file layout (LDM keys) and the diffusers folder. Sizes are inferred from the weights, so a
-tiny random checkpoint takes the same way as the real one; every load is strict. Knows nothing of what the networks
+Takes the original layout (LDM keys) and the one of diffusers. Sizes are inferred from the weights, so a tiny random
+checkpoint takes the same way as the real one; every load is strict. Knows nothing of files and of what the networks
 are used for.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,18 +17,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tasks.models import sd_keys
-from tasks.models.sd_checkpoint import CheckpointError, StateDict, load_strict, read_state_dict
+from tasks.models.sd_checkpoint import CheckpointError, StateDict, load_strict
 
 UNET, VAE, TEXT_ENCODER = PARTS = ("unet", "vae", "text_encoder")
 _PREFIXES = {UNET: "model.diffusion_model.", VAE: "first_stage_model.", TEXT_ENCODER: "cond_stage_model.model."}
 _UNREAD = {UNET: (), VAE: ("loss.",), TEXT_ENCODER: ("text_projection", "logit_scale", "attn_mask", "visual.")}
 """What a checkpoint may hold of a part although no restoration reads it."""
-_FOLDER_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "model.safetensors",
-    "diffusion_pytorch_model.bin",
-    "pytorch_model.bin",
-)
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -46,22 +38,30 @@ class SDComponents:
     text_encoder: Any = None
 
 
+@dataclass(frozen=True)
+class DiffusersCopy:
+    """Stable Diffusion in the layout of diffusers: part → its configuration and its weights."""
+
+    parts: Mapping[str, tuple[Config, StateDict]]
+
+
+Source = Mapping[str, Tensor] | DiffusersCopy
+"""Weights with LDM keys, or a diffusers copy."""
+
+
 def load_sd_components(
-    source: Path | str | Mapping[str, Tensor],
+    source: Source,
     parts: Collection[str] = PARTS,
     dtype: torch.dtype = torch.float32,
 ) -> SDComponents:
-    """Loads Stable Diffusion 2 from an original checkpoint, a diffusers folder or a state dict with LDM keys.
+    """Builds Stable Diffusion 2 from weights with LDM keys or from a diffusers copy.
 
-    `source`: a `.safetensors` or torch file, a folder with `unet/`, `vae/`, `text_encoder/`, or tensors by name.
     Only `parts` are built. Raises `CheckpointError` when the weights are of another architecture or incomplete.
     The text encoder gives the penultimate layer with the final norm applied, as `last_hidden_state`.
     """
-    if not isinstance(source, Mapping) and Path(source).is_dir():
-        folder = Path(source)
-        return SDComponents(**{part: _from_folder(folder / part, part, dtype) for part in parts})
-    state = read_state_dict(source)
-    return SDComponents(**{part: _from_ldm(state, part, dtype) for part in parts})
+    if isinstance(source, DiffusersCopy):
+        return SDComponents(**{part: _from_copy(*source.parts[part], part, dtype) for part in parts})
+    return SDComponents(**{part: _from_ldm(source, part, dtype) for part in parts})
 
 
 def build_on_meta(build: Callable[[], Network], state: StateDict, what: str, dtype: torch.dtype) -> Network:
@@ -114,7 +114,7 @@ def convert_keys(state: StateDict, modules: Mapping[str, str], what: str) -> Sta
     return {str(names[key]): value for key, value in state.items()}
 
 
-def _from_ldm(state: StateDict, part: str, dtype: torch.dtype) -> Any:
+def _from_ldm(state: Mapping[str, Tensor], part: str, dtype: torch.dtype) -> Any:
     prefix = _PREFIXES[part]
     own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not own:
@@ -215,23 +215,14 @@ def _text_encoder(config: CLIPTextConfig, state: StateDict, dtype: torch.dtype) 
     return model
 
 
-def _from_folder(folder: Path, part: str, dtype: torch.dtype) -> Any:
-    config_file = folder / "config.json"
-    weights_file = next((folder / name for name in _FOLDER_FILES if (folder / name).is_file()), None)
-    if not config_file.is_file() or weights_file is None:
-        raise CheckpointError(
-            f"{part}: expected {config_file} and beside it one of {', '.join(_FOLDER_FILES)}; "
-            "the folder must be a complete diffusers copy of Stable Diffusion 2.1 base"
-        )
-    config = json.loads(config_file.read_text())
-    state = read_state_dict(weights_file)
+def _from_copy(config: Config, state: StateDict, part: str, dtype: torch.dtype) -> Any:
     if part == TEXT_ENCODER:
         stripped = {key.removeprefix("text_model."): value for key, value in state.items()}
         stripped.pop("embeddings.position_ids", None)
         return _text_encoder(CLIPTextConfig.from_dict(config), stripped, dtype)
     network = {UNET: UNet2DConditionModel, VAE: AutoencoderKL}[part]
     state = _attention_as_linear({_modern(key): value for key, value in state.items()}) if part == VAE else state
-    return build_on_meta(lambda: network.from_config(config), state, f"{part} ({weights_file.name})", dtype)
+    return build_on_meta(lambda: network.from_config(config), state, part, dtype)
 
 
 def _modern(key: str) -> str:
