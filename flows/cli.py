@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_models, tell, terminal
+from flows import cli_evaluate, cli_models, tell, terminal
 
 EXIT_CODES = {
     0: "all handled",
@@ -35,6 +35,7 @@ app = typer.Typer(
     "`mpsr doctor` says what this machine can do.",
 )
 app.add_typer(cli_models.app, name="models")
+app.command(epilog="Example: mpsr evaluate OUT --against PHOTOS")(cli_evaluate.evaluate)
 
 Source = Annotated[str, typer.Argument(help="folder or URL of the archive; it is never written to", show_default=False)]
 Workspace = Annotated[

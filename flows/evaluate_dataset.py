@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.runtime import flow_run
@@ -72,6 +72,7 @@ def evaluate_dataset(
 def evaluate(job: EvaluationJob) -> Evaluation:
     """Measures every pair of the job and writes the evaluation folder; what was measured before is not again.
 
+    Beside what evaluation.json holds, its facts have `table` (Markdown) and `report` (the page's address).
     Raises JobError and SettingsError before anything is written, WorkspaceBusy where another run holds the folder,
     ExecutorError where it could not be finished (what is done is kept).
     """
@@ -171,10 +172,11 @@ def finish(run: EvaluationRun, pairs: pa.Table) -> Evaluation:
     run.ledger.fold()
     totals = evaluation_totals.add_up(run, pairs)
     evaluation = evaluation_totals.evaluation_of(run, totals)
-    evaluation_totals.write_tables(run, totals)
+    table = evaluation_totals.write_tables(run, totals)
     write_evaluation(run.folder, evaluation.facts, evaluation.faces)
-    _publish(run)
-    return evaluation
+    report = _write_report(run)
+    _publish(run, table, report)
+    return Evaluation(evaluation.facts | {"table": table, "report": report}, evaluation.faces)
 
 
 def _top_up(pool: ThreadPoolExecutor, run: EvaluationRun, waiting: Iterator[Portion], places: int) -> set[Future[None]]:
@@ -195,12 +197,19 @@ def _show(run: EvaluationRun, done: Done) -> None:
             run.progress.advanced(metric, 1, reused=reused, seconds=0.0 if reused else milliseconds / 1000)
 
 
-def _publish(run: EvaluationRun) -> None:
+def _write_report(run: EvaluationRun) -> str:
+    """The page of the evaluation; without pictures where the settings say so."""
+    from flows.evaluation_report import write_evaluation_report
+
+    return write_evaluation_report(run.folder, None if run.settings.report_thumbnails else False)
+
+
+def _publish(run: EvaluationRun, table: str, report: str) -> None:
     """The table beside the published ones, for the dashboard; one that cannot be reached stops nothing."""
     if FlowRunContext.get() is None:
         return
     try:
-        table = run.folder.read_bytes(evaluation_totals.ROW).decode()
         create_markdown_artifact(key="evaluation", markdown=table, description=run.folder.shown_url)
+        create_link_artifact(key="evaluation-report", link=report, link_text="Report")
     except Exception as error:  # whatever the server says: the numbers are in their files
         _log.warning("could not publish to the dashboard: %s", error)

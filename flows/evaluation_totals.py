@@ -28,7 +28,7 @@ from tasks.matching import RESTORED
 from tasks.measure import FACES, FID
 
 ROW = "row.md"
-FEATURES = "features"
+EXAMPLES = 10
 _PIVOT = """
     SELECT image_id, face,
         any_value(detail) FILTER (stage = '{faces}') AS detail,
@@ -74,21 +74,30 @@ def evaluation_of(run: EvaluationRun, totals: Totals) -> Evaluation:
         "subsets": totals.summary.subset_facts(),
         "overall": totals.summary.overall_facts(),
         "problems": dict(sorted(problems.items())),
+        "examples": _examples(faces),
+        "folder": run.folder.shown_url,
         "unrestored": run.trees.unrestored,
         "stages": {name: round(ms / 1000, 3) for name, ms in sorted(totals.milliseconds.items())},
     }
     return Evaluation(facts | more, faces)
 
 
-def write_tables(run: EvaluationRun, totals: Totals) -> list[str]:
-    """The challenge's two CSV files and the Markdown row; returns their names."""
+def write_tables(run: EvaluationRun, totals: Totals) -> str:
+    """The challenge's two CSV files and the Markdown row; returns the row beside the published table."""
     name = name_of(run.folders[RESTORED])
     rows = Rows(totals.faces, [n for n in totals.faces.column_names if n not in COLUMNS.names])
     by_set, by_picture = challenge_csv(rows, totals.summary)
     texts = {f"{name}_total.csv": by_set, f"{name}.csv": by_picture, ROW: markdown_row(name, totals.summary)}
     for file, text in texts.items():
         run.folder.write_atomic(file, text.encode())
-    return list(texts)
+    return texts[ROW]
+
+
+def _examples(faces: pa.Table) -> list[dict[str, str]]:
+    """The first problems by name; the table has them all."""
+    told = faces.filter(pc.not_equal(faces["problem"], "")).select(["path", "problem", "problem_text"])
+    rows: list[dict[str, str]] = told.slice(0, EXAMPLES).to_pylist()
+    return rows
 
 
 def name_of(storage: Storage) -> str:

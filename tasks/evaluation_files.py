@@ -31,6 +31,9 @@ PROBLEMS: Mapping[str, str] = {
 }
 """Why a pair is not measured, beside the codes of `tasks.books.REASONS` for files that cannot be read or decoded."""
 
+NOTHING_TO_MEASURE = ("no_face",)
+"""Problems that are none: there is simply nothing in the picture that could be measured."""
+
 COLUMNS = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -73,6 +76,11 @@ class Evaluation:
     def metrics(self) -> tuple[str, ...]:
         """The metrics that were computed per face, in the order of the columns."""
         return tuple(self.faces.column_names[len(COLUMNS) :])
+
+
+def unmeasured(facts: Mapping[str, Any]) -> int:
+    """How many pictures or faces could not be measured, though there was something to measure."""
+    return sum(n for code, n in facts["problems"].items() if code not in NOTHING_TO_MEASURE)
 
 
 def faces_schema(metrics: Sequence[str]) -> pa.Schema:
