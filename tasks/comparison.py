@@ -34,7 +34,7 @@ class Difference:
     """One metric over the pairs in which both sides have it.
 
     gain: mean of the pairs' differences in the metric's own direction, positive where B is better; low and high: its
-    interval (None with fewer than two pictures). A win is a pair in which B is better. missing_a, missing_b: paired
+    interval (None with fewer pictures than could tell). A win is a pair in which B is better. missing_a, missing_b: paired
     faces for which only that side has no value.
     """
 
@@ -147,8 +147,8 @@ def compare(
 ) -> Comparison:
     """Pairs the faces by key and number, and measures every metric that both sides have in the same way.
 
-    confidence: of the intervals, 0 to 1; they come from `resamples` draws of whole pictures (tasks.bootstrap). A
-    verdict needs an interval without zero and at least `pictures_needed(confidence)` pictures. worst: how many
+    confidence: of the intervals, 0 to 1; they come from `resamples` draws of whole pictures (tasks.bootstrap), and
+    there are none with fewer than `pictures_needed(confidence)` pictures. A verdict needs one that leaves out zero. worst: how many
     regressions are listed. Deterministic. Raises ComparisonError where a face stands twice in a set, or no face is in
     both.
     """
@@ -167,8 +167,8 @@ def compare(
         pairs=len(both),
         pictures=pairs.pictures,
         **_apart(table),
-        problems_a=_problems(a.faces),
-        problems_b=_problems(b.faces),
+        problems_a=problems_of(a.faces),
+        problems_b=problems_of(b.faces),
         differences=differences,
         not_compared=dict(sorted((not_compared | empty).items())),
         sets={name: (_overall(a, name), _overall(b, name)) for name in ("fid", "score")},
@@ -193,7 +193,7 @@ def _differences(pairs: Pairs, confidence: float, resamples: int, seed: int) -> 
     low, high = intervals(pairs.gain, pairs.picture, confidence=confidence, resamples=resamples, seed=seed)
     enough = pictures_needed(confidence)
     measured = np.isfinite(pairs.gain).any(axis=0)
-    return tuple(_difference(pairs, int(m), low[m], high[m], enough) for m in np.flatnonzero(measured))
+    return tuple(_difference(pairs, int(m), float(low[m]), float(high[m]), enough) for m in np.flatnonzero(measured))
 
 
 def _difference(pairs: Pairs, m: int, low: float, high: float, enough: int) -> Difference:
@@ -201,6 +201,7 @@ def _difference(pairs: Pairs, m: int, low: float, high: float, enough: int) -> D
     has_a, has_b = np.isfinite(pairs.a[:, m]), np.isfinite(pairs.b[:, m])
     both = has_a & has_b
     pictures = len(np.unique(pairs.picture[both]))
+    told = pictures >= enough
     return Difference(
         metric=name,
         title=pairs.metrics[name].get("title", name),
@@ -210,12 +211,12 @@ def _difference(pairs: Pairs, m: int, low: float, high: float, enough: int) -> D
         mean_a=float(pairs.a[both, m].mean()),
         mean_b=float(pairs.b[both, m].mean()),
         gain=float(gain[both].mean()),
-        low=None if np.isnan(low) else float(low),
-        high=None if np.isnan(high) else float(high),
+        low=low if told else None,
+        high=high if told else None,
         wins=int((gain > 0).sum()),
         losses=int((gain < 0).sum()),
         ties=int((gain == 0).sum()),
-        verdict=_verdict(low, high) if pictures >= enough else "not told apart",
+        verdict=_verdict(low, high) if told else "not told apart",
         missing_a=int((has_b & ~has_a).sum()),
         missing_b=int((has_a & ~has_b).sum()),
     )
@@ -295,7 +296,8 @@ def _regression(pairs: Pairs, row: int, m: int, fall: float) -> Regression:
     return Regression(**{name: told[name] for name in names}, metric=pairs.names[m], a=a, b=b, fall=fall)
 
 
-def _problems(faces: pa.Table) -> dict[str, int]:
+def problems_of(faces: pa.Table) -> dict[str, int]:
+    """Pictures and faces that could not be measured, by reason code."""
     counts = Counter(faces["problem"].to_pylist())
     return {code: n for code, n in sorted(counts.items()) if code}
 

@@ -1,0 +1,49 @@
+"""Puts a document beside its numbers, as Markdown and as a page, and shows it in the dashboard."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from prefect.artifacts import create_markdown_artifact
+from prefect.context import FlowRunContext
+
+from infra.storage import Storage
+from tasks.document import Block, to_html, to_markdown
+
+PAGE = "index.html"
+_log = logging.getLogger("mpsr.documents")
+
+
+def write_document(output: Storage, name: str, title: str, blocks: Sequence[Block]) -> None:
+    """Writes `<name>.md` and `index.html`, and publishes the Markdown under that name."""
+    markdown = to_markdown(title, blocks)
+    output.write_atomic(f"{name}.md", markdown.encode())
+    output.write_atomic(PAGE, to_html(title, blocks).encode())
+    _publish(name, markdown, title)
+
+
+def write_table(output: Storage, name: str, table: pa.Table) -> None:
+    """Writes `<name>.parquet`."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    output.write_atomic(f"{name}.parquet", sink.getbuffer())
+
+
+def write_facts(output: Storage, name: str, facts: Mapping[str, Any]) -> None:
+    """Writes `<name>.json`, to be called last: its presence says that all is there."""
+    output.write_atomic(f"{name}.json", json.dumps(facts, indent=1, ensure_ascii=True).encode())
+
+
+def _publish(name: str, markdown: str, title: str) -> None:
+    if FlowRunContext.get() is None:
+        return
+    try:
+        create_markdown_artifact(key=name, markdown=markdown, description=title)
+    except Exception as error:  # whatever the server says: the document is in its files
+        _log.warning("could not publish to the dashboard: %s", error)
