@@ -70,8 +70,8 @@ def _opening(facts: Mapping[str, Any]) -> list[Block]:
         Paragraph(
             f"{facts['faces']} clean faces ({facts['source']}) were degraded in {len(CELLS)} known ways and restored "
             f"by {names}. Every number is a mean over the faces; a gain is the difference from the degraded input, "
-            f"positive where the restored face is better. From {pictures_needed(0.95)} faces on its 95 % interval stands "
-            "beside it, and a star marks an interval that leaves out zero."
+            f"positive where the restored face is better. From {pictures_needed(0.95)} faces on its 95 % interval "
+            "stands beside it, and a star marks an interval that leaves out zero."
         ),
         Paragraph(
             "In the cells from mild to very severe the faces were reduced and enlarged again by bicubic interpolation, "

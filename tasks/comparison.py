@@ -34,8 +34,8 @@ class Difference:
     """One metric over the pairs in which both sides have it.
 
     gain: mean of the pairs' differences in the metric's own direction, positive where B is better; low and high: its
-    interval (None with fewer pictures than could tell). A win is a pair in which B is better. missing_a, missing_b: paired
-    faces for which only that side has no value.
+    interval (None with fewer pictures than could tell). A win is a pair in which B is better. missing_a, missing_b:
+    paired faces for which only that side has no value.
     """
 
     metric: str
@@ -148,9 +148,9 @@ def compare(
     """Pairs the faces by key and number, and measures every metric that both sides have in the same way.
 
     confidence: of the intervals, 0 to 1; they come from `resamples` draws of whole pictures (tasks.bootstrap), and
-    there are none with fewer than `pictures_needed(confidence)` pictures. A verdict needs one that leaves out zero. worst: how many
-    regressions are listed. Deterministic. Raises ComparisonError where a face stands twice in a set, or no face is in
-    both.
+    there are none with fewer than `pictures_needed(confidence)` pictures. A verdict needs one that leaves out zero.
+    worst: how many regressions are listed. Deterministic. Raises ComparisonError where a face stands twice in a set,
+    or no face is in both.
     """
     metrics, not_compared = metrics_of(a, b)
     table = paired(a.faces, b.faces, list(metrics))
