@@ -82,13 +82,14 @@ def names_in(text: str | None) -> tuple[str, ...]:
 
 
 def machine_settings(pairs: list[str] | None) -> dict[str, Any]:
-    """Settings of the machine. Settings of stages belong to a recipe here: which side would they be of?"""
+    """Settings of the machine. Those of stages belong to a recipe, and more than one may be meant here."""
     from flows.cli import _settings_of
 
     settings, stages = _settings_of(pairs)
     if stages:
         raise typer.BadParameter(
-            f"settings of stages ({', '.join(stages)}) would hold for both sides; write a recipe's .toml file for each",
+            f"expected settings of the machine, got settings of stages ({', '.join(stages)}); these belong to a "
+            "recipe: write them into a .toml file",
             param_hint="--set",
         )
     return settings

@@ -11,9 +11,11 @@ from typing import Any
 from tasks.benchmark_archive import CELLS, SEVERITY, described
 from tasks.benchmark_table import Row, metrics_in, of_metric
 from tasks.bootstrap import pictures_needed
+from tasks.comparison import NOT_RANKED
 from tasks.comparison_page import EFFORT_HEAD, effort_cells, signed
 from tasks.curves import MOST, curves
 from tasks.document import Block, Figure, Heading, Paragraph, Table
+from tasks.full_reference import ALIKE
 from tasks.report_words import number
 
 INPUT = "input"
@@ -43,8 +45,8 @@ def metric_curves(table: Sequence[Row], metric: str) -> str:
         series[INPUT] = {row.cell: row.input for row in rows}
     for row in rows:
         series.setdefault(row.recipe, {})[row.cell] = row.restored
-    shown = dict(list(series.items())[:MOST])
-    return curves(f"{rows[0].title} ({rows[0].better} is better)", SEVERITY, ALONE, shown)
+    shown = {name: _drawable(points, metric) for name, points in list(series.items())[:MOST]}
+    return curves(_titled(rows[0]), SEVERITY, ALONE, shown)
 
 
 def metric_table(
@@ -85,15 +87,28 @@ def _opening(facts: Mapping[str, Any]) -> list[Block]:
 def _metric(table: Sequence[Row], metric: str, recipes: Sequence[str]) -> list[Block]:
     first = next(iter(of_metric(table, metric).values()))
     head, lines = metric_table(table, metric, recipes)
-    title = f"{first.title} ({first.better} is better)"
-    return [Heading(title), Table(head, lines), Figure(curve_path(metric), f"Curves of {first.title}", _note(metric))]
+    return [
+        Heading(_titled(first)),
+        Table(head, lines),
+        Figure(curve_path(metric), f"Curves of {first.title}", _note(metric)),
+    ]
+
+
+def _titled(row: Row) -> str:
+    """Noise is sharp, too: more sharpness is not better by itself."""
+    return row.title if row.metric in NOT_RANKED else f"{row.title} ({row.better} is better)"
+
+
+def _drawable(points: Mapping[str, float], metric: str) -> dict[str, float]:
+    """Without the number that stands for an infinite one, which would press the curves flat."""
+    return {cell: value for cell, value in points.items() if metric != "psnr" or value < ALIKE}
 
 
 def _note(metric: str) -> str:
     if metric in IDENTITY_TO_INPUT:
         return "Similarity to the degraded input, which is 1 for the input itself; a severe input is a poor witness."
     if metric == "psnr":
-        return "dB; 100 stands for pictures that do not differ."
+        return f"dB; {ALIKE:g} stands for pictures that do not differ, and is not drawn."
     if metric == "sharpness":
         return "Noise is sharp, too: more is not better by itself."
     return "Steps of one ladder are joined by lines; the others stand alone."

@@ -58,7 +58,8 @@ def effort_cells(side: str, effort: Mapping[str, Any]) -> tuple[str, ...]:
 
 def signed(value: float) -> str:
     """A gain with its sign: +0.012."""
-    return "0" if value == 0 else f"{'+' if value > 0 else '−'}{number(abs(value))}"
+    text = number(abs(value))
+    return text if not text.strip("0.") else f"{'+' if value > 0 else '−'}{text}"
 
 
 def interval(d: Difference) -> str:
