@@ -28,9 +28,8 @@ def benchmark(
 
     Without a folder it takes one portrait that comes with scikit-image, so that anyone can repeat the numbers.
     """
-    from flows.cli_compare import Steps, machine_settings, names_in
+    from flows.cli_compare import machine_settings, names_in, watched_steps
     from flows.local import quiet_prefect
-    from flows.progress import watched
     from flows.tell_comparison import print_benchmark
 
     quiet_prefect()
@@ -46,7 +45,6 @@ def benchmark(
         settings=machine_settings(set_),
     )
     job.runs()  # what cannot be is said at once, before any server starts
-    with terminal.shown(Steps()) as progress:
-        watched.set(progress)
+    with watched_steps():
         facts = benchmark_recipes(**job.model_dump(mode="json"))
     terminal.print_json(facts) if json_ else print_benchmark(facts)

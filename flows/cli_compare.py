@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from flows import terminal
-from flows.progress import Progress
+from flows.progress import Progress, watched
 
 
 def compare(
@@ -29,7 +31,7 @@ def compare(
         str | None, typer.Option(help="names, joined by commas; none = all that can be computed")
     ] = None,
     aligned: Annotated[bool, typer.Option("--aligned", help="the pictures are face crops")] = False,
-    confidence: Annotated[float, typer.Option(help="of the intervals", min=0.5, max=0.999)] = 0.95,
+    confidence: Annotated[float, typer.Option(help="of the intervals", min=0.6, max=0.999)] = 0.95,
     price_per_gpu_hour: Annotated[float | None, typer.Option(help="adds what each side cost", min=0)] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="a setting, as NAME=VALUE")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
@@ -41,7 +43,6 @@ def compare(
     """
     from flows.comparison import ComparisonJob, two_sides
     from flows.local import quiet_prefect
-    from flows.progress import watched
     from flows.tell_comparison import print_comparison
 
     job = ComparisonJob(
@@ -60,8 +61,7 @@ def compare(
     quiet_prefect()
     from flows.compare import compare_recipes
 
-    with terminal.shown(Steps()) as progress:
-        watched.set(progress)
+    with watched_steps():
         facts = compare_recipes(**job.model_dump(mode="json"))
     terminal.print_json(facts) if json_ else print_comparison(facts)
 
@@ -74,6 +74,16 @@ class Steps(Progress):
         self.outcomes.clear()
         self.stages.clear()
         super().planned(images)
+
+
+@contextmanager
+def watched_steps() -> Iterator[None]:
+    """Shows the progress of every run that is begun inside, and says what is kept when it is interrupted."""
+    from flows.local import _told_when_interrupted
+
+    with terminal.shown(Steps()) as progress, _told_when_interrupted():
+        watched.set(progress)
+        yield
 
 
 def names_in(text: str | None) -> tuple[str, ...]:
