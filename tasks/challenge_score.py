@@ -180,7 +180,8 @@ def protocol_of(described: Mapping[str, Any], where: str = "the data set") -> Pr
     try:
         return Protocol.model_validate(described["evaluation"])
     except ValidationError as error:
-        raise ProtocolError(f"{where}: its section [evaluation] is not as expected: {error}") from error
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ProtocolError(f"{where}: [evaluation] {wrong}") from None
 
 
 def read_landmarks(text: str, table: Landmarks) -> dict[str, Placed]:
