@@ -12,11 +12,13 @@ from tasks.recipe import COMMIT
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from flows.run import Run
     from tasks.report_data import RunFacts
     from tasks.report_pictures import PixelLoader
+    from tasks.stage import Pixels
 
 REPORT = "report/index.html"
 SAMPLE_FROM = 200_000
@@ -50,25 +52,23 @@ def _write(workspace: Storage, ledger: Ledger, facts: dict[str, Any], thumbnails
     from tasks.report import write_report
     from tasks.report_collect import collect
 
-    share = _share(ledger)
-    below = f"{min(int(share * 16**8), 16**8 - 1):08x}g"  # 'g' sorts behind every hexadecimal digit
-    data = collect(
-        _run_facts(facts, share),
-        ledger.files(gone=True),
-        ledger.query("SELECT * FROM commits"),
-        ledger.query("SELECT * FROM latest WHERE stage <> ? AND image_id < ?", [COMMIT, below]),
-    )
+    sample, rows = sampled_rows(ledger)
+    data = collect(run_facts(facts, sample), *rows)
     pixels = _pixel_loader(Storage(facts["job"]["source"]), workspace)
     page = write_report(data, workspace, thumbnails=thumbnails, load_pixels=pixels if thumbnails else None)
     return str(workspace.local_path(page)) if workspace.is_local else f"{workspace.shown_url}/{page}"
 
 
-def _share(ledger: Ledger) -> float:
-    """Which share of the images the report looks at stage by stage."""
-    return min(1.0, SAMPLE_FROM / max(sum(ledger.counts().values()), 1))
+def sampled_rows(ledger: Ledger) -> tuple[float, tuple[pa.Table, pa.Table, pa.Table]]:
+    """Inventory, verdicts and stage rows; and the share of the images whose stage rows they are."""
+    share = min(1.0, SAMPLE_FROM / max(sum(ledger.counts().values()), 1))
+    below = f"{min(int(share * 16**8), 16**8 - 1):08x}g"  # 'g' sorts behind every hexadecimal digit
+    stages = ledger.query("SELECT * FROM latest WHERE stage <> ? AND image_id < ?", [COMMIT, below])
+    return share, (ledger.files(gone=True), ledger.query("SELECT * FROM commits"), stages)
 
 
-def _run_facts(facts: dict[str, Any], sample: float) -> RunFacts:
+def run_facts(facts: dict[str, Any], sample: float) -> RunFacts:
+    """What a run wrote down about itself, as its report tells it."""
     from tasks.report_data import RunFacts
 
     summary = facts.get("summary", {})
@@ -94,13 +94,21 @@ def _run_facts(facts: dict[str, Any], sample: float) -> RunFacts:
 
 def _pixel_loader(source: Storage, workspace: Storage) -> PixelLoader:
     def load(where: Literal["source", "workspace"], path: str) -> NDArray[np.uint8]:
-        import numpy as np
-
-        from tasks.image_io import decode
-
-        storage = source if where == "source" else workspace
-        pixels = decode(storage.read_bytes(decode_name(path))).pixels
-        shown: NDArray[np.uint8] = (pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-        return shown
+        return shown_pixels(source if where == "source" else workspace, path)
 
     return load
+
+
+def shown_pixels(storage: Storage, path: str) -> NDArray[np.uint8]:
+    """The upright picture at a ledger name, (H, W, 3)."""
+    from tasks.image_io import decode
+
+    return levels(decode(storage.read_bytes(decode_name(path))).pixels)
+
+
+def levels(pixels: Pixels) -> NDArray[np.uint8]:
+    """[0, 1] → 0 … 255, rounded."""
+    import numpy as np
+
+    shown: NDArray[np.uint8] = (pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return shown

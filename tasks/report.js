@@ -14,10 +14,6 @@ const tag = (outcome) => el("span", { class: `tag ${KEYS[outcome]}` }, LABELS[ou
 const gain = (f) => f.before === null || f.after === null ? null
   : (f.after - f.before) * (data.measure && !data.measure.higher_is_better ? -1 : 1);
 
-// Ledger names hold '%XX' for bytes that are not UTF-8 (and for '%'); in an address they stay as they are.
-const address = (path) => data.restored + path.split("/").map((part) =>
-  encodeURIComponent(part).replace(/%25/g, "%")).join("/");
-
 /* ---- cards and rows ---- */
 function nameButton(f, text) {
   return el("button", { type: "button", class: "name", onclick: () => show(f.index) }, shown(text));
@@ -182,23 +178,6 @@ function scoreTable(metrics) {
     el("tr", {}, el("th", { scope: "row" }, name), pair.map((v, side) =>
       el("td", { class: "n" }, side === 0 && (OF_PAIR.includes(name) || alone.has(name)) ? "" : measured(number(v))))))));
 }
-function plain(value) {
-  if (value === null || typeof value !== "object") return typeof value === "number" ? number(value) : String(value);
-  return Array.isArray(value) ? value.map(plain).join(", ")
-    : Object.entries(value).map(([k, v]) => `${k} ${plain(v)}`).join(", ");
-}
-function stepRow([stage, result, code, reason, ms, attempt, decision]) {
-  const facts = Object.entries(decision).map(([k, v]) => `${k.replaceAll("_", " ")}: ${plain(v)}`).join(" · ");
-  return el("tr", {}, el("th", { scope: "row" }, stage),
-    el("td", {}, reason || code.replaceAll("_", " "), attempt > 1 ? ` (try ${attempt})` : "",
-      facts ? el("div", { class: "decision" }, facts) : null),
-    el("td", { class: "n" }, result === "skipped" && !ms ? "" : measured(duration(ms === null ? null : ms / 1000))));
-}
-function stepTable(steps) {
-  return el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Stage"),
-    el("th", { scope: "col" }, "What happened"), el("th", { scope: "col", class: "n" }, "Time"))),
-    el("tbody", {}, steps.map(stepRow)));
-}
 function faceBlock([face, outcome, metrics, steps], n) {
   if (face < 0) return el("div", {}, el("h3", {}, "The picture as a whole"), stepTable(steps));
   return el("details", { open: n < 2 }, el("summary", {}, el("b", {}, `Face ${face + 1} `), tag(outcome)),
@@ -226,7 +205,7 @@ function facts(f) {
     ["Device time", duration(f.seconds)], ["Content", el("code", { class: "hash" }, f.id)],
     ["Weights", el("a", { href: "#recipe", onclick: () => $("detail").close() }, "listed with their hashes")]];
   if (f.chosen && f.chosen !== "everything") pairs.push(["In the sample", f.chosen]);
-  if (kept) pairs.splice(1, 0, ["Restored file", el("a", { href: address(f.path) }, shown(split(f.path)[1]))]);
+  if (kept) pairs.splice(1, 0, ["Restored file", el("a", { href: address(data.restored, f.path) }, shown(split(f.path)[1]))]);
   return el("dl", { class: "facts" }, pairs.map(([name, value]) =>
     [el("dt", {}, name), el("dd", {}, typeof value === "string" ? measured(value) : value)]));
 }

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tasks.books import OUTCOMES, REASONS
-from tasks.report_data import EVERYTHING, MISSING, TROUBLES, FileRecord, ReportData
+from tasks.report_data import EVERYTHING, MISSING, TROUBLES, FaceRecord, FileRecord, ReportData
 from tasks.report_pictures import RESTORED, Pictures, PixelLoader, pictures_of
 from tasks.report_words import FILTERS, OUTCOME_WORDS, histogram, title
 
@@ -123,7 +123,7 @@ def _payload(data: ReportData, pictures: Mapping[int, Pictures]) -> tuple[dict[s
     """The page's data, with as many files and details as there is room for: troubles first, then the gallery."""
     must = {*pictures, *(n for order in data.rankings.values() for n in order)}
     files = _within(LIST_BYTES, [(n, _line(f)) for n, f in sorted_by_need(data, must)])
-    details = [(n, _details(data.files[n])) for n in files if data.files[n].details is not None]
+    details = [(n, [face_line(face) for face in data.files[n].details or ()]) for n in files if data.files[n].details]
     place = {n: row for row, n in enumerate(sorted(files))}
     payload = {
         "outcomes": [[o, OUTCOME_WORDS[o].label, data.outcomes[o]] for o in OUTCOMES],
@@ -163,10 +163,10 @@ def _line(f: FileRecord) -> list[Any]:
         f.reason_code,
         f.reason,
         f.faces,
-        _short(f.before),
-        _short(f.after),
-        _short(f.identity),
-        _short(f.seconds),
+        short(f.before),
+        short(f.after),
+        short(f.identity),
+        short(f.seconds),
         f.format,
         f.width,
         f.height,
@@ -176,22 +176,17 @@ def _line(f: FileRecord) -> list[Any]:
     ]
 
 
-def _details(f: FileRecord) -> list[Any]:
-    return [
-        [
-            face.face,
-            OUTCOMES.index(face.outcome),
-            {name: _short(value) for name, value in face.metrics.items()},
-            [
-                [s.stage, s.state, s.reason_code, s.reason, _short(s.milliseconds), s.attempt, dict(s.decision)]
-                for s in face.steps
-            ],
-        ]
-        for face in f.details or ()
+def face_line(face: FaceRecord) -> list[Any]:
+    """A face and its steps in a page's data; the script reads it by position."""
+    steps = [
+        [s.stage, s.state, s.reason_code, s.reason, short(s.milliseconds), s.attempt, dict(s.decision)]
+        for s in face.steps
     ]
+    return [face.face, OUTCOMES.index(face.outcome), {k: short(v) for k, v in face.metrics.items()}, steps]
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
+    """Four digits that matter, so that pages stay small."""
     return None if value is None else float(f"{value:.4g}")
 
 

@@ -37,6 +37,9 @@ function split(path) {
   const cut = path.lastIndexOf("/");
   return [path.slice(0, cut + 1), path.slice(cut + 1)];
 }
+// Ledger names hold '%XX' for bytes that are not UTF-8 (and for '%'); in an address they stay as they are.
+const address = (folder, path) => folder + path.split("/").map((part) =>
+  encodeURIComponent(part).replace(/%25/g, "%")).join("/");
 
 /* ---- before and after ---- */
 // A side is an address, or a function that makes the picture (where several lie side by side in one file).
@@ -82,6 +85,27 @@ function compare([label, width, height, before, after], name, words = ["before",
 function pager(page, pages, turn) {
   const step = (by, text) => el("button", { type: "button", class: "plain",
     disabled: page + by < 0 || page + by >= pages, onclick: () => turn(page + by) }, text);
-  return el("div", { class: "pager" }, step(-1, "Earlier"), step(1, "Later"),
-    el("span", {}, `page ${count(page + 1)} of ${count(pages)}`));
+  const jump = (event) => turn(Math.min(Math.max(Math.round(event.target.valueAsNumber) || 1, 1), pages) - 1);
+  return el("nav", { class: "pager", "aria-label": "Pages" }, step(-1, "Earlier"), step(1, "Later"),
+    pages < 5 ? el("span", {}, `page ${page + 1} of ${pages}`) : el("label", { class: "jump" }, "page",
+      el("input", { type: "number", min: 1, max: pages, value: page + 1, onchange: jump }), `of ${count(pages)}`));
+}
+
+/* ---- what stages did ---- */
+function plain(value) {
+  if (value === null || typeof value !== "object") return typeof value === "number" ? number(value) : String(value);
+  return Array.isArray(value) ? value.map(plain).join(", ")
+    : Object.entries(value).map(([k, v]) => `${k} ${plain(v)}`).join(", ");
+}
+function stepRow([stage, result, code, reason, ms, attempt, decision]) {
+  const facts = Object.entries(decision).map(([k, v]) => `${k.replaceAll("_", " ")}: ${plain(v)}`).join(" · ");
+  return el("tr", {}, el("th", { scope: "row" }, stage),
+    el("td", {}, reason || code.replaceAll("_", " "), attempt > 1 ? ` (try ${attempt})` : "",
+      facts ? el("div", { class: "decision" }, facts) : null),
+    el("td", { class: "n" }, result === "skipped" && !ms ? "" : measured(duration(ms === null ? null : ms / 1000))));
+}
+function stepTable(steps) {
+  return el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Stage"),
+    el("th", { scope: "col" }, "What happened"), el("th", { scope: "col", class: "n" }, "Time"))),
+    el("tbody", {}, steps.map(stepRow)));
 }
