@@ -104,35 +104,16 @@ def test_sampling_never_reads_a_value_back(model, condition):
 
 
 KNOBS = {
-    "cfg_scale": ({"sampling": SamplerSettings(cfg_scale=1.0)}, {"sampling": SamplerSettings(cfg_scale=8.0)}),
-    "rescale_cfg": (
-        {"sampling": SamplerSettings(rescale_cfg=False)},
-        {"sampling": SamplerSettings(rescale_cfg=True)},
-    ),
-    "strength": ({"strength": 0.0}, {"strength": 2.0}),
-    "noise_aug": ({"noise_aug": 0}, {"noise_aug": 999}),
-    "start_point": ({"start_point": "noise"}, {"start_point": "cond"}),
-    "steps": ({"steps": 2}, {"steps": 5}),
-    "guidance": ({}, {"guidance": RestorationGuidance(10.0)}),
     "guidance.start": ({"guidance": RestorationGuidance(10.0, start=1)}, {"guidance": RestorationGuidance(10.0)}),
     "guidance.stop": ({"guidance": RestorationGuidance(10.0, stop=1001)}, {"guidance": RestorationGuidance(10.0)}),
     "guidance.repeat": ({"guidance": RestorationGuidance(1.0)}, {"guidance": RestorationGuidance(1.0, repeat=3)}),
-    "guidance.space": ({"guidance": RestorationGuidance(9.0)}, {"guidance": RestorationGuidance(9.0, space="rgb")}),
     "guidance.weighted": (
         {"guidance": RestorationGuidance(9.0, space="rgb")},
         {"guidance": RestorationGuidance(9.0, space="rgb", weighted=True)},
     ),
-    "eta": (
-        {"sampler": "edm_dpm++_3m_sde", "sampling": SamplerSettings(eta=0.0)},
-        {"sampler": "edm_dpm++_3m_sde", "sampling": SamplerSettings(eta=1.0)},
-    ),
     "s_noise": (
         {"sampler": "edm_dpm++_3m_sde", "sampling": SamplerSettings(s_noise=0.5)},
         {"sampler": "edm_dpm++_3m_sde", "sampling": SamplerSettings(s_noise=1.0)},
-    ),
-    "s_churn": (
-        {"sampler": "edm_euler", "sampling": SamplerSettings(s_churn=0.0)},
-        {"sampler": "edm_euler", "sampling": SamplerSettings(s_churn=10.0)},
     ),
     "s_tmin": (
         {"sampler": "edm_euler", "sampling": SamplerSettings(s_churn=10.0, s_tmin=0.0)},
@@ -146,7 +127,7 @@ KNOBS = {
 
 
 @pytest.mark.parametrize("knob", sorted(KNOBS))
-def test_every_setting_changes_the_picture(model, condition, knob):
+def test_every_setting_that_no_stage_has_changes_the_picture(model, condition, knob):
     low, high = (restore(model, condition, **changes) for changes in KNOBS[knob])
     assert low.isfinite().all()
     assert high.isfinite().all()

@@ -174,14 +174,6 @@ def pisa(files, lora):
     return load_pisa_sr(read_base(files["safetensors"]), lora, adjustable=True)
 
 
-@pytest.mark.parametrize("setting", ["lambda_pix", "lambda_sem"])
-def test_each_lambda_changes_the_picture(pisa, setting):
-    images = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
-    low = pisa.restore(images, SeededNoise([1]), PiSASRSettings(**{setting: 0.0}))
-    high = pisa.restore(images, SeededNoise([1]), PiSASRSettings(**{setting: 2.0}))
-    assert (low - high).abs().mean() > 1e-3
-
-
 def test_tiles_cover_any_size(pisa):
     images = torch.rand(1, 3, 140, 300, generator=torch.Generator().manual_seed(4))
     tiles = PiSASRSettings(latent_tile=16, latent_overlap=4, encoder_tile=128, decoder_tile=128)
