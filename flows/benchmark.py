@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,6 +24,7 @@ from tasks.benchmark_page import blocks, curve_path, metric_curves
 from tasks.benchmark_table import Row, metrics_in, rows
 from tasks.comparison import problems_of
 from tasks.comparison_pictures import strip
+from tasks.degrade import Degradation
 from tasks.image_io import decode
 from tasks.picture import Pixels
 
@@ -50,6 +51,7 @@ class BenchmarkJob(BaseModel):
     faces: str | None = Field(default=None, description="folder or URL of clean aligned faces; none = the default face")
     recipes: tuple[str, ...] = Field(default=("compact",), min_length=1, description="names or .toml files")
     limit: int | None = Field(default=None, ge=1, description="use only so many faces, the first by name")
+    degradations: tuple[str, ...] = Field(default=tuple(CELLS), min_length=1, description="which of the grid")
     metrics: tuple[str, ...] = Field(default=(), description="names of metrics; none = all that can be computed")
     price_per_gpu_hour: float | None = Field(default=None, ge=0, description="what an hour of a worker costs")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of infra.settings, over all others")
@@ -57,6 +59,12 @@ class BenchmarkJob(BaseModel):
     def place(self, *parts: str) -> str:
         """Something below the output."""
         return "/".join([self.output.rstrip("/"), *parts])
+
+    def cells(self) -> dict[str, Degradation]:
+        """The chosen part of the grid, in its order. Raises JobError for what it does not hold."""
+        if unknown := set(self.degradations) - set(CELLS):
+            raise JobError(f"expected degradations of {', '.join(CELLS)}; got {', '.join(sorted(unknown))}")
+        return {name: CELLS[name] for name in CELLS if name in self.degradations}
 
     def runs(self) -> dict[str, Job]:
         """name → the run of each recipe. Raises JobError where two have one name, RecipeError for a broken one."""
@@ -77,6 +85,7 @@ def benchmark_recipes(
     faces: str | None = None,
     recipes: list[str] | None = None,
     limit: int | None = None,
+    degradations: list[str] | None = None,
     metrics: list[str] | None = None,
     price_per_gpu_hour: float | None = None,
     settings: dict[str, Any] | None = None,
@@ -90,6 +99,7 @@ def benchmark_recipes(
         faces=faces,
         recipes=tuple(recipes or ["compact"]),
         limit=limit,
+        degradations=tuple(degradations or CELLS),
         metrics=tuple(metrics or ()),
         price_per_gpu_hour=price_per_gpu_hour,
         settings=settings or {},
@@ -101,13 +111,13 @@ def benchmark(job: BenchmarkJob) -> dict[str, Any]:
     """The whole benchmark. Raises JobError without faces."""
     from infra.cluster import start_or_join
 
-    runs = job.runs()
+    runs, cells = job.runs(), job.cells()
     faces, refused = _faces(job)
-    write_archive(Storage(job.output), faces, SEED)
+    write_archive(Storage(job.output), faces, cells, SEED)
     with start_or_join(cluster_settings(load_settings(**job.settings))):
         inputs = _measured(job, Side("originals", "input", job.place(ARCHIVE)), job.place("input-evaluation"))
         restored = {name: _restored(job, name, run) for name, run in runs.items()}
-    table = rows(inputs.evaluation, {name: side.evaluation for name, side in restored.items()}, list(CELLS))
+    table = rows(inputs.evaluation, {name: side.evaluation for name, side in restored.items()}, list(cells))
     facts = _facts(job, restored, len(faces), refused)
     return _written(job, table, facts, faces, restored)
 
@@ -149,7 +159,7 @@ def _facts(
         "source": "scikit-image's portrait" if job.faces is None else Storage(job.faces).shown_url,
         "refused": dict(refused),
         "recipes": list(restored),
-        "degradations": {name: degradation.model_dump() for name, degradation in CELLS.items()},
+        "degradations": {name: degradation.model_dump() for name, degradation in job.cells().items()},
         "effort": {name: effort_facts(side, job.price_per_gpu_hour) for name, side in restored.items()},
         "missing": {metric: why for each in evaluations for metric, why in each.facts["missing"].items()},
         "problems": {name: problems_of(side.evaluation.faces) for name, side in restored.items()},
@@ -171,18 +181,18 @@ def _written(
     write_table(output, NAME, pa.Table.from_pylist(written))
     for metric in metrics_in(table):
         output.write_atomic(curve_path(metric), metric_curves(table, metric).encode())
-    strips = _strips(output, next(iter(faces)), restored)
+    strips = _strips(output, next(iter(faces)), job.cells(), restored)
     write_document(output, NAME, "Benchmark of recipes", blocks(table, facts, strips))
     facts |= {"rows": written}
     write_facts(output, NAME, facts)
     return facts
 
 
-def _strips(output: Storage, face: str, restored: Mapping[str, Measured]) -> dict[str, str]:
+def _strips(output: Storage, face: str, cells: Iterable[str], restored: Mapping[str, Measured]) -> dict[str, str]:
     """cell → path of a strip of the first face: clean, degraded, restored by each recipe that has it."""
     places = [(output, TRUTH), (output, ARCHIVE), *((Storage(side.tree), "") for side in restored.values())]
     paths = {}
-    for cell in CELLS:
+    for cell in cells:
         names = [(storage, f"{tree}/{cell}/{face}.png".lstrip("/")) for storage, tree in places]
         if all(storage.exists(name) for storage, name in names):
             pictures = [decode(storage.read_bytes(name)).pixels for storage, name in names]

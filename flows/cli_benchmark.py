@@ -17,6 +17,9 @@ def benchmark(
     recipe: Annotated[list[str] | None, typer.Option("--recipe", "-r", help="a recipe; may be given again")] = None,
     output: Annotated[str, typer.Option(help="folder for archive, workspaces and answer")] = "benchmark",
     limit: Annotated[int | None, typer.Option(help="use only so many faces, the first by name", min=1)] = None,
+    degradation: Annotated[
+        list[str] | None, typer.Option(help="only this part of the grid; may be given again")
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="names, joined by commas; none = all that can be computed")
     ] = None,
@@ -40,11 +43,12 @@ def benchmark(
         faces=faces,
         recipes=tuple(recipe or ["compact"]),
         limit=limit,
+        **({"degradations": tuple(degradation)} if degradation else {}),
         metrics=names_in(metrics),
         price_per_gpu_hour=price_per_gpu_hour,
         settings=machine_settings(set_),
     )
-    job.runs()  # what cannot be is said at once, before any server starts
+    job.runs(), job.cells()  # what cannot be is said at once, before any server starts
     with watched_steps():
         facts = benchmark_recipes(**job.model_dump(mode="json"))
     terminal.print_json(facts) if json_ else print_benchmark(facts)

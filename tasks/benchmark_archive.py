@@ -68,7 +68,7 @@ def faces_of(folder: Storage, limit: int | None) -> tuple[dict[str, Pixels], dic
     return found, refused
 
 
-def write_archive(place: Storage, faces: Mapping[str, Pixels], seed: int) -> None:
+def write_archive(place: Storage, faces: Mapping[str, Pixels], cells: Mapping[str, Degradation], seed: int) -> None:
     """Writes `archive/<cell>/<face>.png` and `truth/<cell>/<face>.png`; what lies there already is not touched.
 
     The seed of a picture follows from face, cell and `seed`, so that it stays when other faces come or go.
@@ -76,7 +76,7 @@ def write_archive(place: Storage, faces: Mapping[str, Pixels], seed: int) -> Non
     wanted = set()
     for name, clean in faces.items():
         truth = _png(clean)
-        for cell, degradation in CELLS.items():
+        for cell, degradation in cells.items():
             aged = degrade(to_float(to_levels(clean, 8)), degradation, _seed(name, cell, seed))
             for tree, data in ((TRUTH, truth), (ARCHIVE, truth if cell == "clean" else _png(aged))):
                 path = f"{tree}/{cell}/{name}.png"

@@ -28,7 +28,7 @@ def blocks(table: Sequence[Row], facts: Mapping[str, Any], strips: Mapping[str, 
     """The whole document. facts: as benchmark.json. strips: cell → path of its pictures."""
     recipes = list(facts["recipes"])
     numbers = [block for metric in metrics_in(table) for block in _metric(table, metric, recipes)]
-    return [*_opening(facts), *numbers, *_missing(facts), *_effort(facts), *_pictures(strips, recipes), *_grid()]
+    return [*_opening(facts), *numbers, *_missing(facts), *_effort(facts), *_pictures(strips, recipes), *_grid(facts)]
 
 
 def curve_path(metric: str) -> str:
@@ -67,10 +67,10 @@ def metric_table(
 
 
 def _opening(facts: Mapping[str, Any]) -> list[Block]:
-    names = ", ".join(facts["recipes"])
+    names, kinds = ", ".join(facts["recipes"]), len(facts["degradations"])
     return [
         Paragraph(
-            f"{facts['faces']} clean faces ({facts['source']}) were degraded in {len(CELLS)} known ways and restored "
+            f"{facts['faces']} clean faces ({facts['source']}) were degraded in {kinds} known ways and restored "
             f"by {names}. Every number is a mean over the faces; a gain is the difference from the degraded input, "
             f"positive where the restored face is better. From {pictures_needed(0.95)} faces on its 95 % interval "
             "stands beside it, and a star marks an interval that leaves out zero."
@@ -132,13 +132,13 @@ def _pictures(strips: Mapping[str, str], recipes: Sequence[str]) -> list[Block]:
     return [Heading("The first face"), Paragraph(f"From left to right: {order}."), *shown] if shown else []
 
 
-def _grid() -> list[Block]:
+def _grid(facts: Mapping[str, Any]) -> list[Block]:
     text = "Strengths are those of tasks/degrade.py; lengths are in pixels of a 512-pixel face."
-    return [Heading("The degradations"), Paragraph(text), Table(("degradation", "strengths"), _strengths())]
+    return [Heading("The degradations"), Paragraph(text), Table(("degradation", "strengths"), _strengths(facts))]
 
 
-def _strengths() -> list[tuple[str, str]]:
-    return [(_spoken(cell), described(degradation)) for cell, degradation in CELLS.items()]
+def _strengths(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(_spoken(cell), described(CELLS[cell])) for cell in facts["degradations"]]
 
 
 def _mean(row: Row | None) -> str:
