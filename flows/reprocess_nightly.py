@@ -6,7 +6,9 @@ from typing import Any
 
 from prefect import flow
 
-from flows.restore_dataset import restore_dataset
+from flows.job import job_for
+from flows.promotion import night
+from flows.restore_dataset import restore
 
 
 @flow(name="reprocess-nightly", flow_run_name="nightly", persist_result=False)
@@ -19,12 +21,25 @@ def reprocess_nightly(
     include: list[str] | None = None,
     exclude: list[str] | None = None,
     settings: dict[str, Any] | None = None,
+    gate: bool = True,
+    again: bool = False,
 ) -> dict[str, Any]:
     """Plans from the ledger and restores what the plan names.
 
     It is the same story as restore-dataset, because resuming, retrying and reprocessing are one thing: the plan
     compares what the archive holds with what the ledger says was done under which recipe. When the plan is empty no
-    worker is started.
+    worker is started. Results that a changed recipe would replace are replaced only within the bounds of the settings'
+    table `promotion`; the older ones stay otherwise, and `mpsr rollback` takes a promotion back. `again` decides once
+    more about what was kept; without `gate` every result is replaced, as restore-dataset does.
     """
-    story = restore_dataset.fn
-    return story(dataset, source, workspace, recipe, aligned, include, exclude, False, None, settings)
+    job = job_for(
+        dataset,
+        source,
+        workspace,
+        recipe=recipe,
+        aligned=aligned,
+        include=include,
+        exclude=exclude,
+        settings=settings,
+    )
+    return night(job, again=again) if gate else restore(job)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 CONFIG_FILE = "mpsr.toml"
@@ -17,6 +17,34 @@ CONFIG_FILE = "mpsr.toml"
 
 class SettingsError(ValueError):
     """A setting has a value that cannot be used; the message names the setting, the value and what is expected."""
+
+
+class Promotion(BaseModel):
+    """Bounds within which a nightly run under a changed recipe replaces older results; the table `[promotion]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metrics: tuple[str, ...] = Field(
+        default=(), description="metrics that are measured; none = those of the nightly gate that can be taken here"
+    )
+    confidence: float = Field(default=0.95, ge=0.5, lt=1, description="confidence of the score's interval")
+    margin: float = Field(
+        default=0.005, ge=0, le=1, description="how far the mean score (0 to 1) may have fallen, with that confidence"
+    )
+    score_floor: float = Field(default=0.0, ge=0, le=1, description="score below which no face may come to lie")
+    score_drop: float = Field(default=0.1, ge=0, le=1, description="fall of one face's score that is still accepted")
+    identity_floor: float = Field(
+        default=0.3, ge=-1, le=1, description="similarity (cosine) to the input below which a face is another person"
+    )
+    identity_drop: float = Field(
+        default=0.2, ge=0, le=2, description="fall of one face's similarity that is still accepted"
+    )
+    identity_losses: int = Field(
+        default=0, ge=0, description="how many faces more than before may be another person in the whole run"
+    )
+    without_identity: bool = Field(
+        default=False, description="whether results are replaced where nothing here can judge identity"
+    )
 
 
 class Settings(BaseSettings):
@@ -65,6 +93,14 @@ class Settings(BaseSettings):
         default=20.0, ge=0.0, description="GB of intermediates kept, so that a changed recipe need not start again"
     )
     max_pixels: int = Field(default=300_000_000, ge=1, description="pixels above which a picture is not decoded")
+    promotion: Promotion = Field(
+        default_factory=Promotion, description="bounds of the nightly gate (a table of its own, see the README)"
+    )
+    price_per_gpu_hour: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="price of one GPU (or, without GPUs, of the machine) per hour, in any currency; 0 = not known",
+    )
     report_thumbnails: bool = Field(default=True, description="pictures in the report; off for private archives")
 
     @classmethod

@@ -38,6 +38,7 @@ REASONS: dict[str, tuple[FileOutcome, str]] = {
     "sharp_enough": ("left_alone", "the face is already good"),
     "face_too_small": ("left_alone", "every face is smaller than the recipe restores"),
     "nothing_changed": ("left_alone", "the recipe changed no pixel"),
+    "below_floor": ("left_alone", "the result was below the floors of the nightly gate; the original stays"),
     "identity_lost": ("rejected_identity", "no result of any stage was the same person; the original stays"),
     "undecidable": ("rejected_identity", "identity could not be judged and the settings ask for proof"),
     "not_an_image": ("skipped", "the content is not a picture"),
