@@ -27,6 +27,11 @@ def is_evaluation(url: str) -> bool:
     return Storage(url).exists(FACTS)
 
 
+def rewrite_evaluation_report(url: str, thumbnails: bool | None) -> str:
+    """Writes the page of the evaluation at a path or URL anew; see `write_evaluation_report`."""
+    return write_evaluation_report(Storage(url), thumbnails)
+
+
 def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> str:
     """Writes the page of the evaluation in `folder` anew; returns its address.
 

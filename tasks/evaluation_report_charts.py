@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from tasks.evaluation_report_ledger import Gate
 from tasks.report_totals import Floats
-from tasks.report_words import number, title
+from tasks.report_words import title
 
 BOX = 1000
 DOTS = 12_000
 """Faces drawn in one plane; of more, as many by chance."""
 
 
+_OTHERWISE = {"<": "≥", "<=": ">", ">": "≤", ">=": "<"}
 _MET = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
 
 
@@ -90,7 +91,7 @@ def _axis(name: str, sign: str, threshold: float, values: Floats) -> Axis:
     low, high = low - room, high + room
     mark = (threshold - low) / (high - low)
     fires = (0.0, mark) if sign.startswith("<") else (mark, 1.0)
-    ticks = tuple(((at - low) / (high - low), number(at)) for at in _ticks(low, high))
+    ticks = tuple(((at - low) / (high - low), f"{at:g}") for at in _ticks(low, high))
     base, _, image = name.rpartition(".")
     words = f"{title(base)} of the {'input' if image in ('aligned', 'input') else image}"
     return Axis(words, sign, threshold, low, high, mark, fires, ticks)
@@ -100,7 +101,7 @@ def _ticks(low: float, high: float) -> list[float]:
     """Some round numbers between the two."""
     step = 10.0 ** floor(log10((high - low) / 3))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
-    return [n * step for n in range(ceil(low / step), floor(high / step) + 1)]
+    return [round(n * step, 12) for n in range(ceil(low / step), floor(high / step) + 1)]
 
 
 def _places(values: Floats, axis: Axis, n: int) -> NDArray[np.int64]:
@@ -121,7 +122,7 @@ def _table(gate: Gate, values: Floats, ran: NDArray[np.bool_]) -> Iterator[tuple
     for combination in sorted({tuple(row) for row in met.tolist()}, reverse=True):
         here = (met == combination).all(axis=1)
         words = [
-            f"{title(name.rpartition('.')[0])} {sign if holds else 'not ' + sign} {limit:g}"
+            f"{title(name.rpartition('.')[0])} {sign if holds else _OTHERWISE[sign]} {limit:g}"
             for holds, (name, sign, limit) in zip(combination, gate.comparisons, strict=True)
         ]
         yield ", ".join(words), int((here & ran).sum()), int((here & ~ran).sum())

@@ -167,10 +167,8 @@ def _square(pixels: Levels, matrix: Sequence[float] | None) -> Image.Image:
 def _side_by_side(squares: Sequence[Image.Image], side: int) -> bytes:
     row = Image.new("RGB", (side * len(squares), side))
     for n, square in enumerate(squares):
-        fitted = (
-            square if square.width == side else square.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        )
-        row.paste(fitted, (n * side, 0))
+        near = square.reduce(square.width // side) if square.width >= 2 * side else square
+        row.paste(near.resize((side, side), Image.Resampling.LANCZOS), (n * side, 0))
     buffer = io.BytesIO()
     row.save(buffer, "JPEG", quality=_QUALITY[side])
     return buffer.getvalue()

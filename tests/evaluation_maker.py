@@ -43,7 +43,7 @@ def stem(n):
 
 
 class Maker:
-    """A workspace below `root`, with `n` faces, and its evaluation; `pictures` gives (input, restored) bytes or paths."""
+    """A workspace below `root`, with `n` faces, and its evaluation; `pictures` gives bytes or paths of both sides."""
 
     def __init__(self, root, n, *, pictures=None, kept=2, truth=False, private=False):
         self.root, self.n, self.truth = root, n, truth
@@ -130,7 +130,8 @@ class Maker:
         rows = [self._face(k, names[k % len(names)]) for k in range(self.n)]
         lost = self._face(0, names[0]) | dict.fromkeys(METRICS) | {
             "path": "lost/one.jpg", "key": "lost/one", "face": -1, "problem": "input_missing", "input_path": None,
-            "input_sha256": None, "points": None, "problem_text": "no input is called <lost/one>", "pair_id": sha("lost"),
+            "input_sha256": None, "points": None, "problem_text": "no input is called <lost/one>",
+            "pair_id": sha("lost"),
         }  # fmt: skip
         table = pa.Table.from_pylist([*rows, lost], faces_schema(list(METRICS)))
         self.table = table
@@ -162,7 +163,8 @@ class Maker:
             here = [row for row in rows if row["subset"] == name]
             failed = sum(row["identity"] < threshold for row in here)
             means = {m: float(np.mean([row[m] for row in here])) for m in METRICS} if here else {}
-            subsets[name] = {"images": len(here), "expected": 100, "means": means, "threshold": threshold, "identity_failures": failed}  # fmt: skip
+            said = {"images": len(here), "expected": 100, "means": means, "threshold": threshold}
+            subsets[name] = said | {"identity_failures": failed}
         failed = sum(s["identity_failures"] for s in subsets.values())
         means = {m: float(np.mean([row[m] for row in rows])) for m in METRICS}
         return {
@@ -170,9 +172,10 @@ class Maker:
             "truth": str(self.root / "truth") if self.truth else None, "workspace": self.workspace.url,
             "software": "test", "started": "2026-11-20T23:00:00+00:00", "finished": "2026-11-20T23:05:00+00:00",
             "seconds": 300.0, "sample": 1.0, "metrics": metrics,
-            "missing": {"maniqa": "needs the weights maniqa_koniq; `mpsr models fetch maniqa_koniq`", "fid": "needs <weights>"},
+            "missing": {"maniqa": "needs the weights maniqa_koniq", "fid": "needs <weights>"},
             "subsets": subsets,
             "overall": {"images": len(rows), "means": means, "fid": None, "score": None, "score_terms": {},
-                        "score_missing": ["maniqa", "qalign", "fid"], "identity_failures": failed, "valid": failed <= 10},
-            "problems": {"input_missing": 1}, "stages": {name: 12.5 for name in METRICS},
+                        "score_missing": ["maniqa", "qalign", "fid"], "identity_failures": failed,
+                        "valid": failed <= 10},
+            "problems": {"input_missing": 1}, "stages": dict.fromkeys(METRICS, 12.5),
         }  # fmt: skip
