@@ -116,12 +116,25 @@ def plan(
     include: Include = None,
     exclude: Exclude = None,
     set_: Set = None,
+    preflight: Annotated[
+        bool,
+        typer.Option(
+            "--preflight/--no-preflight",
+            help="measure a few pictures where rates are not known",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = True,
+    price: Annotated[
+        float | None,
+        typer.Option("--price-per-gpu-hour", min=0, help="in any currency; gives the cost", rich_help_panel=COMPUTE),
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Everything that `run` does up to the first write: what is to be done and why, weights, disk, time."""
+    """Everything that `run` does up to the first write: what is to be done and why, weights, disk, time, cost."""
     from flows.inspect import preview
 
-    data = preview(_job(source, workspace, recipe, aligned, include, exclude, set_, None))
+    priced = [*(set_ or []), *([] if price is None else [f"price_per_gpu_hour={price}"])]
+    data = preview(_job(source, workspace, recipe, aligned, include, exclude, priced, None), preflight=preflight)
     terminal.print_json(data) if json_ else tell.print_plan(data)
     if data["weights_missing"]:
         raise typer.Exit(2)
@@ -142,10 +155,12 @@ def status(
 
 @app.command()
 def report(workspace: Workspace, thumbnails: Thumbnails = None) -> None:
-    """Write the static report of a workspace anew and print where it is."""
+    """Write the static report of a workspace, or of an evaluation in its folder, anew and print where it is."""
+    from flows.evaluation_report import is_evaluation, rewrite_evaluation_report
     from flows.report import rewrite_report
 
-    terminal.out.print(rewrite_report(workspace, thumbnails), soft_wrap=True)
+    rewrite = rewrite_evaluation_report if is_evaluation(workspace) else rewrite_report
+    terminal.out.print(rewrite(workspace, thumbnails), soft_wrap=True)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from infra.storage import Storage, encode_name
 from infra.weights import WeightsStore, open_store
 from tasks import books
 from tasks.image_io import Limits
+from tasks.preflight import Shape, foretell
 from tasks.recipe import COMMIT
 from tasks.scan import scan
 
@@ -39,8 +40,11 @@ def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...])
     return {"found": counts.total(), "bytes": total, **dict(counts.most_common())}
 
 
-def preview(job: Job) -> dict[str, Any]:
-    """What `run` would do, and what it would need; writes nothing."""
+def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
+    """What `run` would do, and what it would need; writes to neither archive nor workspace.
+
+    With `preflight` a few pictures are measured where nothing is known yet of this recipe, machine and archive.
+    """
     settings, recipe = job.load_settings(), job.load_recipe()
     storage, source = Storage(job.workspace), Storage(job.source)
     ledger = Ledger.open(storage, create=False) if storage.exists("_format.json") else None
@@ -48,15 +52,20 @@ def preview(job: Job) -> dict[str, Any]:
     missing = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})
     known = {row["path"]: row for row in ledger.files().to_pylist()} if ledger else {}
     limits = Limits(max_pixels=settings.max_pixels)
+    began = time.monotonic()
     changes = list(scan(source, known, include=job.include, exclude=job.exclude, limits=limits))
-    why, work = _work(job, ledger, known, changes, missing)
+    scan_seconds = time.monotonic() - began
+    found = len(known | {row["path"]: row for row in changes if row["present"]}) - _gone(changes)
+    planned = _work(job, ledger, known, changes, missing)
+    work = [row for _, row in planned]
+    told, unknown = (None, "") if missing else _forecast(job, ledger, planned, found, scan_seconds, preflight)
     free = storage.free_bytes()
     output = int(OUTPUT_PER_INPUT * sum(row["bytes"] or 0 for row in work))
     return {
         "schema": 1,
-        "found": len(known | {row["path"]: row for row in changes if row["present"]}) - _gone(changes),
+        "found": found,
         "images": len(work),
-        "why": dict(why),
+        "why": dict(Counter(why for why, _ in planned)),
         "problems": dict(Counter(row["problem"] for row in changes if row["problem"] and row["present"])),
         "gone": _gone(changes),
         "recipe": recipe.name,
@@ -66,7 +75,9 @@ def preview(job: Job) -> dict[str, Any]:
         "intermediates_bytes": int(settings.keep_intermediates_gb * 1e9),
         "free_bytes": free,
         "fits": free is None or free > output,
-        "seconds": _estimate(ledger, len(work)),
+        "seconds": told["seconds"] if told else None,
+        "forecast": told,
+        "no_forecast": "without its weights a recipe cannot be measured" if missing else unknown,
     }
 
 
@@ -157,24 +168,61 @@ def file_outcomes(ledger: Ledger) -> dict[str, str]:
     }
 
 
+def _forecast(
+    job: Job,
+    ledger: Ledger | None,
+    planned: list[tuple[str, dict[str, Any]]],
+    found: int,
+    scan_seconds: float,
+    preflight: bool,
+) -> tuple[dict[str, Any] | None, str]:
+    """What a run should take, from remembered rates or a pre-flight; or None, and why not."""
+    from flows import forecast
+    from flows.plan import prefix_bits
+    from flows.preflight import NoPreflight, measure, size_of_row
+
+    if not planned:
+        return None, ""
+    settings, recipe, (weights, numerics) = job.load_settings(), job.load_recipe(), _weights_of(job)
+    digests = recipe.digests(weights, numerics)
+    memory = forecast.Memory(settings, numerics, digests[COMMIT])
+    rates = memory.recall(job.source)
+    try:
+        if preflight and (rates is None or rates.source != job.source):
+            rates = memory.keep(measure(job, settings, recipe, [row for _, row in planned]))
+    except NoPreflight as error:
+        return None, str(error)
+    if rates is None:
+        return None, "nothing was measured on this machine yet, and no pre-flight was wanted"
+    told = foretell(
+        rates,
+        forecast.parts_of(((why, size_of_row(row)) for why, row in planned), ledger, digests),
+        Shape(len(planned), 1 << prefix_bits(found, settings), settings.shards_in_flight),
+        prefect=None,
+        scan=scan_seconds,
+        price=settings.price_per_gpu_hour or None,
+        assumed=forecast.assumptions(rates, job.source),
+    )
+    return told.told(), ""
+
+
 def _work(
     job: Job, ledger: Ledger | None, known: dict[str, Any], changes: list[dict[str, Any]], missing: list[str]
-) -> tuple[Counter[str], list[dict[str, Any]]]:
-    """Reasons → images, and one inventory row per image to be done."""
+) -> list[tuple[str, dict[str, Any]]]:
+    """Reason and one inventory row of every image to be done."""
     usable = {row["image_id"]: row for row in changes if row["present"] and not row["problem"]}
     if ledger is None:
-        return Counter({"new": len(usable)}) if usable else Counter(), list(usable.values())
+        return [("new", row) for row in usable.values()]
     done = set(ledger.query("SELECT image_id FROM commits").column("image_id").to_pylist())
-    work = {image_id: row for image_id, row in usable.items() if image_id not in done}
-    why = Counter("changed" if row["path"] in known else "new" for row in work.values())
+    fresh = {image_id: row for image_id, row in usable.items() if image_id not in done}
+    work = {image_id: ("changed" if row["path"] in known else "new", row) for image_id, row in fresh.items()}
     by_id = {row["image_id"]: row for row in known.values()}
     if not missing:
         digest = job.load_recipe().digests(*_weights_of(job))[COMMIT]
         for row in ledger.plan(digest).to_pylist():
             if row["image_id"] not in work:
-                why[row["why"]] += 1
-                work[row["image_id"]] = by_id.get(row["image_id"], row)
-    return why, list(work.values())
+                work[row["image_id"]] = (row["why"], by_id.get(row["image_id"], row))
+    return list(work.values())
 
 
 def _weights_of(job: Job) -> tuple[dict[str, str], str]:
@@ -200,15 +248,6 @@ def _missing(store: WeightsStore, name: str) -> dict[str, Any]:
         "commercial": licence.commercial,
         "what_to_do": store.instructions(name),
     }
-
-
-def _estimate(ledger: Ledger | None, images: int) -> float | None:
-    """Seconds, from what images took in this workspace so far (one worker); None before anything ran here."""
-    if ledger is None or not images:
-        return None
-    sql = "SELECT sum(device_ms) / 1000 / count(DISTINCT image_id) AS s FROM latest"
-    each = ledger.query(sql).column("s")[0].as_py()
-    return None if each is None else round(each * images, 1)
 
 
 def _ledger(storage: Storage) -> Ledger:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -16,6 +19,8 @@ from flows.job import Job
 from flows.progress import Progress, watched
 
 LOCAL_SERVER = ("127.0.0.1", 4200)
+SERVER_SECONDS = 120
+"""How long an ephemeral server may take to answer; Prefect's own 20 s are too few for a busy machine."""
 
 
 def run_flow(job: Job) -> dict[str, Any]:
@@ -26,6 +31,7 @@ def run_flow(job: Job) -> dict[str, Any]:
 
     with terminal.shown(Progress()) as progress, _told_when_interrupted():
         watched.set(progress)
+        start_server()
         return restore_dataset(
             source=job.source,
             workspace=job.workspace,
@@ -41,7 +47,7 @@ def run_flow(job: Job) -> dict[str, Any]:
 
 @contextmanager
 def _told_when_interrupted() -> Iterator[None]:
-    """Ctrl-C reaches Prefect's ephemeral server, too; whatever fails after it is still an interruption."""
+    """Ctrl-C reaches every process of the terminal; whatever fails after it is still an interruption."""
     interrupted: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -54,11 +60,48 @@ def _told_when_interrupted() -> Iterator[None]:
     except BaseException:
         if not interrupted:
             raise
+        end_server()
         terminal.print_error("interrupted", "what is done is kept; run the same command again to resume")
         raise KeyboardInterrupt from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def start_server() -> None:
+    """Starts Prefect's ephemeral server where none is named, deaf to the Ctrl-C that is meant for the run.
+
+    A server that ends first leaves Prefect's client trying for more than a minute. A process inherits the blocked
+    signals of the thread that starts it; a thread of its own keeps this one open to Ctrl-C meanwhile. Prefect ends the
+    server when this process exits, `end_server` sooner.
+    """
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED
+
+    if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+        return
+    started: Future[None] = Future()
+    threading.Thread(target=_start_deaf, args=(started,), name="prefect-server", daemon=True).start()
+    started.result()
+
+
+def end_server() -> None:
+    """Ends the ephemeral server at once; its own way out waits for open connections. Its database is made for that."""
+    if "prefect.server.api.server" in sys.modules:
+        from prefect.server.api.server import SubprocessASGIServer
+
+        if process := SubprocessASGIServer().server_process:
+            process.kill()
+
+
+def _start_deaf(started: Future[None]) -> None:
+    from prefect.server.api.server import SubprocessASGIServer
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        SubprocessASGIServer().start(timeout=SERVER_SECONDS)
+        started.set_result(None)
+    except BaseException as error:
+        started.set_exception(error)
 
 
 def quiet_prefect() -> None:

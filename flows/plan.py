@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flows.job import JobError
 from flows.shard import Shard
 from infra.manifest import Ledger, bucket_of
+from infra.settings import Settings
 from tasks import books
 from tasks.recipe import COMMIT
 
@@ -72,10 +73,15 @@ def make_plan(run: Run) -> Plan:
         _reopen(run)
     table = run.ledger.plan(run.digests[COMMIT])
     present = run.ledger.query("SELECT count(*) AS n FROM inventory WHERE present").column("n")[0].as_py()
-    size = min(run.settings.shard_size, max(SMALL_SHARD, present // SHARDS_OF_SMALL_ARCHIVE))
-    bits = max(0, (max(present, 1) - 1) // size).bit_length()
+    bits = prefix_bits(present, run.settings)
     history = any(stage != COMMIT for stage in run.ledger.holdings().stages)
     return Plan(table, _counts(table), bits, history)
+
+
+def prefix_bits(present: int, settings: Settings) -> int:
+    """How many bits of an image's id name its shard, in an archive of so many files."""
+    size = min(settings.shard_size, max(SMALL_SHARD, present // SHARDS_OF_SMALL_ARCHIVE))
+    return max(0, (max(present, 1) - 1) // size).bit_length()
 
 
 def collisions(ledger: Ledger) -> list[list[str]]:

@@ -32,6 +32,7 @@ P = ParamSpec("P")
 _FAILURES = """
     SELECT path, reason_code AS reason, left(c.reason, 300) AS said FROM inventory i JOIN commits c USING (image_id)
     WHERE i.present AND i.problem IS NULL AND c.state IN ('failed_retryable', 'quarantined') ORDER BY path LIMIT ?"""
+_TOLD_OF_FORECAST = ("seconds", "low", "high", "took_seconds", "error_percent", "cost", "cost_of_run", "assumed")
 TOP = 25
 """Rows that a table shows at most; the ledger has them all."""
 _log = logging.getLogger("mpsr.publish")
@@ -56,7 +57,7 @@ def plan(run: Run, work: Plan) -> None:
     create_table_artifact(
         key="plan",
         table=[{"why": why, "images": n} for why, n in work.counts.items()],
-        description="What is to be done",
+        description=_what_is_to_be_done(run),
     )
     run.progress_artifact = create_progress_artifact(0.0, key="progress", description="images with a verdict")
 
@@ -80,6 +81,9 @@ def finished(run: Run, summary: dict[str, Any], report: str) -> None:
     failures = run.ledger.query(_FAILURES, [TOP]).to_pylist()
     create_table_artifact(key="failures", table=failures, description=f"Failed and quarantined, at most {TOP}")
     create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts and rate at the end")
+    if summary["forecast"]:
+        told = [{"what": name, "value": summary["forecast"][name]} for name in _TOLD_OF_FORECAST]
+        create_table_artifact(key="forecast", table=told, description="What was forecast, and what it took")
     create_link_artifact(key="report", link=report, link_text="Report", description="The static report of this run")
 
 
@@ -96,6 +100,12 @@ def worth_retrying(state: State[Any]) -> bool:
 def outcomes(rows: Iterable[Row]) -> dict[str, int]:
     """state/reason → count: what a stage's task run returns."""
     return dict(Counter(f"{row['state']}/{row['reason_code']}" for row in rows))
+
+
+def _what_is_to_be_done(run: Run) -> str:
+    told = run.course.forecast
+    expected = f"; about {told.seconds / 60:.1f} min ({told.low / 60:.1f} to {told.high / 60:.1f})" if told else ""
+    return f"What is to be done{expected}"
 
 
 def _counts(run: Run) -> str:

@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
 
-from flows import publish
+from flows import forecast, publish
 from flows.job import Job, job_for
 from flows.plan import Plan, make_plan, summary
 from flows.progress import watched
@@ -84,7 +84,8 @@ def restore(job: Job) -> dict[str, Any]:
         if plan.images:
             with workers(run):
                 restore_shards(run, plan)
-        return finish(run, changed=bool(news or plan.images))
+                run.course.mark("worked")
+        return finish(run, plan, changed=bool(news or plan.images))
 
 
 @task(name="scan", cache_policy=NO_CACHE)
@@ -108,6 +109,7 @@ def find_pictures(run: Run) -> int:
 def plan_work(run: Run) -> Plan:
     """Compares the archive with the ledger: what is new, changed, stale under this recipe, or worth another try."""
     plan = make_plan(run)
+    forecast.at_the_plan(run, plan)
     run.progress.planned(plan.images)
     publish.plan(run, plan)
     return plan
@@ -187,14 +189,16 @@ def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
     return publish.outcomes(rows)
 
 
-def finish(run: Run, *, changed: bool) -> dict[str, Any]:
-    """Folds the ledger, writes totals and report, and tells the dashboard where they are."""
+def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
+    """Folds the ledger, writes totals and report, holds the forecast to what it took, and tells the dashboard."""
     run.lease.check()
     run.ledger.fold()
     totals = summary(run)
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     if changed or not run.workspace.exists(REPORT):
         write_run_report(run)
+    totals["forecast"] = forecast.at_the_end(run, plan)
+    run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     publish.finished(run, totals, run.workspace.full_path(REPORT))
     return totals
 

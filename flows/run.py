@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefect.runtime import flow_run
 
+from flows.forecast import Course
 from flows.job import Job, JobError
 from flows.progress import Progress
 from flows.shard import Row, Shard
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 SOFTWARE = f"mpsr-batch {version('mpsr-batch')}"
 GIGABYTE = 1e9
+CANCEL_SECONDS = 3.0
+"""How long an interrupted run waits for calls in flight; what they leave half-way is done again."""
 Device = Literal["cpu", "cuda"]
 
 
@@ -64,6 +67,8 @@ class Run:
         self.ledger: Ledger
         self.lease: Lease
         self.executor: Executor
+        self.pool: PoolSize
+        self.course = Course(self.progress.began)
         self.quarantined = self.committed = 0
         self.progress_artifact: Any = None
         self.factory = "tasks.worker:build"
@@ -202,15 +207,18 @@ def workers(run: Run) -> Iterator[None]:
     settings = run.settings
     with start_or_join(cluster_settings(settings)) as cluster:
         wants = PoolWants(device=run.device, workers=settings.workers, threads=settings.threads)
-        pool = plan_pool(cluster.facts(), wants)
+        pool = run.pool = plan_pool(cluster.facts(), wants)
         config = run.worker_config(pool.threads).model_dump(mode="json")
-        limits = ExecutorSettings(retries=settings.retries, call_timeout=settings.call_timeout)
+        limits = ExecutorSettings(
+            retries=settings.retries, call_timeout=settings.call_timeout, cancel_grace=CANCEL_SECONDS
+        )
         pools = _cpu_pools(settings, pool.threads)
         with Executor(
             run.factory, config, pool=pool, settings=limits, pools=pools, placement=settings.placement
         ) as run.executor:
             run.executor.wait_ready()
             run.startup_seconds = time.time() - run.started
+            run.course.mark("stood")
             run.kept_bytes = _intermediate_bytes(run.workspace)
             yield
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.terminal import out, plain, print_error, print_summary, say
+from flows.terminal import duration, out, plain, print_error, print_summary, say
 
 
 def print_counts(title: str, counts: Mapping[str, Any]) -> None:
@@ -40,15 +40,34 @@ def print_plan(data: Mapping[str, Any]) -> None:
     say(f"recipe:   {data['recipe']}: {' → '.join(data['stages'])}")
     free = "unknown" if data["free_bytes"] is None else human_bytes(data["free_bytes"])
     say(f"disk:     about {human_bytes(data['output_bytes'])} of restored files; free: {free}")
-    seconds = data["seconds"]
-    say(
-        "time:    ",
-        "not known before something ran here" if seconds is None else f"{seconds / 60:.1f} min of one worker",
-    )
+    print_forecast(data["forecast"], data["no_forecast"])
     for weight in data["weights_missing"]:
         size = human_bytes(weight["bytes"]) if weight["bytes"] else "size not known"
         terms = f"{weight['licence']} (commercial use: {weight['commercial']})"
         print_error(f"missing weights {weight['name']}: {weight['title']}, {size}, {terms}", weight["what_to_do"])
+
+
+def print_forecast(told: Mapping[str, Any] | None, why_not: str) -> None:
+    """Time with its range and parts, what it stands on, and the money."""
+    if told is None:
+        say("time:    ", f"not known: {why_not}" if why_not else "nothing to do")
+        return
+    low, high = duration(told["low"]), duration(told["high"])
+    parts = ", ".join(f"{name.replace('_', ' ')} {duration(seconds)}" for name, seconds in told["parts"].items())
+    devices = f"{told['workers']} workers, {told['devices']} GPU(s) or machine(s)"
+    say(f"time:     about {duration(told['seconds'])} ({low} to {high}) with {devices}")
+    say(f"          {parts}")
+    say(f"          from a {told['how']} of {told['pictures']} pictures; about {told['faces']} faces expected")
+    if told["shares"]:
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in told["shares"].items())
+        say(f"          share of faces that take a gated stage, assumed: {shares}")
+    if told["assumed"]:
+        say(f"          assumed: {told['assumed']}")
+    if told["cost"] is None:
+        say("cost:     not known without a price; give --price-per-gpu-hour")
+        return
+    money = f"{told['cost']:.2f} ({told['cost_low']:.2f} to {told['cost_high']:.2f})"
+    say(f"cost:     about {money}: {told['device_hours']:.2f} device hours at {told['price_per_gpu_hour']:g}")
 
 
 def print_status(data: Mapping[str, Any]) -> None:
