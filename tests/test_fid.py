@@ -60,9 +60,11 @@ class TestNetwork:
 
     def test_wiring_is_torchvisions_where_the_two_coincide(self):
         """With torchvision's pooling in place of its own, the whole network is torchvision's."""
-        ours = tiny.randomised(FidInception(), 0)
-        theirs = inception_v3(weights=None, aux_logits=False, num_classes=1008, init_weights=False).eval()
-        theirs.load_state_dict(ours.state_dict())
+        with torch.device("meta"):
+            ours = FidInception()
+            theirs = inception_v3(weights=None, aux_logits=False, num_classes=1008, init_weights=False).eval()
+        ours = tiny.randomised(ours, 0)
+        theirs.load_state_dict(ours.state_dict(), assign=True)
         theirs.fc = nn.Identity()
         picture = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0)) * 2 - 1
         small = nn.functional.interpolate(picture, (299, 299), mode="bilinear", align_corners=False, antialias=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pickle
 import sys
@@ -10,6 +11,7 @@ import types
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from infra.weights_table import WeightsTable
 from tasks.models import iqa
 
 SHARED = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared"))
+PARITY = SHARED / "parity"
 PRISTINE = SHARED / "data" / "weights" / "niqe_pris_params.npz"
 needs_pyiqa = pytest.mark.skipif(importlib.util.find_spec("pyiqa") is None, reason="extra `iqa` not installed")
 
@@ -82,6 +85,28 @@ def test_niqe_needs_no_pyiqa(faces, monkeypatch):
     assert scorer(faces).shape == (2,)
     assert torch.allclose(scorer(faces)[1:], scorer(faces[1:]))
     assert not torch.allclose(scorer(faces), scorer(smooth))
+
+
+@pytest.mark.skipif(not PARITY.is_dir(), reason=f"parity fixtures are not at {PARITY}")
+def test_both_kinds_of_niqe_are_told_apart():
+    """pyiqa's, the challenge's, and BasicSR's, on the same parameters and pictures."""
+    facts = json.loads((PARITY / "niqe.json").read_text())
+    with np.load(PARITY / "niqe_images.npz") as pictures:
+        for name in ("a", "b"):
+            rgb = torch.from_numpy(pictures[name].transpose(2, 0, 1).copy())[None].float() / 255
+            assert float(iqa.load("niqe", PRISTINE)(rgb)) == pytest.approx(facts[name]["pyiqa_niqe"], abs=1e-4)
+            basicsr = facts["basicsr_1.4.2_niqe"][name]
+            assert float(iqa.load("niqe_basicsr", PRISTINE)(rgb)) == pytest.approx(basicsr, abs=1e-3)
+            assert abs(basicsr - facts[name]["pyiqa_niqe"]) > 0.1
+
+
+def test_the_other_niqe_differs_by_its_luma_alone(tmp_path, faces):
+    np.savez(tmp_path / "niqe.npz", mu_pris_param=np.full((1, 36), 0.5), cov_pris_param=np.eye(36))
+    weights = torch.tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1)
+    grey = (((faces * weights).sum(1, keepdim=True) + 16).round() / 255).expand(-1, 3, -1, -1)
+    niqe, other = (iqa.load(name, tmp_path / "niqe.npz") for name in ("niqe", "niqe_basicsr"))
+    assert torch.equal(other(faces), niqe(grey))
+    assert not torch.allclose(other(faces), niqe(faces), atol=1e-3)
 
 
 def test_files_are_read_without_running_them(tmp_path, monkeypatch):

@@ -113,13 +113,19 @@ def write_lpips_layers(path: Path) -> None:
 
 
 def randomised(net: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Weights that keep signals alive, whatever the depth."""
+    """Weights that keep signals alive, whatever the depth; a network on the meta device becomes a real one."""
     generator = torch.Generator().manual_seed(seed)
+    if any(value.is_meta for value in net.parameters()):
+        net = net.to_empty(device="cpu")
     for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d) and module.bias is not None:
+            module.bias.data.zero_()
         if isinstance(module, torch.nn.Conv2d):
             fan = module.weight[0].numel()
             module.weight.data = torch.randn(module.weight.shape, generator=generator) * (2 / fan) ** 0.5
         if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.fill_(1)
+            module.num_batches_tracked.zero_()
             module.running_mean.data = 0.1 * torch.randn(module.num_features, generator=generator)
             module.running_var.data = 0.5 + torch.rand(module.num_features, generator=generator)
     return net.eval()

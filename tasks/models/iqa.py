@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from tasks.models.niqe import Pristine, niqe
 
+STUDIO_LUMA = (65.481, 128.553, 24.966)
+
 
 class IQAUnavailableError(RuntimeError):
     """A score cannot be computed here: pyiqa, something it needs, or a file is missing."""
@@ -78,6 +80,15 @@ class NIQE(nn.Module):
         return niqe(rgb, Pristine(self.get_buffer("mean"), self.get_buffer("covariance")))
 
 
+class StudioNIQE(NIQE):
+    """NIQE on the luma of YCbCr between 16 and 235, as BasicSR takes it: another metric, higher by some tenths."""
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        weights = torch.tensor(STUDIO_LUMA, device=rgb.device).view(1, 3, 1, 1)
+        levels = ((rgb.float() * weights).sum(dim=1, keepdim=True) + 16).round()
+        return super().forward((levels / 255).expand(-1, 3, -1, -1))
+
+
 class OneByOne(nn.Module):
     """Runs a network that takes one picture at a time over a batch."""
 
@@ -92,6 +103,11 @@ class OneByOne(nn.Module):
 def _niqe(parameters: Path) -> nn.Module:
     with np.load(parameters, allow_pickle=False) as file:
         return NIQE(torch.from_numpy(file["mu_pris_param"]), torch.from_numpy(file["cov_pris_param"]))
+
+
+def _niqe_basicsr(parameters: Path) -> nn.Module:
+    niqe = _niqe(parameters)
+    return StudioNIQE(niqe.get_buffer("mean"), niqe.get_buffer("covariance"))
 
 
 def _clipiqa(backbone: Path) -> nn.Module:
@@ -141,6 +157,7 @@ METRICS: dict[str, Metric] = {
     "musiq": Metric(_musiq, ("musiq_koniq",)),
     "maniqa": Metric(_maniqa, ("maniqa_koniq",)),
     "niqe": Metric(_niqe, ("niqe_pristine",), higher_is_better=False),
+    "niqe_basicsr": Metric(_niqe_basicsr, ("niqe_pristine",), higher_is_better=False),
     "liqe": Metric(_liqe, ("clip_vit_b32", "liqe_koniq")),
     "qalign": Metric(_qalign, ("one_align",)),
 }
