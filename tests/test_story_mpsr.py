@@ -6,6 +6,9 @@ GFPGAN has its full size with random weights, since spandrel knows no smaller on
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,6 @@ def weights(tmp_path_factory):
     """A folder of tiny checkpoints, and a table that expects no published size or hash."""
     torch = pytest.importorskip("torch")
     import tiny_checkpoints as tiny
-    from spandrel.architectures.GFPGAN import GFPGAN
 
     from tasks.models.face_tone_net import FaceToneNet
     from tasks.models.ffa_net import FFANet
@@ -35,7 +37,7 @@ def weights(tmp_path_factory):
     ffa = {f"module.{key}": value for key, value in FFANet(2, 1, 16).state_dict().items()}
     torch.save({"step": 1, "max_psnr": np.float64(30.0), "model": ffa}, folder / "ffa.pk")
     torch.save(FaceToneNet(width=4).state_dict(), folder / "ftn.pth")
-    torch.save({"params_ema": GFPGAN().state_dict()}, folder / "gfpgan.pth")
+    torch.save({"params_ema": gfpgan_weights(torch)}, folder / "gfpgan.pth")
     files = {
         "sd21_base": "sd.safetensors",
         "diffbir_v2": "v2.pth",
@@ -53,36 +55,47 @@ def weights(tmp_path_factory):
     return folder, table
 
 
-@pytest.fixture
-def story(tmp_path):
+def gfpgan_weights(torch):
+    """Random numbers in the layout of the release, at its size, quicker than the network's own start."""
+    from spandrel.architectures.GFPGAN import GFPGAN
+
+    with torch.device("meta"):
+        shapes = GFPGAN().state_dict()
+    return {key: torch.randn(value.shape) / max(1, value[0].numel()) ** 0.5 for key, value in shapes.items()}
+
+
+def tiny_recipe(folder, dtype="float32"):
     """The released recipe with two DiffBIR steps, and scores by name instead of networks that cannot be had."""
-    from importlib import resources
-
     text = resources.files("tasks").joinpath("recipes/mpsr-ntire2025.toml").read_text()
-    text = text.replace('use = "score"', 'use = "fake_stages:FixedScores"')
-    text = text.replace('settings = { images = ["aligned"], metrics = ["clipiqa", "musiq"] }', "")
-    text = text.replace("steps = 50", "steps = 2")
-
-    def write(**changes):
-        changed = text
-        for old, new in changes.values():
-            assert old in changed
-            changed = changed.replace(old, new)
-        path = tmp_path / "tiny.toml"
-        path.write_text(changed)
-        return str(path)
-
-    return write
+    changes = {
+        'use = "score"': 'use = "fake_stages:FixedScores"',
+        'settings = { images = ["aligned"], metrics = ["clipiqa", "musiq"] }': "",
+        "steps = 50": "steps = 2",
+        'dtype = "float32"\nintermediate': f'dtype = "{dtype}"\nintermediate',
+    }
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / f"tiny-{dtype}.toml"
+    path.write_text(text)
+    return str(path)
 
 
-@pytest.fixture
-def faces(tmp_path):
-    folder = tmp_path / "faces"
-    folder.mkdir()
+def face_picture(n):
+    ramp = np.linspace(20 + 160 * n, 60 + 160 * n, 512)[:, None, None] + np.arange(3) * 10
+    return Image.fromarray(np.broadcast_to(ramp, (512, 512, 3)).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, weights):
+    """One run of the whole recipe over a poor and a fair face: its archive, workspace, recipe and summary."""
+    folder = tmp_path_factory.mktemp("story")
+    (folder / "faces").mkdir()
     for n, name in enumerate(FACES):
-        ramp = np.linspace(20 + 160 * n, 60 + 160 * n, 512)[:, None, None] + np.arange(3) * 10
-        Image.fromarray(np.broadcast_to(ramp, (512, 512, 3)).astype(np.uint8)).save(folder / f"{name}.png")
-    return folder
+        face_picture(n).save(folder / "faces" / f"{name}.png")
+    recipe = tiny_recipe(folder)
+    summary = run(folder / "faces", folder / "ws", recipe, weights)
+    return folder / "faces", folder / "ws", recipe, summary
 
 
 def run(faces, workspace, recipe, weights):
@@ -103,61 +116,58 @@ def stages_of(workspace):
     return {(Path(row["path"]).stem, row["stage"]): row["state"] for row in table.to_pylist()}
 
 
-def test_the_released_recipe_runs_whole_gates_both_ways_resumes_and_sees_changed_weights(
-    faces, tmp_path, story, weights
-):
-    workspace = tmp_path / "ws"
-    first = run(faces, workspace, story(), weights)
-    assert first["outcomes"]["restored"] == len(FACES)
+def restored(workspace, name):
+    return np.asarray(Image.open(workspace / "restored" / f"{name}.png"))
+
+
+def test_the_released_recipe_runs_whole_and_its_gate_goes_both_ways(first):
+    _, workspace, _, summary = first
+    assert summary["outcomes"]["restored"] == len(FACES)
     went = stages_of(workspace)
     assert went["poor", "gfpgan"] == "done"
     assert went["poor", "enhance"] == "skipped"
     assert went["fair", "gfpgan"] == "skipped"
     assert went["fair", "enhance"] == "done"
-    before = {p.name: p.stat().st_mtime_ns for p in (workspace / "restored").iterdir()}
-    for name in FACES:
-        assert np.asarray(Image.open(workspace / "restored" / f"{name}.png")).shape == (512, 512, 3)
+    assert all(restored(workspace, name).shape == (512, 512, 3) for name in FACES)
+    facts = json.loads((workspace / "report/report.json").read_text())["facts"]
+    assert set(facts["weights"]) >= {"sd21_base", "pisa_sr", "gfpgan_v1_3"}
 
-    assert run(faces, workspace, story(), weights)["stages"] == {}
-    assert {p.name: p.stat().st_mtime_ns for p in (workspace / "restored").iterdir()} == before
 
-    moved = story(gate=("musiq.aligned < 17", "musiq.aligned < 1"))
-    third = run(faces, workspace, moved, weights)
-    assert "pisa_sr" not in third["stages"], "a moved gate reruns what it drives, not what stands before it"
-    assert stages_of(workspace)["poor", "gfpgan"] == "skipped"
-
+def test_a_second_run_does_nothing_and_changed_weights_rerun_what_follows(first, weights, tmp_path):
     import torch
 
     from infra.weights import open_store
     from tasks.models.face_tone_net import FaceToneNet
 
+    faces, workspace, recipe, _ = first
+    workspace = Path(shutil.copytree(workspace, tmp_path / "ws"))
+    before = {p.name: p.stat().st_mtime_ns for p in (workspace / "restored").iterdir()}
+    assert run(faces, workspace, recipe, weights)["stages"] == {}
+    assert {p.name: p.stat().st_mtime_ns for p in (workspace / "restored").iterdir()} == before
+
     torch.manual_seed(7)
     torch.save(FaceToneNet(width=4).state_dict(), tmp_path / "other.pth")
-    open_store(*weights).add("face_tone_net", tmp_path / "other.pth")
-    fourth = run(faces, workspace, moved, weights)
-    assert set(fourth["stages"]) == {"skin_tone", "truncate", "paste_back", "evaluate"}, "changed weights: what follows"
-    facts = json.loads((workspace / "report/report.json").read_text())["facts"]
-    assert set(facts["weights"]) >= {"sd21_base", "pisa_sr", "gfpgan_v1_3"}
+    folder = Path(shutil.copytree(weights[0], tmp_path / "weights", copy_function=os.link))
+    open_store(folder, weights[1]).add("face_tone_net", tmp_path / "other.pth")
+    changed = run(faces, workspace, recipe, (folder, weights[1]))
+    assert set(changed["stages"]) == {"skin_tone", "truncate", "paste_back", "evaluate"}
+    assert not np.array_equal(restored(workspace, "fair"), restored(first[1], "fair"))
 
 
-def test_bf16_stays_near_fp32(faces, tmp_path, story, weights):
-    run(faces, tmp_path / "a", story(), weights)
-    run(
-        faces,
-        tmp_path / "b",
-        story(dtype=('dtype = "float32"\nintermediate', 'dtype = "bfloat16"\nintermediate')),
-        weights,
-    )
-    for name in FACES:
-        a, b = (np.asarray(Image.open(tmp_path / ws / "restored" / f"{name}.png")).astype(float) for ws in ("a", "b"))
-        assert np.abs(a - b).mean() < 4.0, "levels of 255, with tiny random networks"
+def test_bf16_stays_near_fp32(first, weights, tmp_path):
+    """On the fair face only: the poor one adds GFPGAN, which computes in float32 in either case."""
+    (tmp_path / "faces").mkdir()
+    shutil.copy(first[0] / "fair.png", tmp_path / "faces")
+    run(tmp_path / "faces", tmp_path / "ws", tiny_recipe(tmp_path, "bfloat16"), weights)
+    a, b = (restored(workspace, "fair").astype(float) for workspace in (first[1], tmp_path / "ws"))
+    assert 0 < np.abs(a - b).mean() < 4.0, "levels of 255, with tiny random networks"
 
 
-def test_a_missing_file_is_named_with_what_to_do_before_anything_runs(faces, tmp_path, story, weights):
+def test_a_missing_file_is_named_with_what_to_do_before_anything_runs(first, weights, tmp_path):
     from infra.weights_errors import WeightsError
 
     empty = tmp_path / "none"
     empty.mkdir()
     with pytest.raises(WeightsError, match="mpsr models"):
-        run(faces, tmp_path / "ws", story(), (empty, weights[1]))
+        run(first[0], tmp_path / "ws", first[2], (empty, weights[1]))
     assert not (tmp_path / "ws" / "_format.json").exists()
