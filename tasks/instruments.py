@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.weights_errors import WeightsError, WeightsMismatch, WeightsMissing
 from tasks.identity import ADAFACE, ONNX, adaface_judge, onnx_judge
 from tasks.score import sharpness
 from tasks.stage import Pixels
@@ -91,21 +93,23 @@ class Instruments:
         return to_tensor(pixels[None].clip(0, 1), self._device)
 
     def _network(self, name: str) -> Any:
+        """Raises ValueError where its files do not hold it: every time, and read only once."""
         with self._loading:
             if name not in self._loaded:
                 self._loaded[name] = self._load(name)
+        if isinstance(self._loaded[name], WeightsError):
+            raise ValueError(str(self._loaded[name]))
         return self._loaded[name]
 
     def _load(self, name: str) -> Any:
-        if name == ADAFACE:
-            return adaface_judge(self._weights[name], self._device)
-        if name == ONNX:
-            return onnx_judge(self._weights[name])
         import torch
 
         torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
-        network = _build(name, self._weights).to(self._device).eval()
-        return torch.inference_mode()(network)
+        try:
+            network = _build(name, self._weights, self._device)
+        except WeightsError as error:
+            return error
+        return network if name in (ADAFACE, ONNX) else torch.inference_mode()(network.to(self._device).eval())
 
 
 def recognition_crop(picture: Pixels, points: NDArray[np.float64]) -> Pixels:
@@ -135,16 +139,33 @@ def _truth(face: FacePair) -> Pixels:
     return face.truth
 
 
-def _build(name: str, weights: Mapping[str, Path]) -> Any:
+def _build(name: str, weights: Mapping[str, Path], device: str) -> Any:
+    """A judge on the device, or any other network on the CPU. Raises WeightsError."""
+    if name == ADAFACE:
+        return adaface_judge(weights[name], device)
+    if name == ONNX:
+        return onnx_judge(weights[name])
     if name == INCEPTION:
-        return _inception(weights[INCEPTION])
+        return _inception(weights[name])
     if name == "lpips":
         return _lpips(*(weights[file] for file in LPIPS))
-    from tasks.models import compact, iqa
-
     if name == "quality":
-        return compact.load_compact(weights["compact_quality"])
-    return iqa.load(name, *(weights[file] for file in iqa.METRICS[name].files))
+        from tasks.models.compact import load_compact
+
+        return load_compact(weights["compact_quality"])
+    return _score(name, weights)
+
+
+def _score(name: str, weights: Mapping[str, Path]) -> Any:
+    from tasks.models import iqa
+
+    files = [weights[file] for file in iqa.METRICS[name].files]
+    try:
+        return iqa.load(name, *files)
+    except iqa.IQAUnavailableError as error:
+        raise WeightsMissing(str(error)) from error
+    except (RuntimeError, KeyError, UnpicklingError) as error:
+        raise WeightsMismatch(f"{files[-1]}: expected the network of {name}, and the file does not fit it") from error
 
 
 def _inception(path: Path) -> Any:

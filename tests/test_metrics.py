@@ -206,6 +206,26 @@ class TestMeter:
         meter = Meter(("musiq",), {"musiq_koniq": tmp_path / "musiq.pth"})
         assert meter.measure(PAIR)["musiq"] == pytest.approx(2 * PAIR.restored.mean(), rel=1e-5)
 
+    def test_files_that_hold_something_else_cost_their_metric_and_no_other(self, tmp_path):
+        table = tiny.write_store(tmp_path)
+        (tmp_path / tiny.FILES["adaface_ir50_ms1mv2"]).unlink()
+        tiny.write_alexnet(tmp_path / tiny.FILES["adaface_ir50_ms1mv2"])
+        np.savez(tmp_path / tiny.FILES["niqe_pristine"], something=np.zeros(3))
+        meter = meter_of(open_store(tmp_path, table), ("identity", "niqe", "quality"))
+        for _ in range(2):
+            with pytest.raises(Unmeasurable, match=r"identity: .*expected AdaFace IR-50"):
+                meter.measure(PAIR, ("identity",))
+        with pytest.raises(Unmeasurable, match=r"niqe: .*does not fit"):
+            meter.measure(PAIR, ("niqe",))
+        assert meter.measure(PAIR, ("quality",))
+
+    def test_a_package_that_cannot_be_imported_is_said(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pyiqa", None)
+        (tmp_path / "musiq.pth").touch()
+        meter = Meter(("musiq",), {"musiq_koniq": tmp_path / "musiq.pth"})
+        with pytest.raises(Unmeasurable, match=r"musiq: .*mpsr-batch\[iqa\]"):
+            meter.measure(PAIR)
+
     def test_what_one_face_does_not_allow_is_said(self, meter):
         tiny_face = FacePair(picture(3, 150), picture(3, 150), None, POINTS)
         with pytest.raises(Unmeasurable, match=r"niqe: .*192 px"):
