@@ -108,7 +108,7 @@ def _written(
     pictures = _worst_pictures(output, job, found, told, sides)
     title = f"{told['a']['name']} and {told['b']['name']}"
     write_document(output, NAME, title, blocks(found, told, pictures))
-    facts = {**found.as_dict(), "sides": dict(told), "pictures": pictures, "output": output.shown_url}
+    facts = {**found.as_dict(), "sides": dict(told), "worst_pictures": pictures, "output": output.shown_url}
     write_facts(output, NAME, facts)
     return facts
 

@@ -27,7 +27,11 @@ def print_comparison(facts: Mapping[str, Any]) -> None:
     out.print(_table(METRICS_HEAD, [metric_cells(Difference(**row)) for row in facts["differences"]]))
     if facts["identity"]:
         out.print(_table(IDENTITY_HEAD, [identity_cells(IdentityChange(**row)) for row in facts["identity"]]))
-    efforts = [effort_cells(letter, side["effort"]) for letter, side in facts["sides"].items() if side["effort"]]
+    efforts = [
+        effort_cells(f"{letter.upper()}, {side['name']}", side["effort"])
+        for letter, side in facts["sides"].items()
+        if side["effort"]
+    ]
     if efforts:
         out.print(_table(EFFORT_HEAD, efforts))
     say(f"faces in both: {facts['pairs']:,} of {facts['pictures']:,} pictures;", _apart(facts))

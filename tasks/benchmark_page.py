@@ -134,7 +134,11 @@ def _pictures(strips: Mapping[str, str], recipes: Sequence[str]) -> list[Block]:
 
 def _grid(facts: Mapping[str, Any]) -> list[Block]:
     text = "Strengths are those of tasks/degrade.py; lengths are in pixels of a 512-pixel face."
-    return [Heading("The degradations"), Paragraph(text), Table(("degradation", "strengths"), _strengths(facts))]
+    return [
+        Heading("The degradations"),
+        Paragraph(text),
+        Table(("degradation", "strengths"), _strengths(facts), text=True),
+    ]
 
 
 def _strengths(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -149,7 +153,11 @@ def _gain(row: Row | None) -> str:
     if row is None:
         return "–"
     star = "" if row.verdict == "not told apart" else " *"
-    ends = "" if row.low is None or row.high is None else f" ({signed(row.low)} … {signed(row.high)})"
+    ends = (
+        ""
+        if row.low is None or row.high is None or row.low == row.high
+        else f" ({signed(row.low)} … {signed(row.high)})"
+    )
     return f"{signed(row.gain)}{ends}{star}"
 
 

@@ -6,17 +6,18 @@ It gets numbers and names and gives blocks of `tasks.document`; it reads and wri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import floor, log10
 from typing import Any
 
 from tasks.bootstrap import pictures_needed
-from tasks.comparison import Comparison, Difference, IdentityChange, Regression
+from tasks.comparison import NOT_RANKED, Comparison, Difference, IdentityChange, Regression
 from tasks.document import Block, Figure, Heading, Paragraph, Table
 from tasks.pairing import Names
 from tasks.report_words import duration, number
 
 LISTED = 20
 """Names in a list before the rest is only counted; comparison.parquet has all."""
-METRICS_HEAD = ("metric", "A", "B", "gain", "interval", "B wins", "A wins", "ties", "verdict on B")
+METRICS_HEAD = ("metric", "A", "B", "gain", "interval", "won : lost : tied", "verdict on B")
 IDENTITY_HEAD = ("identity", "threshold", "fails in A", "fails in B", "lost", "regained")
 EFFORT_HEAD = ("side", "pictures", "faces", "time in stages", "each picture", "of the runs", "cost")
 
@@ -29,16 +30,17 @@ def blocks(found: Comparison, sides: Mapping[str, Mapping[str, Any]], pictures: 
         *_whole_sets(found),
         *_identity(found),
         *_effort(sides),
-        *_left_out(found),
         *_worst(found, sides, pictures),
+        *_left_out(found),
     ]
 
 
 def metric_cells(d: Difference) -> tuple[str, ...]:
     """A metric's row under METRICS_HEAD."""
-    title = f"{d.title} ({'higher' if d.better == 'higher' else 'lower'} is better)"
-    counts = (f"{d.wins:,}", f"{d.losses:,}", f"{d.ties:,}")
-    return title, number(d.mean_a), number(d.mean_b), signed(d.gain), interval(d), *counts, d.verdict
+    title = f"{d.title} {'↑' if d.better == 'higher' else '↓'}"
+    counts = f"{d.wins:,} : {d.losses:,} : {d.ties:,}"
+    verdict = "–" if d.metric in NOT_RANKED else d.verdict
+    return title, number(d.mean_a), number(d.mean_b), signed(d.gain), interval(d), counts, verdict
 
 
 def identity_cells(change: IdentityChange) -> tuple[str, ...]:
@@ -53,13 +55,16 @@ def effort_cells(side: str, effort: Mapping[str, Any]) -> tuple[str, ...]:
     each = effort["seconds"] / effort["pictures"] if effort["pictures"] else None
     cost = "" if effort["cost"] is None else f"{effort['cost']:.2f}"
     times = (duration(effort["seconds"]), duration(each), duration(effort["wall_seconds"]))
-    return side.upper(), f"{effort['pictures']:,}", f"{effort['faces']:,}", *times, cost
+    return side, f"{effort['pictures']:,}", f"{effort['faces']:,}", *times, cost
 
 
 def signed(value: float) -> str:
-    """A gain with its sign: +0.012."""
-    text = number(abs(value))
-    return text if not text.strip("0.") else f"{'+' if value > 0 else '−'}{text}"
+    """A gain with its sign, and two digits that matter however small it is: +1.23, −0.012, +0.00042."""
+    if value == 0:
+        return "0"
+    digits = 1 - floor(log10(abs(value)))
+    text = number(abs(value)) if digits <= 3 else f"{abs(value):.{digits}f}"
+    return f"{'+' if value > 0 else '−'}{text}"
 
 
 def interval(d: Difference) -> str:
@@ -74,8 +79,8 @@ def _opening(found: Comparison, sides: Mapping[str, Mapping[str, Any]]) -> list[
         *(Paragraph(text) for text in told),
         Paragraph(
             f"{found.pairs:,} faces of {found.pictures:,} pictures are in both. A gain is the mean over the pairs of B "
-            f"minus A, turned round where lower is better, so that a positive gain always means that B is better. The "
-            f"intervals hold the true mean with {share} confidence; they come from drawing as many pictures from the "
+            f"minus A, turned round where lower is better (↓), so that a positive gain always means that B is better. "
+            f"The intervals hold the true mean with {share} confidence; they come from drawing as many pictures from the "
             f"pictures, with all their faces, {found.resamples:,} times. There are none for fewer than "
             f"{pictures_needed(found.confidence)} pictures. A verdict needs an interval that leaves out zero."
         ),
@@ -112,7 +117,11 @@ def _no_judge(found: Comparison) -> str:
 
 
 def _effort(sides: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    rows = [effort_cells(side, told["effort"]) for side, told in sides.items() if told["effort"]]
+    rows = [
+        effort_cells(f"{side.upper()}, {told['name']}", told["effort"])
+        for side, told in sides.items()
+        if told["effort"]
+    ]
     if not rows:
         return []
     text = (

@@ -13,6 +13,8 @@ Point = tuple[float, float]
 
 WIDTH, HEIGHT = 800, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 170, 44, 40
+APART = 6
+"""Pixels between the marks of two series at one step, so that equal values are both seen."""
 GAP = 0.5
 """Steps between the ladder and the values that stand alone."""
 COLOURS = (
@@ -54,7 +56,8 @@ def curves(title: str, ladder: Sequence[str], alone: Sequence[str], series: Mapp
         *(_step_name(step, x) for step, x in places.items()),
     ]
     for n, (name, points) in enumerate(series.items()):
-        at = {step: (x, scale.y(points[step])) for step, x in places.items() if step in points}
+        aside = APART * (n - (len(series) - 1) / 2)
+        at = {step: (x + aside, scale.y(points[step])) for step, x in places.items() if step in points}
         parts += [_series(n, [at[s] for s in ladder if s in at], list(at.values())), _legend(n, name)]
     return "\n".join([*parts, "</svg>\n"])
 

@@ -23,7 +23,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .text th, .text td { text-align: left; }
 figure { margin: 1.5rem 0; }
 figcaption { color: var(--faint); overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; }
@@ -46,10 +46,11 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; the first column is left-aligned, the others are numbers."""
+    """Cells as text; the first column is left-aligned, the others are numbers and right-aligned unless all are text."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    text: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def _markdown(block: Block) -> str:
             return f"## {_plain(text)}"
         case Paragraph(text):
             return _plain(text)
-        case Table(head, rows):
-            ruler = [":---", *["---:"] * (len(head) - 1)]
+        case Table(head, rows, text):
+            ruler = [":---", *[":---" if text else "---:"] * (len(head) - 1)]
             lines = [[_plain(cell) for cell in head], ruler, *([_plain(cell) for cell in row] for row in rows)]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Figure(path, alt, caption):
@@ -102,11 +103,12 @@ def _html(block: Block) -> str:
             return f"<h2>{escape(text)}</h2>"
         case Paragraph(text):
             return f"<p>{escape(text)}</p>"
-        case Table(head, rows):
+        case Table(head, rows, text):
             titles = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
             lines = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
             inside = f"<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}\n</tbody>"
-            return f'<div class="scroll"><table>\n{inside}</table></div>'
+            kind = ' class="text"' if text else ""
+            return f'<div class="scroll"><table{kind}>\n{inside}</table></div>'
         case Figure(path, alt, caption):
             image = f'<img src="{escape(quote(path))}" alt="{escape(alt)}" loading="lazy">'
             return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

@@ -215,7 +215,7 @@ def test_a_planted_loss_is_found_shown_and_said(benched, tmp_path):
     assert [(d["metric"], d["losses"], d["ties"]) for d in facts["differences"]] == [("psnr", 1, 2), ("ssim", 0, 3)]
     assert facts["sides"]["a"]["effort"]["recipe"] == "careful"
     assert facts["sides"]["b"]["effort"] is None
-    strip = pixels(answer / facts["pictures"][0])
+    strip = pixels(answer / facts["worst_pictures"][0])
     assert strip.shape == (256, 3 * 256 + 2 * 4, 3)
     after = [pixels(tree / "haze/collins.png") for tree in (out / "archive", out / "recipes/careful/restored", planted)]
     for place, picture in enumerate(after):
