@@ -83,7 +83,7 @@ class EvaluationRun:
             of_recipe = recipes is not None and recipes.get("detector") == "none"
             aligned = self.protocol.aligned if self.protocol else of_recipe or squares
         looking = recipes if recipes is not None and recipes.get("detector") != "none" else {}
-        self.detector = None if aligned else DetectAlignSettings.model_validate(looking).model_dump(mode="json")
+        self.detector = None if aligned else self._named(looking)
 
     def record(self, bucket: int, stage: str, rows: Sequence[Row]) -> None:
         """Appends a stage's rows of one bucket to the ledger, provided that the lease still holds."""
@@ -138,12 +138,18 @@ class EvaluationRun:
         told = {"title": metric.title, "better": metric.better, "kind": metric.kind, "digest": digest}
         return told | {"weights": self.resolved.weights.get(name, {})}
 
+    def _named(self, looking: dict[str, Any]) -> dict[str, Any]:
+        """The detector's settings, with the one that `auto` stands for here by its name."""
+        settings = DetectAlignSettings.model_validate(looking)
+        if settings.detector == "auto":
+            there = "yunet" in self.weights.table and self.weights.status("yunet").present
+            settings = settings.model_copy(update={"detector": "yunet" if there else "compact"})
+        return settings.model_dump(mode="json")
+
     def _detector_weights(self) -> tuple[str, ...]:
         if self.detector is None:
             return ()
-        settings = DetectAlignSettings.model_validate(self.detector)
-        optional = [n for n in DetectAlign.weights_optional(settings) if self.weights.status(n).present]
-        return (*DetectAlign.weights_needed(settings), *optional)
+        return DetectAlign.weights_needed(DetectAlignSettings.model_validate(self.detector))
 
 
 @contextmanager

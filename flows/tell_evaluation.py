@@ -21,7 +21,7 @@ def print_evaluation(facts: Mapping[str, Any]) -> None:
     say("arrows:  ", "↑ more is better, ↓ less is better; means of", _faces(facts))
     _print_books(facts)
     _print_verdict(overall, subsets)
-    _print_score(overall, facts["dataset"])
+    _print_score(overall)
     for name, sentence in facts["missing"].items():
         say(f"missing:  {name}: {sentence}")
     if facts["dataset"]:
@@ -73,13 +73,13 @@ def _print_books(facts: Mapping[str, Any]) -> None:
     for code, n in facts["problems"].items():
         sentence = PROBLEMS.get(code, code.replace("_", " "))
         if code in NOTHING_TO_MEASURE:
-            say(f"nothing:  {n} × {code}: {sentence}")
+            say(f"nothing:  {n} × {code} ({sentence})")
         else:
-            print_error(f"{n} × {code}: {sentence}", "" if code != "ambiguous" else "give them names of their own")
+            print_error(f"{n} × {code} ({sentence})")
     for problem in facts["examples"]:
         say(f"          {problem['path']}:", problem["problem_text"])
     if facts["unrestored"]:
-        say(f"note:     {facts['unrestored']} inputs have no restored picture")
+        say(f"note:     inputs without a restored picture: {facts['unrestored']}")
     short = {name: s for name, s in facts["subsets"].items() if s["expected"] not in (None, s["images"])}
     if short:
         said = ", ".join(f"{name} {s['images']} of {s['expected']}" for name, s in short.items())
@@ -98,12 +98,12 @@ def _print_verdict(overall: Mapping[str, Any], subsets: Mapping[str, Any]) -> No
     say(f"identity: {overall['identity_failures']} failures ({failures});", ranked or "validity cannot be told")
 
 
-def _print_score(overall: Mapping[str, Any], dataset: str | None) -> None:
+def _print_score(overall: Mapping[str, Any]) -> None:
     if overall["score"] is not None:
         terms = " + ".join(f"{name} {value:.4f}" for name, value in overall["score_terms"].items())
         say(f"score:    {overall['score']:.4f} = {terms}")
-    elif dataset:
-        say(f"score:    none: it needs all six terms, and {', '.join(overall['score_missing'])} were not measured")
+    else:
+        say(f"score:    none: of its six terms these were not measured: {', '.join(overall['score_missing'])}")
 
 
 def _print_row(table: str) -> None:

@@ -242,8 +242,7 @@ class Measurer:
 
 def _detector(config: MeasureConfig, paths: Mapping[str, Any]) -> DetectAlign:
     settings = DetectAlignSettings.model_validate(config.detector)
-    names = (*DetectAlign.weights_needed(settings), *DetectAlign.weights_optional(settings))
-    detector = DetectAlign(settings, {name: paths[name] for name in names if name in paths})
+    detector = DetectAlign(settings, {name: paths[name] for name in DetectAlign.weights_needed(settings)})
     detector.load(config.device, "float32")
     return detector
 
