@@ -80,8 +80,8 @@ def _opening(found: Comparison, sides: Mapping[str, Mapping[str, Any]]) -> list[
         Paragraph(
             f"{found.pairs:,} faces of {found.pictures:,} pictures are in both. A gain is the mean over the pairs of B "
             f"minus A, turned round where lower is better (↓), so that a positive gain always means that B is better. "
-            f"The intervals hold the true mean with {share} confidence; they come from drawing as many pictures from the "
-            f"pictures, with all their faces, {found.resamples:,} times. There are none for fewer than "
+            f"The intervals hold the true mean with {share} confidence; they come from drawing as many pictures from "
+            f"the pictures, with all their faces, {found.resamples:,} times. There are none for fewer than "
             f"{pictures_needed(found.confidence)} pictures. A verdict needs an interval that leaves out zero."
         ),
     ]
