@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import tell, terminal
+from flows import tell_weights, terminal
 
 app = typer.Typer(no_args_is_help=True, help="Weights: list, pull, add, verify. Runs never download.")
 
@@ -17,13 +17,22 @@ Names = Annotated[list[str] | None, typer.Argument(help="names in the table; non
 
 @app.command("list")
 def list_(
+    names: Annotated[list[str] | None, typer.Argument(help="names in the table; none = all")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", "-r", help="only what this recipe needs")] = None,
     json_: Json = False,
 ) -> None:
     """Every file: where from, how big, under which licence, and whether it is here."""
     store = _store()
-    rows = [_row(store, name) for name in _wanted(store, None, recipe)]
-    terminal.print_json({"schema": 1, "weights": rows}) if json_ else tell.print_weights(rows)
+    wanted = _wanted(store, names, recipe)
+    rows = [tell_weights.weights_row(store, name, needed=needed) for name, needed in wanted.items()]
+    if json_:
+        terminal.print_json({"schema": 1, "weights": rows})
+    else:
+        tell_weights.print_weights(rows, recipe)
+        if recipe is not None and not names:
+            from tasks.recipe import load_recipe
+
+            tell_weights.print_gpu_memory(load_recipe(recipe))
 
 
 @app.command()
@@ -36,9 +45,17 @@ def pull(
 ) -> None:
     """Download weights: resumable, hashed, in parallel."""
     store = _store()
-    wanted = _wanted(store, names, recipe)
-    store.pull(wanted, from_dir=from_dir, mirror=mirror, accept_licences=accept_licence or ())
-    terminal.out.print(f"{len(wanted)} files are in {store.folder}")
+    if not names and not recipe:
+        raise typer.BadParameter("expected names of files, or --recipe NAME")
+    wanted = [name for name, needed in _wanted(store, names, recipe).items() if needed]
+    only_by_hand = [] if names or from_dir or mirror else [name for name in wanted if not _can_pull(store, name)]
+    pulled = [name for name in wanted if name not in only_by_hand]
+    store.pull(pulled, from_dir=from_dir, mirror=mirror, accept_licences=accept_licence or ())
+    terminal.out.print(f"{len(pulled)} files are in {store.folder}")
+    if only_by_hand:
+        terminal.print_error(f"{len(only_by_hand)} files are still missing, which only a browser can fetch:")
+        tell_weights.print_each([tell_weights.weights_row(store, name) for name in only_by_hand])
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -74,31 +91,17 @@ def _store() -> Any:
     return open_store(settings.weights_dir, settings.weights_table)
 
 
-def _wanted(store: Any, names: list[str] | None, recipe: str | None) -> list[str]:
-    if names:
-        return names
-    if recipe is None:
-        return list(store.table)
+def _wanted(store: Any, names: list[str] | None, recipe: str | None) -> dict[str, bool]:
+    """Name → whether it is needed, in the order of use; a recipe can do without the rest."""
+    if names or recipe is None:
+        return dict.fromkeys(names or store.table, True)
     from tasks.recipe import load_recipe
 
     stages = load_recipe(recipe).stages
-    return sorted({name for stage in stages for name in (*stage.weights, *stage.optional_weights)})
+    needed = dict.fromkeys((name for stage in stages for name in stage.weights), True)
+    return needed | {name: False for stage in stages for name in stage.optional_weights if name not in needed}
 
 
-def _row(store: Any, name: str) -> dict[str, Any]:
-    status, weight = store.status(name), store.table[name]
-    licence = store.table.licence(name)
-    return {
-        "name": name,
-        "title": weight.title,
-        "file": weight.file,
-        "bytes": weight.bytes or status.bytes,
-        "sha256": weight.sha256,
-        "licence": licence.title,
-        "commercial": licence.commercial,
-        "recipes": list(weight.recipes),
-        "sources": [*weight.sources, *weight.mirrors],
-        "present": status.present,
-        "verified": status.verified,
-        "what_to_do": "" if status.present else store.instructions(name),
-    }
+def _can_pull(store: Any, name: str) -> bool:
+    """Whether the file is here already, or a program can fetch it."""
+    return bool(store.status(name).present or store.table[name].can_pull)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from flows.job import Job, JobError
 from flows.plan import PROBLEMS, face_counts
 from flows.report import last_run_facts
+from flows.tell_weights import weights_row
 from infra.lease import Lease, holder_of
 from infra.manifest import Ledger
 from infra.storage import Storage, encode_name
-from infra.weights import WeightsStore, open_store
+from infra.weights import open_store
 from tasks import books
 from tasks.image_io import Limits
 from tasks.preflight import Shape, foretell
@@ -70,7 +71,7 @@ def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
         "gone": _gone(changes),
         "recipe": recipe.name,
         "stages": [stage.id for stage in recipe.stages],
-        "weights_missing": [_missing(store, name) for name in missing],
+        "weights_missing": [weights_row(store, name) for name in missing],
         "output_bytes": output,
         "intermediates_bytes": int(settings.keep_intermediates_gb * 1e9),
         "free_bytes": free,
@@ -234,20 +235,6 @@ def _weights_of(job: Job) -> tuple[dict[str, str], str]:
 
 def _gone(changes: list[dict[str, Any]]) -> int:
     return sum(not row["present"] for row in changes)
-
-
-def _missing(store: WeightsStore, name: str) -> dict[str, Any]:
-    weight = store.table[name]
-    licence = store.table.licence(name)
-    return {
-        "name": name,
-        "title": weight.title,
-        "bytes": weight.bytes,
-        "from": [*weight.sources, *weight.mirrors] or [weight.by_hand],
-        "licence": licence.title,
-        "commercial": licence.commercial,
-        "what_to_do": store.instructions(name),
-    }
 
 
 def _ledger(storage: Storage) -> Ledger:

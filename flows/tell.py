@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.terminal import duration, out, plain, print_error, print_summary, say
+from flows.tell_weights import human_bytes, print_missing
+from flows.terminal import duration, out, plain, print_summary, say
 
 
 def print_counts(title: str, counts: Mapping[str, Any]) -> None:
@@ -41,10 +42,7 @@ def print_plan(data: Mapping[str, Any]) -> None:
     free = "unknown" if data["free_bytes"] is None else human_bytes(data["free_bytes"])
     say(f"disk:     about {human_bytes(data['output_bytes'])} of restored files; free: {free}")
     print_forecast(data["forecast"], data["no_forecast"])
-    for weight in data["weights_missing"]:
-        size = human_bytes(weight["bytes"]) if weight["bytes"] else "size not known"
-        terms = f"{weight['licence']} (commercial use: {weight['commercial']})"
-        print_error(f"missing weights {weight['name']}: {weight['title']}, {size}, {terms}", weight["what_to_do"])
+    print_missing(data["weights_missing"], data["recipe"])
 
 
 def print_forecast(told: Mapping[str, Any] | None, why_not: str) -> None:
@@ -111,36 +109,9 @@ def _stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def print_weights(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The table of weights, and what to do about those that are not here."""
-    table = Table(show_edge=False)
-    for heading in ("name", "size", "licence", "commercial", "here", "to get it"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        size = human_bytes(row["bytes"]) if row["bytes"] else "?"
-        table.add_row(
-            row["name"],
-            size,
-            row["licence"],
-            row["commercial"],
-            "yes" if row["present"] else "no",
-            plain(row["what_to_do"]),
-        )
-    out.print(table)
-
-
 def print_checks(checks: Sequence[Mapping[str, Any]]) -> None:
     """The doctor's findings, with a cure beside each that needs one."""
     marks = {"good": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
     for check in checks:
         cure = f"  → {plain(check['cure'])}" if check["cure"] else ""
         out.print(f"{marks[check['level']]} {check['name']}: {plain(check['found'])}{cure}", soft_wrap=True)
-
-
-def human_bytes(n: float) -> str:
-    """1536 → `1.5 kB`, in powers of a thousand as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n < 1000 or unit == "TB":
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    raise AssertionError("unreachable")
