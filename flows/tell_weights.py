@@ -69,9 +69,17 @@ def print_missing(rows: Sequence[Row], recipe: str) -> None:
     terms = sorted({row["licence_name"] for row in needed if row["must_accept"] and row["from"]})
     accept = "".join(f" --accept-licence {name}" for name in terms)
     say("All that a program can fetch, once you have read the terms:")
-    say(f"  mpsr models pull --recipe {recipe}{accept}")
+    say(f"  mpsr models pull {_what_to_pull(needed, recipe)}{accept}")
     if by_hand := [row["name"] for row in needed if not row["from"]]:
         say(f"In a browser, as said above: {', '.join(by_hand)}.")
+
+
+def _what_to_pull(rows: Sequence[Row], recipe: str) -> str:
+    """The recipe where it is one of ours, else the files by name: a plan knows a recipe's name, not its file."""
+    from tasks.recipe import recipe_names
+
+    by_name = " ".join(row["name"] for row in rows if row["from"])
+    return f"--recipe {recipe}" if recipe in recipe_names() or recipe.endswith(".toml") else by_name
 
 
 def print_gpu_memory(recipe: Recipe) -> None:
