@@ -126,14 +126,15 @@ function listed(page) {
     choose("order", c.name === name && sign < 0 ? c.name : `-${c.name}`);
     $(`sort-${c.name}`).focus();
   } }, c.title));
-  const cell = (index, c) => el("td", { class: "n" }, faces.problem[index] ? "" : low(index, c, measured(number(value(index, c.name)))));
+  const cell = (index, c) => el("td", { class: "n" },
+    faces.problem[index] ? "" : low(index, c, measured(number(value(index, c.name)))));
   const row = (index) => el("tr", {}, el("td", {}, nameButton(index, faces.path[index]),
     faces.many.has(faces.path[index]) && faces.face[index] >= 0 ? ` face ${faces.face[index] + 1}` : "",
     faces.problem[index] ? el("div", { class: "decision" }, problemWords(faces.problem[index])) : null),
   el("td", {}, shown(data.subsets[faces.subset[index]])), COLUMNS.map((c) => cell(index, c)));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The faces as a table" },
     el("table", { class: "faces" }, el("caption", { class: "ear" }, "Faces that match; a column’s button sorts by it"),
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "File"), el("th", { scope: "col" }, "Subset"), COLUMNS.map(sorter))),
+      el("thead", {}, el("tr", {}, ["File", "Subset"].map((h) => el("th", { scope: "col" }, h)), COLUMNS.map(sorter))),
       el("tbody", {}, page.map(row))));
 }
 function render() {
@@ -144,7 +145,7 @@ function render() {
   $("found-note").textContent = current.length
     ? `${count(from + 1)} to ${count(from + page.length)} of ${plural(current.length, "face", "faces")}` : "";
   $("results").replaceChildren(...(current.length ? [
-    state.view === "list" ? listed(page) : el("ul", { class: "grid" }, page.map(card)),
+    state.view === "list" ? listed(page) : el("ul", { class: "grid", role: "list" }, page.map(card)),
     pages > 1 ? pager(state.page, pages, turn) : ""] : [nothing()]));
 }
 function turn(page) {
@@ -158,7 +159,8 @@ function nothing() {
     set({ query: "", subset: "", show: "" });
     $("query").focus();
   } }, "Clear the filters");
-  return el("div", { class: "empty" }, el("p", { class: "empty-title" }, "No face matches."), data.listed ? el("p", {}, clear) : "");
+  return el("div", { class: "empty" }, el("p", { class: "empty-title" }, "No face matches."),
+    data.listed ? el("p", {}, clear) : "");
 }
 function choose(id, wanted) {
   $(id).value = wanted;
@@ -197,9 +199,11 @@ function stand(index) {
   if (!faces.picture[index]) return [];
   const large = faces.large[index] === 1, truth = faces.panels[index] > 2;
   const pairs = truth ? [[0, 1], [1, 2], [0, 2]] : [[0, 1]];
-  const frame = el("div", { class: "stand", "data-zoom": "1", tabindex: "0", role: "region", "aria-label": "Picture; scrolls when enlarged" });
+  const frame = el("div", { class: "stand", "data-zoom": "1", tabindex: "0", role: "region",
+    "aria-label": "Picture; scrolls when enlarged" });
   const group = (label, entries, pick) => {
-    const buttons = entries.map(([text], n) => el("button", { type: "button", class: "chip all", onclick: () => press(n) }, text));
+    const buttons = entries.map(([text], n) =>
+      el("button", { type: "button", class: "chip all", onclick: () => press(n) }, text));
     const press = (n) => {
       buttons.forEach((button, k) => button.setAttribute("aria-pressed", k === n));
       pick(entries[n][1]);
@@ -220,14 +224,16 @@ function stand(index) {
 function strip(told) {
   const heading = el("h3", {}, "Stage by stage");
   if (!told.strip) {
-    const why = !data.ledger ? "the restored pictures are in no workspace" : !data.pictures ? "this page was written without pictures"
+    const why = !data.ledger ? "the ledger of the restoring run is not known"
+      : !data.pictures ? "this page was written without pictures"
       : "the intermediates of this face were not kept, or the page has no room for them";
     return [heading, el("p", { class: "note" }, `No pictures of the stages: ${why}.`)];
   }
   const of = told.stages.length;
   const panel = (stage, n) => el("li", {}, el("img", { src: `pictures/${told.strip}`, alt: `after ${stage}`, loading: "lazy",
     style: `--n:${n};--of:${Math.max(of, 2)}` }), stage === "detect_align" ? `${stage} (the input)` : stage);
-  return [heading, el("ol", { class: "strip", tabindex: "0", "aria-label": "What each stage made of the face" }, told.stages.map(panel))];
+  return [heading, el("ol", { class: "strip", tabindex: "0", "aria-label": "What each stage made of the face" },
+    told.stages.map(panel))];
 }
 function scores(index) {
   const gains = new Map(COLUMNS.filter((c) => c.kind === "difference").map((c) => [c.of, value(index, c.name)]));
@@ -235,14 +241,17 @@ function scores(index) {
     const v = value(index, c.name), gain = gains.get(c.name) ?? null;
     return el("tr", {}, el("th", { scope: "row" }, c.title),
       gains.size ? el("td", { class: "n" }, gain === null ? "" : number(v - gain)) : null,
-      el("td", { class: "n" }, low(index, c, measured(number(v)))), gains.size ? el("td", { class: "n" }, gain === null ? "" : number(gain)) : null);
+      el("td", { class: "n" }, low(index, c, measured(number(v)))),
+      gains.size ? el("td", { class: "n" }, gain === null ? "" : number(gain)) : null);
   };
   const head = gains.size ? ["Metric", "Input", "Result", "Difference"] : ["Metric", "Result"];
   return el("table", {}, el("caption", { class: "ear" }, "Scores of this face"),
-    el("thead", {}, el("tr", {}, head.map((h, n) => el("th", { scope: "col", class: n ? "n" : null }, h)))), el("tbody", {}, METRICS.map(row)));
+    el("thead", {}, el("tr", {}, head.map((h, n) => el("th", { scope: "col", class: n ? "n" : null }, h)))),
+    el("tbody", {}, METRICS.map(row)));
 }
 function facts(index, told) {
-  const link = (tree, path) => data.trees && data.trees[tree] ? el("a", { href: address(data.trees[tree], path) }, shown(path)) : shown(path);
+  const link = (tree, path) => data.trees && data.trees[tree]
+    ? el("a", { href: address(data.trees[tree], path) }, shown(path)) : shown(path);
   const pairs = [["Restored", link("restored", faces.path[index])], ["Input", told.input ? link("input", told.input) : "none found"],
     told.truth ? ["Truth", link("truth", told.truth)] : null,
     faces.many.has(faces.path[index]) ? ["Face", count(faces.face[index] + 1)] : null,

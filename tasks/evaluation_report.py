@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from markupsafe import Markup
 
@@ -21,7 +21,7 @@ from tasks.challenge import PUBLISHED, Published
 from tasks.evaluation_files import PROBLEMS
 from tasks.evaluation_report_charts import plane_of
 from tasks.evaluation_report_data import DETAILED, IDENTITY, Sheet
-from tasks.evaluation_report_pictures import ENLARGED, LARGE, PICTURED, SMALL, STAGED, STRIP, Shown
+from tasks.evaluation_report_pictures import ENLARGED, LARGE, PICTURED, SMALL, STRIP, Folder, Shown
 from tasks.metrics import METRICS
 from tasks.report import FOLDER, face_line, own_text, script_json, short, template
 from tasks.report_data import MISSING, FaceRecord
@@ -33,19 +33,6 @@ CHALLENGE = "ntire2025-realworld-face"
 """The data set that the published numbers are of."""
 MPSR = "MiPortrait"
 """The team in the challenge's table whose entry MPSR is."""
-
-
-class Writer(Protocol):
-    """What the page needs of a storage (infra.storage.Storage fulfils it)."""
-
-    def write_atomic(self, path: str, data: bytes) -> None:
-        """Writes the whole file or nothing."""
-
-    def delete(self, path: str) -> None:
-        """Deletes one file."""
-
-    def walk(self, prefix: str) -> Iterator[Any]:
-        """Every file below the prefix, with its `path`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +58,7 @@ class Surroundings:
     trees: Mapping[str, str] | None = None
 
 
-def write_page(sheet: Sheet, shown: Mapping[int, Shown], storage: Writer, around: Surroundings) -> str:
+def write_page(sheet: Sheet, shown: Mapping[int, Shown], storage: Folder, around: Surroundings) -> str:
     """Writes the page and its chunks, drops chunks of an earlier page, and returns the page's path in the storage."""
     written: set[str] = set()
 
@@ -121,7 +108,7 @@ def page(sheet: Sheet, shown: Mapping[int, Shown], around: Surroundings, stamp: 
         started=datetime.fromisoformat(facts["started"]) if facts.get("started") else None,
         faces=sheet.evaluation.faces.num_rows,
         listed=listed,
-        limits={"pictured": PICTURED, "enlarged": ENLARGED, "staged": STAGED},
+        limits={"pictured": PICTURED, "enlarged": ENLARGED},
         enlarged=sum(1 for s in shown.values() if s.large),
         missing=MISSING,
         style=own_text("report.css", "evaluation_report.css"),

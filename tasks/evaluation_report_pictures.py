@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Folder(Protocol):
-    """What is asked of a storage (infra.storage.Storage fulfils it)."""
+    """What the page and its pictures need of a storage (infra.storage.Storage fulfils it)."""
 
     def write_atomic(self, path: str, data: bytes) -> None:
         """Writes the whole file or nothing."""

@@ -11,8 +11,10 @@ import pytest
 from chromium import Browser, found
 from evaluation_maker import HOSTILE, SUBSETS, Maker, sha, stem
 from PIL import Image
+from typer.testing import CliRunner
 
-from flows.evaluation_report import rewrite_evaluation_report, write_evaluation_report
+from flows.cli import app
+from flows.evaluation_report import write_evaluation_report
 from infra.storage import Storage
 from tasks.evaluation_files import read_evaluation, write_evaluation
 from tasks.evaluation_report import CHUNK
@@ -167,7 +169,8 @@ def test_private_means_no_pixel(private):
     write_evaluation_report(maker.folder)
     assert not maker.folder.exists("report/pictures")
     assert "holds no pixel" in text_of(maker)
-    rewrite_evaluation_report(maker.folder.url, True)
+    told = CliRunner().invoke(app, ["report", "--workspace", maker.folder.url, "--thumbnails"])
+    assert (told.exit_code, told.stdout.strip()) == (0, str(maker.folder.local_path("report/index.html")))
     assert maker.folder.exists("report/pictures")
     write_evaluation_report(maker.folder, pictures=False)
     assert not maker.folder.exists("report/pictures")
