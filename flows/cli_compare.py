@@ -38,6 +38,9 @@ def compare(
 ) -> None:
     """Compare two restorations of the same pictures: gains with intervals, identity, time and cost, worst regressions.
 
+    Nothing is written into A, B or SOURCE. A workspace is measured anew into the comparison's folder; name its
+    `evaluation` folder to take the numbers that are there.
+
     Other weights or settings of stages are another recipe: name them in a .toml file, or restore with `mpsr run
     --set …` into two workspaces and compare those.
     """

@@ -92,8 +92,9 @@ def side_of(text: str, job: ComparisonJob) -> Side:
 
 
 def evaluation_of(side: Side, job: ComparisonJob) -> EvaluationJob:
-    """How a side is measured. A workspace keeps its evaluation; any other goes into the comparison's folder."""
-    place = None if side.kind in ("workspace", "recipe") else _place_of(side, job)
+    """How a side is measured. Nothing is written into what is compared: only a recipe's workspace lies in the
+    comparison's folder, and holds its evaluation."""
+    place = None if side.kind == "recipe" else _place_of(side, job)
     aligned = job.aligned or None
     given = {"truth": job.truth, "output": place, "metrics": job.metrics, "aligned": aligned, "settings": job.settings}
     return evaluation_job(side.url, job.against, None, **given)

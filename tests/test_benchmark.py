@@ -194,7 +194,7 @@ def write_planted(found, tree, storage):
 
 
 def test_a_planted_loss_is_found_shown_and_said(benched, tmp_path):
-    """A run against an evaluation of a copy in which one face was blurred and one lost."""
+    """A recipe that has run before, against an evaluation of a copy in which one face was blurred and one lost."""
     from flows.compare import compare_recipes
 
     out, _ = benched
@@ -205,11 +205,13 @@ def test_a_planted_loss_is_found_shown_and_said(benched, tmp_path):
     (planted / "severe/collins.png").unlink()
     evaluated = str(tmp_path / "evaluated")
     write_planted(read_evaluation(Storage(out / "recipes/careful/evaluation")), planted, Storage(evaluated))
-    sides = {"a": str(out / "recipes/careful"), "b": evaluated, "against": str(out / "archive")}
-    answer = tmp_path / "answer"
+    sides = {"a": str(out.parent / "careful.toml"), "b": evaluated, "against": str(out / "archive")}
+    answer = out / "recipes"
+    before = {p: p.stat().st_mtime_ns for p in (answer / "careful/restored").rglob("*.png")}
     facts = compare_recipes(
         **sides, truth=str(out / "truth"), output=str(answer), metrics=["psnr", "ssim"], aligned=True, settings=SETTINGS
     )
+    assert {p: p.stat().st_mtime_ns for p in (answer / "careful/restored").rglob("*.png")} == before, "only resumed"
     assert (facts["pairs"], facts["only_a"], facts["only_a_faces"]) == (3, 1, (("severe/collins", 0),))
     assert [(each["key"], each["path_b"]) for each in facts["worst"]] == [("haze/collins", "haze/collins.png")]
     assert [(d["metric"], d["losses"], d["ties"]) for d in facts["differences"]] == [("psnr", 1, 2), ("ssim", 0, 3)]
