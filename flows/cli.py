@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_benchmark, cli_compare, cli_evaluate, cli_models, tell, terminal
+from flows import cli_benchmark, cli_compare, cli_evaluate, cli_models, cli_promotion, tell, terminal
 
 EXIT_CODES = {
     0: "all handled",
@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 app.add_typer(cli_models.app, name="models")
 app.command(epilog="Example: mpsr evaluate OUT --against PHOTOS")(cli_evaluate.evaluate)
+app.command(epilog="Example: mpsr rollback OUT")(cli_promotion.rollback)
+app.command()(cli_promotion.promotions)
 app.command(epilog="Example: mpsr compare recipe:compact OUT --against PHOTOS")(cli_compare.compare)
 app.command(epilog="Example: mpsr benchmark FACES --recipe compact --recipe mine.toml")(cli_benchmark.benchmark)
 

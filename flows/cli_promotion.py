@@ -35,9 +35,3 @@ def rollback(
 
     data = roll_back(workspace, promotion, again=again)
     terminal.print_json(data) if json_ else print_rollback(data)
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands."""
-    app.command(epilog="Example: mpsr rollback OUT")(rollback)
-    app.command()(promotions)

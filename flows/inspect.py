@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from flows.job import Job, JobError
 from flows.plan import PROBLEMS, face_counts
+from flows.promotion_journal import digests_of_run
+from flows.promotion_journal import every as every_promotion
 from flows.report import last_run_facts
 from flows.tell_weights import weights_row
 from infra.lease import Lease, holder_of
@@ -86,7 +88,7 @@ def workspace_status(workspace: str, reasons: bool) -> dict[str, Any]:
     """Outcomes that add up, who is running, when the last run was."""
     storage = Storage(workspace)
     ledger = _ledger(storage)
-    holder, facts = holder_of(storage), last_run_facts(storage)
+    holder, facts, promotions = holder_of(storage), last_run_facts(storage), every_promotion(storage)
     held = ledger.books(PROBLEMS, facts["digests"][COMMIT])
     data = {
         "schema": 1,
@@ -98,6 +100,7 @@ def workspace_status(workspace: str, reasons: bool) -> dict[str, Any]:
         "running": None if holder is None else {"run_id": holder.owner, "host": holder.host, "pid": holder.pid},
         "last_run": {"run_id": facts["run_id"], "started": facts["started"], "finished": facts.get("finished", False)},
         "illegal_transitions": ledger.illegal_transitions(),
+        "last_promotion": promotions[-1].told() if promotions else None,
     }
     if reasons:
         data["files"] = ledger.query(_TROUBLES).to_pylist()
@@ -122,9 +125,10 @@ def explain(file: str, workspace: str | None) -> dict[str, Any]:
             f"the ledger of {storage.shown_url} knows no file {path!r}; give its path relative to the archive"
         )
     file_row = found[0]
-    digests = set(last_run_facts(storage)["digests"].values())
     every = ledger.latest(image_ids=[file_row["image_id"]]).to_pylist()
-    rows = [row for row in every if row["stage_digest"] in digests] or every
+    verdict = next((_told(row) for row in every if row["stage"] == COMMIT), None)
+    digests = _digests_behind(storage, verdict)
+    rows = [row for row in every if row["stage_digest"] in digests or row["stage"] == COMMIT]
     runs = {row["run_id"] for row in rows}
     return {
         "schema": 1,
@@ -132,7 +136,8 @@ def explain(file: str, workspace: str | None) -> dict[str, Any]:
         "input": {
             k: file_row[k] for k in ("image_id", "bytes", "format", "width", "height", "problem", "problem_text")
         },
-        "verdict": next((_told(row) for row in rows if row["stage"] == COMMIT), None),
+        "verdict": verdict,
+        "promotion": _promotion(verdict),
         "stages": [_told(row) for row in sorted(rows, key=_order(storage, rows)) if row["stage"] != COMMIT],
         "runs": {run_id: _run(storage, run_id) for run_id in sorted(runs)},
     }
@@ -255,6 +260,22 @@ def _locate(file: str, workspace: str | None) -> tuple[Storage, str]:
     if storage.is_local and Path(file).absolute().is_relative_to(storage.local_path(RESTORED)):
         return storage, encode_name(Path(file).absolute().relative_to(storage.local_path(RESTORED)).as_posix())
     return storage, encode_name(file.removeprefix(f"{RESTORED}/"))
+
+
+def _digests_behind(storage: Storage, verdict: dict[str, Any] | None) -> set[str]:
+    """The stages' digests of the run that made what a verdict is about, which may be older than the verdict."""
+    made_in = verdict and digests_of_run(storage, verdict["detail"].get("made_in", verdict["run_id"]))
+    return set((made_in or last_run_facts(storage)["digests"]).values())
+
+
+def _promotion(verdict: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the nightly gate did with a file, in which promotion and why; None where it never came into it."""
+    detail = verdict["detail"] if verdict else {}
+    if "promotion" not in detail:
+        return None
+    marks = ("rolled_back", "promoted", "kept", "taken")
+    did = next((mark.replace("_", " ") for mark in marks if detail.get(mark)), "original")
+    return {"id": detail["promotion"], "did": did, "why": detail.get("why"), "made_in": detail.get("made_in")}
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:

@@ -141,3 +141,10 @@ def find(storage: Storage, promotion: str | None) -> Journal:
 def told(workspace: str) -> list[dict[str, Any]]:
     """All promotions of a workspace in a few words each, oldest first."""
     return [journal.told() for journal in every(Storage(workspace))]
+
+
+def digests_of_run(storage: Storage, run_id: str) -> dict[str, str]:
+    """Stage → digest, as the run wrote them down; nothing where it did not."""
+    path = f"runs/{run_id}.json"
+    digests: dict[str, str] = json.loads(storage.read_bytes(path))["digests"] if storage.exists(path) else {}
+    return digests

@@ -17,7 +17,7 @@ from functools import cache, partial
 from typing import Any
 
 from flows.job import JobError
-from flows.promotion_journal import SUPERSEDED, Journal, Row, read_chunks, write
+from flows.promotion_journal import SUPERSEDED, Journal, Row, digests_of_run, read_chunks, write
 from infra.lease import Lease
 from infra.manifest import TRANSITIONS, Ledger
 from infra.manifest_files import listing
@@ -255,10 +255,9 @@ def kept_verdict(row: Row, digest: str | None, said: Mapping[str, Any]) -> Row:
     old = row["old"] if isinstance(row["old"], dict) else json.loads(row["old"])
     told = _detail(old)
     marks = ("promoted", "taken", "rolled_back")
-    detail = {**{name: value for name, value in told.items() if name not in marks}, **said}
+    detail = {**{name: value for name, value in told.items() if name not in marks}, **said, "made_in": made_in(old)}
     if digest is not None:
-        made_by = told.get("made_by", old["stage_digest"])
-        detail |= {"kept": True, "made_by": made_by, "made_in": made_in(old)}
+        detail |= {"kept": True, "made_by": told.get("made_by", old["stage_digest"])}
     place = {"image_id": row["image_id"], "face": WHOLE_IMAGE, "stage": COMMIT}
     digest = digest or str(old["stage_digest"])
     key = {"stage_digest": digest, "stage_key": stage_key(row["image_id"], WHOLE_IMAGE, digest)}
@@ -268,13 +267,6 @@ def kept_verdict(row: Row, digest: str | None, said: Mapping[str, Any]) -> Row:
 def made_in(verdict: Mapping[str, Any]) -> str:
     """The run that made the result of a verdict."""
     return str(_detail(verdict).get("made_in", verdict["run_id"]))
-
-
-def digests_of_run(storage: Storage, run_id: str) -> dict[str, str]:
-    """Stage → digest, as the run wrote them down; nothing where it did not."""
-    path = f"runs/{run_id}.json"
-    digests: dict[str, str] = json.loads(storage.read_bytes(path))["digests"] if storage.exists(path) else {}
-    return digests
 
 
 def last_rows(ledger: Ledger, rows: Sequence[Row], stage: str | None = None) -> Rows:

@@ -75,6 +75,9 @@ def print_status(data: Mapping[str, Any]) -> None:
     who = f"{running['run_id']} on {running['host']}, process {running['pid']}" if running else "nobody"
     say(f"running:  {who}")
     say(f"last run: {last['run_id']}, started {last['started']},", "finished" if last["finished"] else "not finished")
+    if gate := data["last_promotion"]:
+        counts = ", ".join(f"{action} {n}" for action, n in gate["counts"].items())
+        say(f"nightly:  promotion {gate['id']} {gate['state']} ({counts})", "; ".join(gate["refused_because"]))
     for row in data.get("files", []):
         say(f"{row['path']}: {row['reason']}", row["said"] or "")
 
@@ -90,6 +93,9 @@ def print_explanation(data: Mapping[str, Any]) -> None:
     if verdict:
         say(f"verdict  {verdict['detail'].get('outcome')} ({verdict['reason_code']})", verdict["reason"] or "")
         say(f"output   {verdict['output'] or 'none'}  sha256 {verdict['output_sha256'] or 'none'}")
+    if gate := data["promotion"]:
+        made_in = f", made in run {gate['made_in']}" if gate["made_in"] else ""
+        say(f"nightly  {gate['did']}{made_in}, promotion {gate['id']}", gate["why"] or "")
     out.print(_stage_table(data["stages"]))
     for run_id, run in data["runs"].items():
         recipe = run.get("recipe", {}).get("name")

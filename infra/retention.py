@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from infra.manifest import Ledger
 from infra.manifest_files import (
@@ -40,6 +41,14 @@ class Policy:
     """Intermediates older than this are dropped."""
     intermediates_bytes: int | None = None
     """The oldest intermediates are dropped until the rest fits; None: no budget."""
+    superseded: str = "superseded"
+    """The folder with one folder per promotion, of outputs that it replaced; the names sort by age."""
+    keep_superseded: int = 2
+    """Promotions whose replaced outputs stay; those of older ones go, and they can no longer be taken back."""
+    candidates: str = "candidates"
+    """The folder with one folder per tree of outputs that wait for a decision, or lost it."""
+    superseded_days: float = 30
+    """Replaced outputs and such trees older than this go in any case."""
     merge_below_bytes: int = 1_000_000
     """Folded event segments smaller than this are put together."""
 
@@ -78,6 +87,8 @@ def clean(ledger: Ledger, policy: Policy, *, dry_run: bool = False) -> Cleaning:
     for what, found in (
         ("old snapshots", _old_snapshots(storage, policy.keep_snapshots)),
         ("intermediates", _old_intermediates(storage, policy)),
+        ("replaced outputs", _old_folders(storage, policy.superseded, policy.keep_superseded, policy.superseded_days)),
+        ("candidates", _old_folders(storage, policy.candidates, None, policy.superseded_days)),
         ("unfinished writes", _leftovers(storage)),
     ):
         items.append(_delete(storage, what, list(found), dry_run))
@@ -147,6 +158,29 @@ def _old_intermediates(storage: Storage, policy: Policy) -> Iterator[FileInfo]:
         over_budget = policy.intermediates_bytes is not None and kept > policy.intermediates_bytes
         if over_budget or (info.mtime_ns or 0) < oldest:
             yield info
+
+
+def _old_folders(storage: Storage, place: str, keep: int | None, days: float) -> Iterator[FileInfo]:
+    """All files of folders that are not among the last `keep` (None: no such limit), or that nothing entered lately.
+
+    Replaced outputs are as old as what they were: their folder's name tells when they were replaced.
+    """
+    folders: dict[str, list[FileInfo]] = defaultdict(list)
+    for info in listing(storage, place):
+        folders[info.path.split("/")[1]].append(info)
+    kept = sorted(folders)[-keep:] if keep else sorted(folders)
+    oldest = time.time() - days * _DAY_S
+    for name, files in folders.items():
+        if name not in kept or _date(name, files) < oldest:
+            yield from files
+
+
+def _date(name: str, files: Sequence[FileInfo]) -> float:
+    """When a folder was made: as its name says (`20260131T020000-…`), else its newest file."""
+    try:
+        return datetime.strptime(name[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return max((info.mtime_ns or 0) for info in files) / 1e9
 
 
 def _leftovers(storage: Storage) -> Iterator[FileInfo]:

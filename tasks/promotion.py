@@ -6,6 +6,7 @@ workspace nor ledger; what a decision does to files is flows.promotion's busines
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,7 +110,9 @@ def decide(before: Evaluation, after: Evaluation, bounds: Promotion) -> Decision
     try:
         found = compare(before, after, confidence=bounds.confidence, resamples=RESAMPLES, seed=SEED, thresholds=limits)
     except ComparisonError as error:
-        return Decision(False, (Check("comparison", False, str(error)),), _problems(before, after))
+        problems = _problems(before, after)
+        said = f"no picture can be compared: {Counter(problems.values()).most_common(1)[0][0] if problems else error}"
+        return Decision(False, (Check("comparison", False, said),), problems)
     faces = _Faces(found.table.filter(pc.equal(found.table["side"], "both")))
     checks = (*_score_checks(faces, found, bounds), _identity_check(faces, bounds, found.not_compared))
     return Decision(

@@ -138,6 +138,26 @@ def test_intermediates_go_by_age_and_by_budget(ledger):
     assert left(ledger) == ["c", "d"]
 
 
+def test_replaced_outputs_go_with_their_promotions_and_candidates_by_age(ledger):
+    today = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    long_ago = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() - 40 * DAY_S))
+    for promotion in (f"{long_ago}-a", f"{today}-b", f"{today}-c", f"{today}-d"):
+        ledger.storage.write_atomic(f"superseded/{promotion}/a/1.png", b"older")
+        os.utime(ledger.storage.local_path(f"superseded/{promotion}/a/1.png"), (0, 0))  # as old as its picture
+    for name, age in (("abc", 40), ("def", 1)):
+        ledger.storage.write_atomic(f"candidates/{name}/restored/1.png", b"new")
+        when = time.time() - age * DAY_S
+        os.utime(ledger.storage.local_path(f"candidates/{name}/restored/1.png"), (when, when))
+    forecast = clean(ledger, Policy(), dry_run=True)
+    assert {i.what: i.files for i in forecast.items} | {"replaced outputs": 2, "candidates": 1} == {
+        i.what: i.files for i in clean(ledger, Policy()).items
+    }
+    kept = {info.path.split("/")[1] for place in ("superseded", "candidates") for info in ledger.storage.walk(place)}
+    assert kept == {f"{today}-c", f"{today}-d", "def"}
+    clean(ledger, Policy(keep_superseded=5, superseded_days=0))
+    assert not list(ledger.storage.walk("superseded"))
+
+
 def test_leavings_of_crashes_go_but_not_writes_in_progress(ledger):
     for name, age in ((".mpsr-old.tmp", 3), (".mpsr-new.tmp", 0)):
         path = ledger.storage.local_path() / "restored" / name
