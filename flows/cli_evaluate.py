@@ -71,9 +71,11 @@ def _run(job: EvaluationJob) -> dict[str, Any]:
     from flows.local import _told_when_interrupted, quiet_prefect
     from flows.progress import Progress, watched
 
-    job.load_settings()  # a wrong setting is said at once, before any server starts
     quiet_prefect()
     from flows.evaluate_dataset import evaluate_dataset
+    from flows.evaluation_run import checked
+
+    checked(job)  # what cannot be is said at once, before any server starts
 
     with terminal.shown(Progress()) as progress, _told_when_interrupted():
         watched.set(progress)

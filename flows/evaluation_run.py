@@ -152,15 +152,21 @@ class EvaluationRun:
         return DetectAlign.weights_needed(DetectAlignSettings.model_validate(self.detector))
 
 
+def checked(job: EvaluationJob, progress: Progress | None = None) -> EvaluationRun:
+    """The run of a job that can be done; nothing is opened or written. Raises JobError, SettingsError."""
+    run = EvaluationRun(job, job.load_settings(), progress or Progress())
+    _refuse_danger(run)
+    _take_landmarks(run)
+    return run
+
+
 @contextmanager
 def open_evaluation_run(job: EvaluationJob, progress: Progress | None = None) -> Iterator[EvaluationRun]:
     """Validates everything, takes the evaluation folder's lease, opens its ledger; closes what was opened.
 
     Raises JobError, SettingsError before anything is written, WorkspaceBusy when another run holds the folder.
     """
-    run = EvaluationRun(job, job.load_settings(), progress or Progress())
-    _refuse_danger(run)
-    _take_landmarks(run)
+    run = checked(job, progress)
     with ExitStack() as stack:
         run.lease = stack.enter_context(Lease.acquire(run.folder, owner=run.id))
         run.ledger = Ledger.open(run.folder, buckets=_buckets(run))

@@ -19,6 +19,8 @@ def print_evaluation(facts: Mapping[str, Any]) -> None:
     overall, subsets = facts["overall"], facts["subsets"]
     out.print(_means(subsets, overall, _shown(facts)))
     say("arrows:  ", "↑ more is better, ↓ less is better; means of", _faces(facts))
+    if any(name.endswith("_onnx") for name in overall["means"]):
+        say("beware:   identity_onnx comes from a network of your own: compare it with itself, not with AdaFace")
     _print_books(facts)
     _print_verdict(overall, subsets)
     _print_score(overall)
