@@ -41,6 +41,14 @@ if TYPE_CHECKING:
     from flows.run import Run
     from infra.manifest import Ledger
 
+PARTS = {
+    "prefect": ("asked", "began"),
+    "scan": ("began", "planned"),
+    "start_up": ("planned", "stood"),
+    "work": ("stood", "worked"),
+    "closing": ("worked", "closed"),
+}
+"""The parts of a forecast, and the marks of a run between which they lie."""
 KEPT = 64
 """Entries in the file of rates; the oldest go first."""
 WATCHED = 0.5
@@ -141,8 +149,8 @@ def at_the_plan(run: Run, plan: Plan) -> None:
             rates,
             course.parts,
             Shape(plan.images, 1 << plan.prefix_bits, run.settings.shards_in_flight),
-            prefect=course.between("asked", "began"),
-            scan=course.between("began", "planned"),
+            prefect=course.between(*PARTS["prefect"]),
+            scan=course.between(*PARTS["scan"]),
             price=run.settings.price_per_gpu_hour or None,
             assumed=assumptions(rates, run.source.url),
         )
@@ -161,6 +169,7 @@ def at_the_end(run: Run, plan: Plan) -> dict[str, Any] | None:
     return {
         **course.forecast.told(),
         "took_seconds": round(took, 1),
+        "took_parts": {name: round(course.between(*marks), 1) for name, marks in PARTS.items()},
         "error_percent": round(100 * (course.forecast.seconds / took - 1), 1),
         "cost_of_run": course.forecast.cost(took),
     }
@@ -187,18 +196,18 @@ def rates_of(run: Run, plan: Plan) -> Rates | None:
     was.
     """
     counts, course = run.progress.stages, run.course
-    first, worked = run.recipe.stages[0].id, course.between("stood", "worked")
+    first, worked = run.recipe.stages[0].id, course.between(*PARTS["work"])
     if not worked or plan.has_history or first not in counts or any(each.reused for each in counts.values()):
         return None
     size = sum(part.size for part in course.parts)
     faces = counts[first].done - plan.images
-    known, waited = memory_of(run).recall(run.source.url), course.between("asked", "began")
+    known, waited = memory_of(run).recall(run.source.url), course.between(*PARTS["prefect"])
     rates = Rates(
         stages={stage.id: _rate(stage, counts.get(stage.id), size, faces) for stage in run.recipe.stages},
         faces=faces / size,
         spread=FINE / 2,
-        startup=course.between("planned", "stood"),
-        closing=max(0.0, course.between("worked", "closed") - CLOSING_SECONDS) / min(plan.images, CLOSING_IMAGES),
+        startup=course.between(*PARTS["start_up"]),
+        closing=max(0.0, course.between(*PARTS["closing"]) - CLOSING_SECONDS) / min(plan.images, CLOSING_IMAGES),
         prefect=waited if waited > WATCHED else (known.prefect if known else None),
         workers=run.pool.actors,
         devices=max(1, round(run.pool.actors * run.pool.gpus_per_actor)),
