@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,8 +141,7 @@ def at_the_plan(run: Run, plan: Plan) -> None:
     course.mark("planned")
     if not plan.images:
         return
-    sizes = plan.table.select(["image_id", "why", "pixels"]).to_pydict()
-    course.parts = parts_of(zip(sizes["why"], map(size_of, sizes["pixels"]), strict=True), run.ledger, run.digests)
+    course.parts = parts_of(_sizes(plan), run.ledger, run.digests)
     rates = memory_of(run).recall(run.source.url)
     if rates:
         course.forecast = foretell(
@@ -154,6 +153,7 @@ def at_the_plan(run: Run, plan: Plan) -> None:
             price=run.settings.price_per_gpu_hour or None,
             assumed=assumptions(rates, run.source.url),
         )
+        run.progress.expected_seconds = course.forecast.seconds
 
 
 def at_the_end(run: Run, plan: Plan) -> dict[str, Any] | None:
@@ -175,12 +175,20 @@ def at_the_end(run: Run, plan: Plan) -> dict[str, Any] | None:
     }
 
 
-def parts_of(work: Iterable[tuple[str, float]], ledger: Ledger | None, digests: Mapping[str, str]) -> list[Part]:
-    """Work as (why, size) in parts: under a changed recipe only those stages run that the ledger does not know."""
+def _sizes(plan: Plan) -> Iterator[tuple[str, int, float]]:
+    """Why, how many images, and their size together; a picture of unknown pixels counts as one of average."""
+    asked = [("pixels", "sum"), ("pixels", "count"), ("image_id", "count")]
+    for row in plan.table.group_by("why").aggregate(asked).to_pylist():
+        known, images = row["pixels_count"], row["image_id_count"]
+        yield row["why"], images, images * size_of(row["pixels_sum"] / known if known else None)
+
+
+def parts_of(work: Iterable[tuple[str, int, float]], ledger: Ledger | None, digests: Mapping[str, str]) -> list[Part]:
+    """Work as (why, images, size) in parts: under a changed recipe only stages run that the ledger does not know."""
     counts: dict[bool, tuple[int, float]] = {}
-    for why, size in work:
+    for why, more, size in work:
         images, total = counts.get(why == "stale", (0, 0.0))
-        counts[why == "stale"] = (images + 1, total + size)
+        counts[why == "stale"] = (images + more, total + size)
     parts = [Part(*counts[False])] if False in counts else []
     if True in counts and ledger is not None:
         known = set(ledger.query("SELECT DISTINCT stage_digest FROM latest").column("stage_digest").to_pylist())
@@ -227,7 +235,6 @@ def _rate(stage: RecipeStage, count: StageCount | None, size: float, faces: int)
         seconds=count.device_seconds / per if per else 0.0,
         share=count.done / faces if of_faces and faces else 1.0,
         faces=of_faces,
-        gated=bool(stage.gates),
         batch=stage.batch_size,
     )
 

@@ -186,6 +186,8 @@ def _forecast(
     from flows import forecast
     from flows.plan import prefix_bits
     from flows.preflight import NoPreflight, measure, size_of_row
+    from infra.cluster import ClusterError
+    from infra.executor import ExecutorError
 
     if not planned:
         return None, ""
@@ -196,13 +198,13 @@ def _forecast(
     try:
         if preflight and (rates is None or rates.source != job.source):
             rates = memory.keep(measure(job, settings, recipe, [row for _, row in planned]))
-    except NoPreflight as error:
-        return None, str(error)
+    except (NoPreflight, ExecutorError, ClusterError) as error:
+        return None, f"no pre-flight could be made: {error}"
     if rates is None:
         return None, "nothing was measured on this machine yet, and no pre-flight was wanted"
     told = foretell(
         rates,
-        forecast.parts_of(((why, size_of_row(row)) for why, row in planned), ledger, digests),
+        forecast.parts_of(((why, 1, size_of_row(row)) for why, row in planned), ledger, digests),
         Shape(len(planned), 1 << prefix_bits(found, settings), settings.shards_in_flight),
         prefect=None,
         scan=scan_seconds,

@@ -178,7 +178,6 @@ class Rehearsal:
             seconds=max(each) if overlaps else sum(each),
             share=self.shares.get(stage.id, 1.0),
             faces=stage.scope == "face",
-            gated=bool(stage.gates),
             batch=stage.batch_size,
         )
 

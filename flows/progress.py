@@ -36,6 +36,7 @@ class Progress:
         self.outcomes: Counter[str] = Counter()
         self.stages: dict[str, StageCount] = {}
         self.last_failure = ""
+        self.expected_seconds: float | None = None  # of the whole run, from the command on, where a forecast knows
         self.began = time.monotonic()
         self._lock = threading.Lock()
 

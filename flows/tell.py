@@ -57,8 +57,7 @@ def print_forecast(told: Mapping[str, Any] | None, why_not: str) -> None:
     say(f"          {parts}")
     say(f"          from a {told['how']} of {told['pictures']} pictures; about {told['faces']} faces expected")
     if told["shares"]:
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in told["shares"].items())
-        say(f"          share of faces that take a gated stage, assumed: {shares}")
+        say(f"          assumed shares of the faces: {_shares(told['shares'])}")
     if told["assumed"]:
         say(f"          assumed: {told['assumed']}")
     if told["cost"] is None:
@@ -66,6 +65,14 @@ def print_forecast(told: Mapping[str, Any] | None, why_not: str) -> None:
         return
     money = f"{told['cost']:.2f} ({told['cost_low']:.2f} to {told['cost_high']:.2f})"
     say(f"cost:     about {money}: {told['device_hours']:.2f} device hours at {told['price_per_gpu_hour']:g}")
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    """Stages with the same share together."""
+    by_share: dict[str, list[str]] = {}
+    for name, share in shares.items():
+        by_share.setdefault(f"{100 * share:.0f} %", []).append(name)
+    return "; ".join(f"{share} through {', '.join(names)}" for share, names in by_share.items())
 
 
 def print_status(data: Mapping[str, Any]) -> None:

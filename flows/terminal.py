@@ -93,7 +93,9 @@ def _tick(progress: Progress, stop: threading.Event) -> None:
 def _line(progress: Progress) -> str:
     if not progress.images:
         return "starting"
-    eta = "" if progress.eta_seconds is None else f", {progress.eta_seconds / 60:.1f} min to go"
+    eta = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} to go"
+    if not eta and progress.expected_seconds is not None:
+        eta = f", about {duration(progress.expected_seconds)} in all expected"
     return f"{progress.done}/{progress.images} images, {progress.rate:.2f} images/s{eta}"
 
 

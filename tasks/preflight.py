@@ -45,7 +45,6 @@ class StageRate(_Facts):
     seconds: float
     share: float = 1.0
     faces: bool = True
-    gated: bool = False
     batch: int = 1
 
 
@@ -117,7 +116,7 @@ class Forecast(_Facts):
         return {**self.model_dump(mode="json"), "device_hours": round(self.devices * self.seconds / 3600, 5), **money}
 
 
-def size_of(pixels: int | None) -> float:
+def size_of(pixels: float | None) -> float:
     """The size of a picture that time is counted by: megapixels and FLOOR; 1 megapixel where it is not known."""
     return FLOOR + (1.0 if pixels is None else pixels / 1e6)
 
@@ -251,7 +250,7 @@ def foretell(
         parts={name: round(value, 1) for name, value in times.items()},
         images=images,
         faces=round(size * rates.faces),
-        shares={name: round(rate.share, 4) for name, rate in rates.stages.items() if rate.gated},
+        shares={name: round(rate.share, 4) for name, rate in rates.stages.items() if rate.share < 1},
         workers=rates.workers,
         devices=rates.devices,
         price_per_gpu_hour=price,

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from flows.forecast import Memory, assumptions, parts_of
+from flows.tell import _shares
 from infra.settings import Settings
 from tasks.preflight import (
     LARGEST,
@@ -35,7 +36,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 def rates(**more):
     stages = {
         "detect_align": StageRate(seconds=0.5, faces=False, batch=4),
-        "restore": StageRate(seconds=0.1, share=0.5, gated=True, batch=8),
+        "restore": StageRate(seconds=0.1, share=0.5, batch=8),
     }
     known = {"faces": 2.0, "spread": 0.05, "startup": 10.0, "closing": 0.0, "prefect": 5.0, "workers": 2, "devices": 1}
     told = {"how": "pre-flight", "pictures": 12, "source": "/photos", "measured": NOON}
@@ -112,7 +113,7 @@ def test_only_the_stages_that_a_change_makes_stale_cost_time():
 
             return pa.table({"stage_digest": ["old", "kept"]})
 
-    work = [("new", 1.0), ("stale", 2.0), ("stale", 3.0)]
+    work = [("new", 1, 1.0), ("stale", 1, 2.0), ("stale", 1, 3.0)]
     parts = parts_of(work, Ledger(), {"detect_align": "kept", "restore": "other"})
     assert parts == [Part(1, 1.0), Part(2, 5.0, frozenset({"restore"}))]
 
@@ -130,6 +131,7 @@ def test_money_is_devices_times_hours_times_price_with_a_range():
     assert told.low < told.seconds < told.high
     assert told.cost(1000) == pytest.approx(4 * 1000 / 3600 * 3.6)
     assert told.shares == {"restore": 0.5}
+    assert _shares({"a": 0.5, "gated": 0.01, "b": 0.501}) == "50 % through a, b; 1 % through gated"
     said = told.told()
     assert said["cost_low"] < said["cost"] < said["cost_high"]
     assert foretell(rates(), [Part(1, 1.0)], Shape(1, 1, 3), prefect=0, scan=0).told()["cost"] is None
