@@ -94,10 +94,11 @@ def _print_verdict(overall: Mapping[str, Any], subsets: Mapping[str, Any]) -> No
     failures = ", ".join(
         f"{name} {s['identity_failures']} below {s['threshold']:g}"
         for name, s in subsets.items()
-        if s["threshold"] is not None
+        if s["identity_failures"] is not None
     )
     ranked = {True: "valid: it would be ranked", False: "not valid: it would not be ranked"}.get(overall["valid"])
-    say(f"identity: {overall['identity_failures']} failures ({failures});", ranked or "validity cannot be told")
+    said = ranked or "whether it would be ranked cannot be told from a part"
+    say(f"identity: failures: {overall['identity_failures']} ({failures});", said)
 
 
 def _print_score(overall: Mapping[str, Any]) -> None:
