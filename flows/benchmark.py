@@ -10,7 +10,7 @@ import pyarrow as pa
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.comparison import Measured, Side, effort_facts
+from flows.comparison import Measured, Side, effort_facts, insist_on_known
 from flows.documents import write_document, write_facts, write_table
 from flows.evaluate_dataset import evaluate
 from flows.evaluation import EvaluationJob, restored_tree
@@ -67,7 +67,11 @@ class BenchmarkJob(BaseModel):
         return {name: CELLS[name] for name in CELLS if name in self.degradations}
 
     def runs(self) -> dict[str, Job]:
-        """name → the run of each recipe. Raises JobError where two have one name, RecipeError for a broken one."""
+        """name → the run of each recipe.
+
+        Raises JobError where two have one name or a metric does not exist, RecipeError for a broken recipe.
+        """
+        insist_on_known(self.metrics)
         runs: dict[str, Job] = {}
         for recipe in self.recipes:
             name = recipe.removesuffix(".toml").rpartition("/")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from flows.report import last_run_facts
 from infra.manifest import Ledger
 from infra.storage import Storage, decode_name
 from tasks.evaluation_files import FACTS, Evaluation
+from tasks.metrics import METRICS
 from tasks.recipe import COMMIT
 
 Kind = Literal["recipe", "workspace", "evaluation", "originals", "folder"]
@@ -59,8 +61,9 @@ class Measured:
 
 
 def two_sides(job: ComparisonJob) -> tuple[Side, Side]:
-    """Both sides, before anything is done. Raises JobError where they are one and the same, and where the comparison's
-    folder would lie in the archive."""
+    """Both sides, before anything is done. Raises JobError where they are one and the same, where a metric does
+    not exist, and where the comparison's folder would lie in the archive."""
+    insist_on_known(job.metrics)
     job_for(None, job.against, job.output)  # refuses places that overlap
     a, b = side_of(job.a, job), side_of(job.b, job)
     if a.url == b.url:
@@ -68,6 +71,12 @@ def two_sides(job: ComparisonJob) -> tuple[Side, Side]:
             f"expected two different sides, got {Storage(a.url).shown_url} twice; two recipes need two names"
         )
     return a, b
+
+
+def insist_on_known(metrics: Sequence[str]) -> None:
+    """Raises JobError for a metric that does not exist, before hours are spent on restoring what it should measure."""
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise JobError(f"expected metrics of {', '.join(METRICS)}; got {', '.join(unknown)}")
 
 
 def side_of(text: str, job: ComparisonJob) -> Side:

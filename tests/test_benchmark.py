@@ -258,6 +258,8 @@ def test_what_cannot_be_compared_is_said_before_anything_is_done(tmp_path):
     ):
         with pytest.raises(error, match=words):
             two_sides(ComparisonJob(a=a, b=b, against=photos, output=output))
+    with pytest.raises(JobError, match="got pnsr"):
+        two_sides(ComparisonJob(a=restored, b=photos, against=photos, output=out, metrics=("psnr", "pnsr")))
     with pytest.raises(JobError, match="two recipes are called 'compact'"):
         BenchmarkJob(output=out, recipes=("compact", "my/compact.toml")).runs()
     with pytest.raises(JobError, match="got rain"):
