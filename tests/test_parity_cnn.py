@@ -104,7 +104,6 @@ class TestFaceToneNet:
 
 class TestGFPGAN:
     @needs_fixtures
-    @pytest.mark.slow
     def test_full_size_equals_the_original(self, recipe):
         io, facts = arrays("gfpgan_full_io.npz"), json.loads((PARITY / "gfpgan.json").read_text())["full"]
         shapes = _gfpgan_shapes()

@@ -6,8 +6,10 @@
 
 Weights are random, since the cost does not depend on them. Every table row "as released" repeats the authors'
 settings in the same call: fp32 for DiffBIR and fp16 for PiSA-SR, one image at a time, the condition encoded twice,
-the two halves of classifier-free guidance one after the other. FLOPs are counted, not assumed. The floor is
-FLOPs / 790 TFLOP/s; beside it stands the rate of a large bf16 matrix product on the device at hand.
+the two halves of classifier-free guidance one after the other. All other rows have the settings of this project's
+stages: the diffusion networks in --dtype, the convolutional ones in fp32, --batch images at a time. FLOPs are
+counted, not assumed. The floor is FLOPs / 790 TFLOP/s; beside it stands the rate of a large bf16 matrix product on
+the device at hand.
 """
 
 from __future__ import annotations
@@ -138,16 +140,16 @@ def tflop_of(run: Callable[[], Any]) -> float:
 
 
 def as_fast(network: nn.Module, dtype: torch.dtype, options: argparse.Namespace) -> nn.Module:
-    """The settings that we use: `dtype` throughout, channels last."""
+    """The settings that our stages use: `dtype` throughout, on a GPU channels last."""
     network = network.to(dtype)
     return network.to(memory_format=torch.channels_last) if options.device.startswith("cuda") else network
 
 
-def compiled(model: Any, names: tuple[str, ...], options: argparse.Namespace) -> None:
-    """Compiles the parts of a model in place, where asked to."""
+def compiled(options: argparse.Namespace, *networks: nn.Module) -> None:
+    """Compiles networks in place, where asked to; the warm-up before each measurement pays for it."""
     if options.compile:
-        for name in names:
-            getattr(model, name).compile()
+        for network in networks:
+            network.compile()
 
 
 def bench_diffbir(bench: Bench, version: Any, settings: DiffBIRSettings, authors: bool) -> None:
@@ -161,9 +163,7 @@ def bench_diffbir(bench: Bench, version: Any, settings: DiffBIRSettings, authors
         run = lambda: restore_as_released(model, image, settings, noise)  # noqa: E731
         bench.measure(f"{label}, as released", "fp32", 1, tflop, run)
     as_fast(model, DTYPES[options.dtype], options)
-    compiled(model, ("unet", "controlnet"), options)
-    if options.compile:
-        model.vae.decoder.compile()
+    compiled(options, model.unet, model.controlnet, model.vae.encoder, model.vae.decoder)
     for batch in options.batch:
         images, seeds = bench.images(batch), SeededNoise(range(batch))
         bench.measure(label, options.dtype, batch, tflop, lambda i=images, s=seeds: model.restore(i, settings, s))
@@ -208,27 +208,22 @@ def bench_pisa(bench: Bench) -> None:
         model.half()
         bench.measure("PiSA-SR, as released", "fp16", 1, tflop, lambda: model.restore(image, seed))
     as_fast(model, DTYPES[options.dtype], options)
-    compiled(model, ("unet",), options)
-    if options.compile:
-        model.vae.decoder.compile()
-        model.vae.encoder.compile()
+    compiled(options, model.unet, model.vae.encoder, model.vae.decoder)
     for batch in options.batch:
         images, seeds = bench.images(batch), SeededNoise(range(batch))
         bench.measure("PiSA-SR", options.dtype, batch, tflop, lambda i=images, s=seeds: model.restore(i, s))
 
 
 def bench_cnn(bench: Bench, name: str, network: nn.Module, run: Callable[[nn.Module, Tensor], Tensor]) -> None:
-    """One of the convolutional networks; as released: fp32, one image at a time."""
+    """One of the convolutional networks; as released: one image at a time. Both in fp32, as our stages have them."""
     options, image = bench.options, bench.images(1)
     tflop = tflop_of(lambda: run(network, image))
     bench.measure(f"{name}, as released", "fp32", 1, tflop, lambda: run(network, image))
-    gan = name == "GFPGAN"
-    # GFPGAN needs contiguous NCHW features, and its modulation overflows in fp16.
-    dtype = "fp32" if gan and options.dtype == "fp16" else options.dtype
-    network = network.to(DTYPES[dtype]) if gan else as_fast(network, DTYPES[dtype], options)
+    if name != "GFPGAN":  # it reshapes its features, so that it needs their channels first
+        network = as_fast(network, torch.float32, options)
     for batch in options.batch:
-        images = bench.images(batch).to(DTYPES[dtype])
-        bench.measure(name, dtype, batch, tflop, lambda i=images: run(network, i))
+        images = bench.images(batch)
+        bench.measure(name, "fp32", batch, tflop, lambda i=images: run(network, i))
 
 
 def bench_all(bench: Bench) -> None:
