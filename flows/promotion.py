@@ -62,8 +62,7 @@ def night(job: Job, *, again: bool = False) -> dict[str, Any]:
     and under `promotion` what was decided (None where nothing was stale).
     """
     with open_run(job, watched.get() or Progress()) as run:
-        finish_begun(run)
-        news = find_pictures(run)
+        news = finish_begun(run) + find_pictures(run)
         plan = _without_kept(run, plan_work(run))
         work, journal = _with_kept(run, plan) if again else plan, None
         if work.counts.get("stale"):
@@ -86,27 +85,28 @@ def promote(run: Run, work: Plan) -> Journal:
     found = judge(run, work, candidate)
     journal = write_down(run, work, candidate, found)
     put_in_place(run, journal)
-    if found.decision.promote:
-        share_intermediates(run.workspace, f"{journal.candidate}/", "", room=run.settings.keep_intermediates_gb)
-        forget(run.workspace, journal.candidate)
-    _publish(run, journal)
     return journal
 
 
-def finish_begun(run: Run) -> None:
-    """Brings promotions and rollbacks that were cut short to their end."""
-    for journal in journals.every(run.workspace):
+def finish_begun(run: Run) -> int:
+    """Brings promotions and rollbacks that were cut short to their end; returns how many there were."""
+    begun = [journal for journal in journals.every(run.workspace) if journal.is_begun]
+    for journal in begun:
         if journal.state == "planned":
             put_in_place(run, journal)
-        elif journal.state == "rolling_back":
-            take_back(_place(run), journal, again=False)
+        else:
+            take_back(_place(run), journal, again=journal.again)
+    return len(begun)
 
 
 def judge(run: Run, work: Plan, candidate: Run) -> Findings:
     """Measures where there is something to be told apart, and decides."""
-    cases = [(case.differs, case.has_older_result, case.paths) for case in _cases(run, work, candidate)]
-    judged = [path for differs, _, paths in cases if differs for path in paths]
-    if all(has_older and not differs for differs, has_older, _ in cases):
+    judged: list[str] = []
+    anything = False
+    for case in _cases(run, work, candidate):
+        judged += case.paths if case.differs else ()
+        anything = anything or case.differs or not case.has_older_result
+    if not anything:
         return Findings(NOTHING_TO_JUDGE, {}, {})
     before, after = measure_both(run, candidate)
     bounds, paths = run.settings.promotion, pa.array(judged, pa.string())
@@ -164,8 +164,12 @@ def write_down(run: Run, work: Plan, candidate: Run, found: Findings) -> Journal
 
 @task(name="promote", cache_policy=NO_CACHE)
 def put_in_place(run: Run, journal: Journal) -> None:
-    """Does what the journal says; doing so twice changes nothing."""
+    """Does what the journal says; doing so twice changes nothing. A refused candidate stays, to be looked at."""
     carry_out(_place(run), journal, run.source)
+    if journal.decision["promote"] and journal.state == "applied":
+        share_intermediates(run.workspace, f"{journal.candidate}/", "", room=run.settings.keep_intermediates_gb)
+        forget(run.workspace, journal.candidate)
+    _publish(run, journal)
 
 
 def roll_back(workspace: str, promotion: str | None, *, again: bool) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class Journal(BaseModel):
     """action → pictures."""
     reasons: dict[str, int] = Field(default_factory=dict)
     """Why older results stay → pictures, by the first words."""
+    again: bool = False
+    """Of a rollback: whether the next night may decide anew."""
     moved_on: int = 0
     """Pictures that something else had dealt with before this promotion came to them."""
     decision: dict[str, Any] = Field(default_factory=dict)

@@ -71,8 +71,8 @@ def take_back(place: Place, journal: Journal, *, again: bool) -> int:
     """
     moves = _Rollback(place, journal, again)
     _refuse_without_older_results(place, journal)
+    journal.again, journal.moved_on = again, 0
     write(place.storage, journal, "rolling_back")
-    journal.moved_on = 0
     taken = sum(moves.take_back(rows) for rows in read_chunks(place.storage, journal.id, CHUNK))
     place.ledger.fold()
     write(place.storage, journal, "rolled_back")

@@ -64,6 +64,7 @@ def print_rollback(data: Mapping[str, Any]) -> None:
     say(f"promotion {data['id']} of recipe {data['recipe']}: {data['pictures']} pictures have their older result again")
     if data["moved_on"]:
         say(f"{data['moved_on']} pictures were made again since, and stay as they are")
+    say("the report still shows what was promoted; `mpsr report` writes it anew")
 
 
 def _checks(decision: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:

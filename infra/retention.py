@@ -168,7 +168,7 @@ def _old_folders(storage: Storage, place: str, keep: int | None, days: float) ->
     folders: dict[str, list[FileInfo]] = defaultdict(list)
     for info in listing(storage, place):
         folders[info.path.split("/")[1]].append(info)
-    kept = sorted(folders)[-keep:] if keep else sorted(folders)
+    kept = sorted(folders)[0 if keep is None else max(0, len(folders) - keep) :]
     oldest = time.time() - days * _DAY_S
     for name, files in folders.items():
         if name not in kept or _date(name, files) < oldest:

@@ -154,7 +154,7 @@ def test_replaced_outputs_go_with_their_promotions_and_candidates_by_age(ledger)
     }
     kept = {info.path.split("/")[1] for place in ("superseded", "candidates") for info in ledger.storage.walk(place)}
     assert kept == {f"{today}-c", f"{today}-d", "def"}
-    clean(ledger, Policy(keep_superseded=5, superseded_days=0))
+    clean(ledger, Policy(keep_superseded=0))
     assert not list(ledger.storage.walk("superseded"))
 
 
