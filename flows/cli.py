@@ -5,7 +5,6 @@ This module imports nothing heavy: torch, Ray and Prefect are loaded by the comm
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -15,6 +14,19 @@ from typing import Annotated, Any
 import typer
 
 from flows import cli_benchmark, cli_compare, cli_evaluate, cli_models, cli_promotion, tell, terminal
+from flows.cli_options import (
+    COMPUTE,
+    Aligned,
+    Exclude,
+    Include,
+    Json,
+    RecipeName,
+    Set,
+    Source,
+    Thumbnails,
+    Workspace,
+    settings_of,
+)
 
 EXIT_CODES = {
     0: "all handled",
@@ -23,7 +35,8 @@ EXIT_CODES = {
     3: "could not finish; what is done is kept, run again to resume",
     130: "interrupted",
 }
-INPUT, QUALITY, COMPUTE, OUTPUT = "Input", "Quality", "Compute", "Output"
+RESTORE, LOOK, MEASURE, NIGHT, MACHINE = "Restore", "Look", "Measure", "Nightly gate", "This machine"
+"""Panels of `mpsr --help`, in the order in which their first command is declared."""
 
 app = typer.Typer(
     name="mpsr",
@@ -34,42 +47,9 @@ app = typer.Typer(
     "`mpsr demo` shows it on pictures made on the spot; `mpsr run PHOTOS --workspace OUT` does it on yours; "
     "`mpsr doctor` says what this machine can do.",
 )
-app.add_typer(cli_models.app, name="models")
-app.command(epilog="Example: mpsr evaluate OUT --against PHOTOS")(cli_evaluate.evaluate)
-app.command(epilog="Example: mpsr rollback OUT")(cli_promotion.rollback)
-app.command()(cli_promotion.promotions)
-app.command(epilog="Example: mpsr compare recipe:compact OUT --against PHOTOS")(cli_compare.compare)
-app.command(epilog="Example: mpsr benchmark FACES --recipe compact --recipe mine.toml")(cli_benchmark.benchmark)
-
-Source = Annotated[str, typer.Argument(help="folder or URL of the archive; it is never written to", show_default=False)]
-Workspace = Annotated[
-    str,
-    typer.Option("--workspace", "-w", help="folder or URL for ledger, restored files and report", show_default=False),
-]
-RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", help="a recipe's name or a .toml file", rich_help_panel=QUALITY)
-]
-Aligned = Annotated[
-    bool, typer.Option("--aligned", help="the pictures are face crops (512 px, else resized)", rich_help_panel=INPUT)
-]
-Include = Annotated[
-    list[str] | None, typer.Option("--include", help="only paths that match this glob", rich_help_panel=INPUT)
-]
-Exclude = Annotated[
-    list[str] | None, typer.Option("--exclude", help="not the paths that match this glob", rich_help_panel=INPUT)
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="a setting, as NAME=VALUE, or a stage's, as STAGE.NAME=VALUE", rich_help_panel=COMPUTE),
-]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object", rich_help_panel=OUTPUT)]
-Thumbnails = Annotated[
-    bool | None,
-    typer.Option("--thumbnails/--no-thumbnails", help="pictures in the report", rich_help_panel=OUTPUT),
-]
 
 
-@app.command(epilog="Example: mpsr run PHOTOS -w OUT --recipe compact --exclude '*/private/*'")
+@app.command(epilog="Example: mpsr run PHOTOS -w OUT --recipe compact --exclude '*/private/*'", rich_help_panel=RESTORE)
 def run(
     source: Source,
     workspace: Workspace,
@@ -88,7 +68,7 @@ def run(
     _finish(run_flow(job), json_, workspace)
 
 
-@app.command()
+@app.command(rich_help_panel=RESTORE)
 def retry(
     workspace: Workspace,
     json_: Json = False,
@@ -100,7 +80,7 @@ def retry(
     _finish(run_flow(last_job(workspace).model_copy(update={"retry": True})), json_, workspace)
 
 
-@app.command()
+@app.command(rich_help_panel=RESTORE)
 def scan(source: Source, include: Include = None, exclude: Exclude = None, json_: Json = False) -> None:
     """Look at every file of an archive: how many, of what kind, what cannot be used and why. Writes nothing."""
     from flows.inspect import scan_counts
@@ -109,7 +89,7 @@ def scan(source: Source, include: Include = None, exclude: Exclude = None, json_
     terminal.print_json(counts) if json_ else tell.print_counts("files found", counts)
 
 
-@app.command()
+@app.command(rich_help_panel=RESTORE)
 def plan(
     source: Source,
     workspace: Workspace,
@@ -142,7 +122,7 @@ def plan(
         raise typer.Exit(2)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def status(
     workspace: Workspace,
     reasons: Annotated[bool, typer.Option("--reasons", help="list failed and quarantined files with reasons")] = False,
@@ -155,7 +135,7 @@ def status(
     terminal.print_json(data) if json_ else tell.print_status(data)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def report(workspace: Workspace, thumbnails: Thumbnails = None) -> None:
     """Write the static report of a workspace, or of an evaluation in its folder, anew and print where it is."""
     from flows.evaluation_report import is_evaluation, rewrite_evaluation_report
@@ -165,7 +145,7 @@ def report(workspace: Workspace, thumbnails: Thumbnails = None) -> None:
     terminal.out.print(rewrite(workspace, thumbnails), soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def explain(
     file: Annotated[
         str, typer.Argument(help="a restored file, or its path relative to the archive", show_default=False)
@@ -182,7 +162,19 @@ def explain(
     terminal.print_json(data) if json_ else tell.print_explanation(data)
 
 
-@app.command()
+app.command(epilog="Example: mpsr evaluate OUT --against PHOTOS", rich_help_panel=MEASURE)(cli_evaluate.evaluate)
+app.command(epilog="Example: mpsr compare recipe:compact OUT --against PHOTOS", rich_help_panel=MEASURE)(
+    cli_compare.compare
+)
+app.command(epilog="Example: mpsr benchmark FACES --recipe compact --recipe mine.toml", rich_help_panel=MEASURE)(
+    cli_benchmark.benchmark
+)
+app.command(rich_help_panel=NIGHT)(cli_promotion.promotions)
+app.command(epilog="Example: mpsr rollback OUT", rich_help_panel=NIGHT)(cli_promotion.rollback)
+app.add_typer(cli_models.app, name="models", rich_help_panel=MACHINE)
+
+
+@app.command(rich_help_panel=MACHINE)
 def clean(
     workspace: Workspace,
     older_than_days: Annotated[float, typer.Option(help="intermediates older than this go", min=0)] = 7.0,
@@ -197,7 +189,7 @@ def clean(
     terminal.print_json(freed) if json_ else tell.print_counts("would free" if dry_run else "freed", freed)
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def train(
     name: Annotated[str, typer.Argument(help="a network of the compact recipe", show_default=False)],
     data: Annotated[Path, typer.Option(help="folder of aligned faces, 512 px", show_default=False)],
@@ -207,10 +199,10 @@ def train(
     """Train one of the small networks on any folder of aligned faces; it resumes where it was stopped."""
     from flows.train_local import train_one
 
-    tell.print_counts(f"trained {name}", train_one(name, data, output, _settings_of(set_)[0]))
+    tell.print_counts(f"trained {name}", train_one(name, data, output, settings_of(set_)[0]))
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def doctor(json_: Json = False) -> None:
     """What this machine can do (cores, memory, disk, GPU, weights, ports), and what to do about what it cannot."""
     from flows.doctor import examine
@@ -221,7 +213,7 @@ def doctor(json_: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=RESTORE)
 def demo(
     folder: Annotated[Path, typer.Option(help="where to put archive, originals and workspace")] = Path(
         "data_manifests/demo"
@@ -234,7 +226,7 @@ def demo(
     raise typer.Exit(run_demo(folder, json_))
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def serve(
     port: Annotated[int, typer.Option(help="of the dashboard, on loopback", min=1024, max=65535)] = 4200,
 ) -> None:
@@ -300,33 +292,10 @@ def _job(
 ) -> Any:
     from flows.job import job_for
 
-    settings, stages = _settings_of(set_)
+    settings, stages = settings_of(set_)
     if thumbnails is not None:
         settings["report_thumbnails"] = thumbnails
     patterns = {"include": tuple(include or ()), "exclude": tuple(exclude or ())}
     return job_for(
         None, source, workspace, recipe=recipe, aligned=aligned, settings=settings, stages=stages, **patterns
     )
-
-
-def _settings_of(pairs: list[str] | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """`workers=2` → settings, `identity.threshold=0.5` → stage settings. Values are JSON where they can be."""
-    settings: dict[str, Any] = {}
-    stages: dict[str, dict[str, Any]] = {}
-    for pair in pairs or []:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"expected NAME=VALUE, got {pair!r}", param_hint="--set")
-        stage, dot, key = name.partition(".")
-        if dot:
-            stages.setdefault(stage, {})[key] = _value(text)
-        else:
-            settings[name] = _value(text)
-    return settings, stages
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

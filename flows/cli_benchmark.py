@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows import terminal
+from flows.cli_options import machine_settings, names_in
 
 
 def benchmark(
@@ -31,8 +32,8 @@ def benchmark(
 
     Without a folder it takes one portrait that comes with scikit-image, so that anyone can repeat the numbers.
     """
-    from flows.cli_compare import machine_settings, names_in, watched_steps
-    from flows.local import quiet_prefect
+    from flows.cli_compare import Steps
+    from flows.local import at_the_terminal, quiet_prefect
     from flows.tell_comparison import print_benchmark
 
     quiet_prefect()
@@ -49,6 +50,6 @@ def benchmark(
         settings=machine_settings(set_),
     )
     job.runs(), job.cells()  # what cannot be is said at once, before any server starts
-    with watched_steps():
+    with at_the_terminal(Steps()):
         facts = benchmark_recipes(**job.model_dump(mode="json"))
     terminal.print_json(facts) if json_ else print_benchmark(facts)

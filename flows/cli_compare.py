@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from flows import terminal
-from flows.progress import Progress, watched
+from flows.cli_options import machine_settings, names_in
+from flows.progress import Progress
 
 
 def compare(
@@ -45,7 +44,7 @@ def compare(
     --set …` into two workspaces and compare those.
     """
     from flows.comparison import ComparisonJob, two_sides
-    from flows.local import quiet_prefect
+    from flows.local import at_the_terminal, quiet_prefect
     from flows.tell_comparison import print_comparison
 
     job = ComparisonJob(
@@ -64,7 +63,7 @@ def compare(
     quiet_prefect()
     from flows.compare import compare_recipes
 
-    with watched_steps():
+    with at_the_terminal(Steps()):
         facts = compare_recipes(**job.model_dump(mode="json"))
     terminal.print_json(facts) if json_ else print_comparison(facts)
 
@@ -77,32 +76,3 @@ class Steps(Progress):
         self.outcomes.clear()
         self.stages.clear()
         super().planned(images)
-
-
-@contextmanager
-def watched_steps() -> Iterator[None]:
-    """Shows the progress of every run that is begun inside, and says what is kept when it is interrupted."""
-    from flows.local import _told_when_interrupted
-
-    with terminal.shown(Steps()) as progress, _told_when_interrupted():
-        watched.set(progress)
-        yield
-
-
-def names_in(text: str | None) -> tuple[str, ...]:
-    """`a, b` → ("a", "b")."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def machine_settings(pairs: list[str] | None) -> dict[str, Any]:
-    """Settings of the machine. Those of stages belong to a recipe, and more than one may be meant here."""
-    from flows.cli import _settings_of
-
-    settings, stages = _settings_of(pairs)
-    if stages:
-        raise typer.BadParameter(
-            f"expected settings of the machine, got settings of stages ({', '.join(stages)}); these belong to a "
-            "recipe: write them into a .toml file",
-            param_hint="--set",
-        )
-    return settings

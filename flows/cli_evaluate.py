@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows import terminal
+from flows.cli_options import machine_settings, names_in
 
 if TYPE_CHECKING:
     from flows.evaluation import EvaluationJob
@@ -52,14 +53,12 @@ def evaluate(
 
     Running it again measures only what it lacks. Exit code 1 where pictures could not be measured.
     """
-    from flows.cli_compare import machine_settings
     from flows.evaluation import evaluation_job
     from flows.tell_evaluation import print_evaluation
     from tasks.evaluation_files import unmeasured
 
-    names = tuple(name.strip() for name in (metrics or "").split(",") if name.strip())
     more = {"truth": truth, "landmarks": landmarks, "output": output, "aligned": aligned, "sample": sample}
-    job = evaluation_job(restored, against, dataset, metrics=names, settings=machine_settings(set_), **more)
+    job = evaluation_job(restored, against, dataset, metrics=names_in(metrics), settings=machine_settings(set_), **more)
     facts = _run(job)
     terminal.print_json(facts) if json_ else print_evaluation(facts)
     if unmeasured(facts):
@@ -68,16 +67,14 @@ def evaluate(
 
 def _run(job: EvaluationJob) -> dict[str, Any]:
     """Runs the flow in this process, with progress on stderr; returns what evaluation.json says."""
-    from flows.local import _told_when_interrupted, quiet_prefect
-    from flows.progress import Progress, watched
+    from flows.local import at_the_terminal, quiet_prefect
+    from flows.progress import Progress
 
     quiet_prefect()
     from flows.evaluate_dataset import evaluate_dataset
     from flows.evaluation_run import checked
 
     checked(job)  # what cannot be is said at once, before any server starts
-
-    with terminal.shown(Progress()) as progress, _told_when_interrupted():
-        watched.set(progress)
+    with at_the_terminal(Progress()):
         facts: dict[str, Any] = evaluate_dataset(**{**job.model_dump(), "metrics": list(job.metrics)})
         return facts

@@ -29,9 +29,7 @@ def run_flow(job: Job) -> dict[str, Any]:
     quiet_prefect()
     from flows.restore_dataset import restore_dataset
 
-    with terminal.shown(Progress()) as progress, _told_when_interrupted():
-        watched.set(progress)
-        start_server()
+    with at_the_terminal(Progress()):
         return restore_dataset(
             source=job.source,
             workspace=job.workspace,
@@ -43,6 +41,15 @@ def run_flow(job: Job) -> dict[str, Any]:
             stages=job.stages,
             settings=job.settings,
         )
+
+
+@contextmanager
+def at_the_terminal(progress: Progress) -> Iterator[None]:
+    """Where a flow runs in this process: a server, progress on stderr, and words about what an interruption keeps."""
+    with terminal.shown(progress) as shown, _told_when_interrupted():
+        watched.set(shown)
+        start_server()
+        yield
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""What the commands share: the options that more than one takes, and how their texts are read."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+INPUT, QUALITY, COMPUTE, OUTPUT = "Input", "Quality", "Compute", "Output"
+"""Panels of a command's help."""
+
+Source = Annotated[str, typer.Argument(help="folder or URL of the archive; it is never written to", show_default=False)]
+Workspace = Annotated[
+    str,
+    typer.Option("--workspace", "-w", help="folder or URL for ledger, restored files and report", show_default=False),
+]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", help="a recipe's name or a .toml file", rich_help_panel=QUALITY)
+]
+Aligned = Annotated[
+    bool, typer.Option("--aligned", help="the pictures are face crops (512 px, else resized)", rich_help_panel=INPUT)
+]
+Include = Annotated[
+    list[str] | None, typer.Option("--include", help="only paths that match this glob", rich_help_panel=INPUT)
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", help="not the paths that match this glob", rich_help_panel=INPUT)
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="a setting, as NAME=VALUE, or a stage's, as STAGE.NAME=VALUE", rich_help_panel=COMPUTE),
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object", rich_help_panel=OUTPUT)]
+Thumbnails = Annotated[
+    bool | None,
+    typer.Option("--thumbnails/--no-thumbnails", help="pictures in the report", rich_help_panel=OUTPUT),
+]
+
+
+def settings_of(pairs: list[str] | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """`workers=2` → settings, `identity.threshold=0.5` → stage settings. Values are JSON where they can be."""
+    settings: dict[str, Any] = {}
+    stages: dict[str, dict[str, Any]] = {}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"expected NAME=VALUE, got {pair!r}", param_hint="--set")
+        stage, dot, key = name.partition(".")
+        if dot:
+            stages.setdefault(stage, {})[key] = _value(text)
+        else:
+            settings[name] = _value(text)
+    return settings, stages
+
+
+def machine_settings(pairs: list[str] | None) -> dict[str, Any]:
+    """Settings of the machine. Those of stages belong to a recipe, and more than one may be meant here."""
+    settings, stages = settings_of(pairs)
+    if stages:
+        raise typer.BadParameter(
+            f"expected settings of the machine, got settings of stages ({', '.join(stages)}); these belong to a "
+            "recipe: write them into a .toml file",
+            param_hint="--set",
+        )
+    return settings
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """`a, b` → ("a", "b")."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
