@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 from collections import Counter
 
 import cv2
@@ -290,6 +291,31 @@ def test_a_further_metric_computes_only_itself(dataset, settings, inline, prefec
     assert counted(journal) == {"sharpness": 2 * ALL, "psnr": ALL, "ssim": ALL, "quality": ALL}
     assert wider.faces["ssim"].equals(with_truth.faces["ssim"])
     assert wider.metrics == ("ssim", "quality")
+
+
+def test_what_a_cache_says_counts_only_with_the_ledger(dataset, settings, inline, prefect_server):
+    first = evaluated(dataset, "lost", settings, metrics=["sharpness"])
+    shutil.rmtree(dataset / "lost")
+    assert evaluated(dataset, "lost", settings, metrics=["sharpness"]).faces.equals(first.faces)
+
+
+def test_fid_takes_the_first_pictures_by_path_and_says_when_they_are_too_few(dataset, settings, inline, prefect_server):
+    from flows import job
+
+    manifest = job.DATA_MANIFESTS / f"{DATASET}.toml"
+    manifest.write_text(re.sub(r"(?m)^fid_cap = \d+", "fid_cap = 3", manifest.read_text()))
+    three = evaluated(dataset, "capped", settings, metrics=["fid"])
+    assert counted(dataset / "capped" / journalling.JOURNAL) == {"fid": 3}
+    held = list((dataset / "capped/intermediates").rglob("*.arrow"))
+    assert held, "features stay, so that FID can be made again"
+    again = evaluated(dataset, "capped", settings, metrics=["fid"])
+    assert again.facts["overall"]["fid"] == three.facts["overall"]["fid"] > 0
+    held[0].unlink()
+    evaluated(dataset, "capped", settings, metrics=["fid"])
+    assert 3 < len((dataset / "capped" / journalling.JOURNAL).read_text().splitlines()) < 6, "what is lost is made anew"
+    none = evaluated(dataset, "capped", settings, metrics=["fid"], sample=0.001).facts
+    assert (none["overall"]["fid"], none["metrics"]) == (None, {})
+    assert "at least 2 faces" in none["missing"]["fid"]
 
 
 def test_whole_pictures_are_cut_where_the_input_shows_faces(tmp_path, settings, inline, prefect_server):
