@@ -46,6 +46,8 @@ SCORE_TERMS: Mapping[str, Callable[[Floats], Floats]] = {
 }
 """Metrics that say how good a face is, brought to a scale from 0 to 1 as the challenge's score does. Sharpness is no
 term: noise is sharp."""
+Interval = tuple[float, float, float | None, float | None]
+"""Older and new mean score, and the ends of the mean difference's interval (None with fewer than two pictures)."""
 RESAMPLES, SEED = 10_000, 0
 NOISE = 1e-6
 """Differences that arithmetic alone may make; no bound is broken by one."""
@@ -69,8 +71,7 @@ class Decision:
     failing: Mapping[str, str] = field(default_factory=dict)
     compared: frozenset[str] = frozenset()
     faces: int = 0
-    score: tuple[float, float, float | None, float | None] | None = None
-    """Older and new mean, and the ends of the mean difference's interval."""
+    score: Interval | None = None
     terms: tuple[str, ...] = ()
     comparison: Comparison | None = None
 
@@ -114,14 +115,15 @@ def decide(before: Evaluation, after: Evaluation, bounds: Promotion) -> Decision
         said = f"no picture can be compared: {Counter(problems.values()).most_common(1)[0][0] if problems else error}"
         return Decision(False, (Check("comparison", False, said),), problems)
     faces = _Faces(found.table.filter(pc.equal(found.table["side"], "both")))
-    checks = (*_score_checks(faces, found, bounds), _identity_check(faces, bounds, found.not_compared))
+    score = faces.interval(bounds.confidence)
+    checks = (_score_check(score, faces.pictures, found, bounds), _identity_check(faces, bounds, found.not_compared))
     return Decision(
         promote=all(check.passed for check in checks),
         checks=checks,
         failing=_problems(before, after) | _on_one_side(found.table) | faces.failing(bounds),
         compared=frozenset(faces.paths),
         faces=len(faces.paths),
-        score=faces.interval(bounds.confidence),
+        score=score,
         terms=faces.terms,
         comparison=found,
     )
@@ -214,7 +216,7 @@ class _Faces:
         """Pictures with a face that has a score on both sides."""
         return len(np.unique(self._pictures[np.isfinite(self.b - self.a)]))
 
-    def interval(self, confidence: float) -> tuple[float, float, float | None, float | None] | None:
+    def interval(self, confidence: float) -> Interval | None:
         """Mean scores and the interval of the mean difference; None where nothing has a score."""
         gain = self.b - self.a
         has = np.isfinite(gain)
@@ -259,21 +261,20 @@ class _Faces:
         ]
 
 
-def _score_checks(faces: _Faces, found: Comparison, bounds: Promotion) -> tuple[Check, ...]:
-    interval = faces.interval(bounds.confidence)
-    if interval is None:
+def _score_check(score: Interval | None, pictures: int, found: Comparison, bounds: Promotion) -> Check:
+    if score is None:
         lacking = "; ".join(f"{name}: {said}" for name, said in found.not_compared.items())
-        return (Check("score", False, f"no measure of quality can be taken here ({lacking or 'none was asked for'})"),)
-    before, after, low, high = interval
+        return Check("score", False, f"no measure of quality can be taken here ({lacking or 'none was asked for'})")
+    before, after, low, high = score
     needed = pictures_needed(bounds.confidence)
-    if faces.pictures < needed or low is None or high is None:
-        said = f"{faces.pictures} pictures were compared, and fewer than {needed} say nothing with confidence"
-        return (Check("pictures", False, said),)
+    if pictures < needed or low is None or high is None:
+        said = f"{pictures} pictures were compared, and fewer than {needed} say nothing with confidence"
+        return Check("pictures", False, said)
     said = (
         f"score {before:.4f} → {after:.4f}, {bounds.confidence:.0%} interval of the difference "
         f"{low:+.4f} … {high:+.4f}; it may fall by {bounds.margin:g}"
     )
-    return (Check("score", low >= -bounds.margin - NOISE, said),)
+    return Check("score", low >= -bounds.margin - NOISE, said)
 
 
 def _identity_check(faces: _Faces, bounds: Promotion, lacking: Mapping[str, str]) -> Check:
