@@ -146,7 +146,7 @@ def write_down(run: Run, work: Plan, candidate: Run, found: Findings) -> Journal
 
     journals.write_rows(run.workspace, run.id, rows())
     for name, evaluation in found.evaluations.items():
-        folder = Storage(f"{run.workspace.url.rstrip('/')}/{PROMOTIONS}/{run.id}/{name}")
+        folder = Storage(f"{run.workspace.url.rstrip('/')}/{PROMOTIONS}/{run.id}/{name}", run.workspace.options)
         write_evaluation(folder, evaluation.facts, evaluation.faces)
     journal = Journal(
         id=run.id,

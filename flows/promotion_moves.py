@@ -52,7 +52,7 @@ def carry_out(place: Place, journal: Journal, source: Storage) -> None:
 
     What is done already is passed over; what something else has dealt with since the decision is left alone.
     """
-    candidate = Storage(f"{place.storage.url.rstrip('/')}/{journal.candidate}")
+    candidate = Storage(f"{place.storage.url.rstrip('/')}/{journal.candidate}", place.storage.options)
     if not candidate.exists("_format.json"):
         return write(place.storage, journal, "abandoned")
     moves = _Promotion(place, journal, Ledger.open(candidate, create=False), source)
