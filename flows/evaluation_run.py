@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flows.evaluation import EvaluationJob, is_workspace, output_of, restored_tree
-from flows.job import JobError, _lies_in, _refuse_secrets, read_data_manifest
+from flows.job import JobError, lies_in, refuse_secrets, read_data_manifest
 from flows.progress import Progress
 from flows.run import SOFTWARE, cluster_settings, resolve_device
 from infra.lease import Lease
@@ -192,7 +192,7 @@ def workers(run: EvaluationRun) -> Iterator[None]:
 
 def _folders(job: EvaluationJob) -> dict[str, Storage]:
     """Role → storage. Raises JobError where one is not there."""
-    _refuse_secrets(*filter(None, (job.restored, job.against, job.truth, job.output)))
+    refuse_secrets(*filter(None, (job.restored, job.against, job.truth, job.output)))
     named = {RESTORED: restored_tree(job.restored), INPUT: job.against, TRUTH: job.truth}
     folders = {role: Storage(url) for role, url in named.items() if url is not None}
     for role, storage in folders.items():
@@ -205,7 +205,7 @@ def _folders(job: EvaluationJob) -> dict[str, Storage]:
 def _refuse_danger(run: EvaluationRun) -> None:
     """Pictures are only read: the numbers may not go into a folder of them."""
     for storage in run.folders.values():
-        if _lies_in(run.folder.url, storage.url):
+        if lies_in(run.folder.url, storage.url):
             raise JobError(
                 f"the numbers would be written to {run.folder.shown_url}, inside {storage.shown_url}, which is only "
                 "read; give --output DIR"

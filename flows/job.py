@@ -68,7 +68,7 @@ def job_for(dataset: str | None, source: str | None, workspace: str | None, **mo
         )
     if workspace is None:
         raise JobError(f"expected a workspace to put the restored pictures of {source} in; give --workspace DIR")
-    _refuse_secrets(source, workspace)
+    refuse_secrets(source, workspace)
     _refuse_nesting(source, workspace)
     if str(given.get("recipe", "")).endswith(".toml"):
         given["recipe"] = str(Path(given["recipe"]).absolute())
@@ -100,7 +100,7 @@ def _make_what_can_be_made(described: dict[str, Any]) -> None:
         make(source.parent, DEMO_SEED)
 
 
-def _refuse_secrets(*urls: str) -> None:
+def refuse_secrets(*urls: str) -> None:
     """What a job names stands in files and in the dashboard."""
     for url in urls:
         if "@" in url.partition("://")[2].partition("/")[0]:
@@ -112,14 +112,14 @@ def _refuse_secrets(*urls: str) -> None:
 
 def _refuse_nesting(source: str, workspace: str) -> None:
     """Originals are never written to, and outputs never taken for originals: the two may not overlap."""
-    if _lies_in(workspace, source) or _lies_in(source, workspace):
+    if lies_in(workspace, source) or lies_in(source, workspace):
         raise JobError(
             f"the archive {source} and the workspace {workspace} overlap; "
             "originals are never written to, so choose a workspace that lies elsewhere"
         )
 
 
-def _lies_in(inner: str, outer: str) -> bool:
+def lies_in(inner: str, outer: str) -> bool:
     a, b = Storage(inner), Storage(outer)
     if not a.is_local or not b.is_local:
         return a.is_local == b.is_local and (a.url.rstrip("/") + "/").startswith(b.url.rstrip("/") + "/")
