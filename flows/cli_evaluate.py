@@ -11,6 +11,7 @@ from flows.cli_options import machine_settings, names_in
 
 if TYPE_CHECKING:
     from flows.evaluation import EvaluationJob
+    from infra.weights import WeightsStore
 
 
 def evaluate(
@@ -60,9 +61,17 @@ def evaluate(
     more = {"truth": truth, "landmarks": landmarks, "output": output, "aligned": aligned, "sample": sample}
     job = evaluation_job(restored, against, dataset, metrics=names_in(metrics), settings=machine_settings(set_), **more)
     facts = _run(job)
-    terminal.print_json(facts) if json_ else print_evaluation(facts)
+    terminal.print_json(facts) if json_ else print_evaluation(facts, _store(job))
     if unmeasured(facts):
         raise typer.Exit(1)
+
+
+def _store(job: EvaluationJob) -> WeightsStore:
+    from infra.settings import load_settings
+    from infra.weights import open_store
+
+    settings = load_settings(**job.settings)
+    return open_store(settings.weights_dir, settings.weights_table)
 
 
 def _run(job: EvaluationJob) -> dict[str, Any]:

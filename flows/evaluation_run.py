@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flows.evaluation import EvaluationJob, is_workspace, output_of, restored_tree
-from flows.job import JobError, lies_in, refuse_secrets, read_data_manifest
+from flows.job import JobError, lies_in, read_data_manifest, refuse_secrets
 from flows.progress import Progress
 from flows.run import SOFTWARE, cluster_settings, resolve_device
 from infra.lease import Lease

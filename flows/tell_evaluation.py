@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from flows.tell_weights import human_bytes, names_to_pull, print_commands, weights_row
 from flows.terminal import out, plain, print_error, say
 from tasks.evaluation_files import NOTHING_TO_MEASURE, PROBLEMS
-from tasks.metrics import METRICS
+from tasks.metrics import METRICS, PACKAGES
+
+if TYPE_CHECKING:
+    from infra.weights import WeightsStore
 
 DIGITS = {"psnr": 2, "musiq": 2}
 
 
-def print_evaluation(facts: Mapping[str, Any]) -> None:
-    """Means, identity, score, what is missing, and where the files are; `facts` as evaluation.json."""
+def print_evaluation(facts: Mapping[str, Any], store: WeightsStore) -> None:
+    """Means, identity, score, what is missing, and where the files are; `facts` as evaluation.json.
+
+    `store` is asked for the weights that a missing metric needs.
+    """
     overall, subsets = facts["overall"], facts["subsets"]
     out.print(_means(subsets, overall, _shown(facts)))
     say("arrows:  ", "↑ more is better, ↓ less is better; means of", _faces(facts))
@@ -24,8 +31,8 @@ def print_evaluation(facts: Mapping[str, Any]) -> None:
     _print_books(facts)
     _print_verdict(overall, subsets)
     _print_score(overall)
-    for name, sentence in facts["missing"].items():
-        say(f"missing:  {name}: {sentence}")
+    if facts["missing"]:
+        _print_missing(facts["missing"], store)
     if facts["dataset"]:
         _print_row(facts["table"])
     say(f"files:    {facts['folder']}: evaluation.parquet (every face), evaluation.json, row.md and two CSV files")
@@ -107,6 +114,29 @@ def _print_score(overall: Mapping[str, Any]) -> None:
         say(f"score:    {overall['score']:.4f} = {terms}")
     else:
         say(f"score:    none: of its six terms these were not measured: {', '.join(overall['score_missing'])}")
+
+
+def _print_missing(missing: Mapping[str, str], store: WeightsStore) -> None:
+    """A line per metric that could not be taken, then the commands that bring what they need, each once."""
+    wanted: dict[str, dict[str, Any]] = {}
+    extras = set()
+    for place, (name, sentence) in enumerate(missing.items()):
+        metric = METRICS[name]
+        rows = [weights_row(store, weight) for weight in (*metric.weights, *metric.set_weights)]
+        absent = [row for row in rows if not row["present"]]
+        wanted |= {row["name"]: row for row in absent}
+        package = [PACKAGES[metric.extra]] if metric.extra and PACKAGES[metric.extra] in sentence else []
+        extras |= {metric.extra} if package else set()
+        said = ", ".join([*package, *(f"{row['name']} ({_bytes(row)})" for row in absent)]) or sentence
+        say(f"{'missing: ' if place == 0 else '         '} {name:{max(map(len, missing))}}  needs", said)
+    for extra in sorted(extras):
+        say(f"  pip install 'mpsr-batch[{extra}]'    (its licence is non-commercial)")
+    if wanted:
+        print_commands(list(wanted.values()), names_to_pull(list(wanted.values())))
+
+
+def _bytes(row: Mapping[str, Any]) -> str:
+    return human_bytes(row["about_bytes"]) if row["about_bytes"] else "size not known"
 
 
 def _print_row(table: str) -> None:

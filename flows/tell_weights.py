@@ -66,20 +66,29 @@ def print_missing(rows: Sequence[Row], recipe: str) -> None:
     unknown = sum(not row["about_bytes"] for row in needed)
     beside = f", and {unknown} of unknown size" if unknown else ""
     say(f"\n{len(needed)} needed files are missing, about {human_bytes(total)}{beside}.")
-    terms = sorted({row["licence_name"] for row in needed if row["must_accept"] and row["from"]})
+    print_commands(needed, _what_to_pull(needed, recipe))
+
+
+def print_commands(rows: Sequence[Row], what: str) -> None:
+    """The one command that gets most of the missing files, and the names of those that a person must fetch."""
+    terms = sorted({row["licence_name"] for row in rows if row["must_accept"] and row["from"]})
     accept = "".join(f" --accept-licence {name}" for name in terms)
     say("All that a program can fetch, once you have read the terms:")
-    say(f"  mpsr models pull {_what_to_pull(needed, recipe)}{accept}")
-    if by_hand := [row["name"] for row in needed if not row["from"]]:
-        say(f"In a browser, as said above: {', '.join(by_hand)}.")
+    say(f"  mpsr models pull {what}{accept}")
+    if by_hand := [row["name"] for row in rows if not row["from"]]:
+        say(f"In a browser, as `mpsr models list` says: {', '.join(by_hand)}.")
 
 
 def _what_to_pull(rows: Sequence[Row], recipe: str) -> str:
     """The recipe where it is one of ours, else the files by name: a plan knows a recipe's name, not its file."""
     from tasks.recipe import recipe_names
 
-    by_name = " ".join(row["name"] for row in rows if row["from"])
-    return f"--recipe {recipe}" if recipe in recipe_names() or recipe.endswith(".toml") else by_name
+    return f"--recipe {recipe}" if recipe in recipe_names() or recipe.endswith(".toml") else names_to_pull(rows)
+
+
+def names_to_pull(rows: Sequence[Row]) -> str:
+    """The files that a program can fetch, as `mpsr models pull` takes them."""
+    return " ".join(row["name"] for row in rows if row["from"])
 
 
 def print_gpu_memory(recipe: Recipe) -> None:
