@@ -5,6 +5,7 @@ A setting without a case fails the first test; a case whose values give the same
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import os
@@ -298,6 +299,23 @@ def test_compiled_networks_are_the_large_ones_and_kept_in_a_cache(use, networks,
     assert fingerprint(run_on_faces(use, {"compile": True}, weights, monkeypatch)) == fingerprint(plain)
     assert len(asked) == networks
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/home/somebody/.cache/mpsr/compiled"
+
+
+@pytest.mark.parametrize(
+    "use", ["pisa_sr", "swinir", "ffa_net", *(use for use in CASES if "tone" in use or "compact" in use)]
+)
+def test_the_layout_that_a_gpu_is_given_changes_nothing(use, weights, monkeypatch):
+    from tasks import tensors
+
+    def placed(network, device, dtype, channels_last=True):
+        assert channels_last
+        return copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
+
+    plain = run_on_faces(use, {}, weights, monkeypatch)
+    for module in (tensors, importlib.import_module("tasks.pisa_sr")):
+        monkeypatch.setattr(module, "placed", placed)
+    (turned,) = run_on_faces(use, {}, weights, monkeypatch)[1]
+    np.testing.assert_allclose(turned, plain[1][0], atol=2e-4)
 
 
 @pytest.mark.parametrize("backend", ["spandrel", "gfpgan"])
