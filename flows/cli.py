@@ -118,7 +118,7 @@ def plan(
     priced = [*(set_ or []), *([] if price is None else [f"price_per_gpu_hour={price}"])]
     data = preview(_job(source, workspace, recipe, aligned, include, exclude, priced, None), preflight=preflight)
     terminal.print_json(data) if json_ else tell.print_plan(data)
-    if data["weights_missing"]:
+    if data["weights_missing"] or data["extras_missing"]:
         raise typer.Exit(2)
 
 
@@ -258,7 +258,7 @@ def _interrupt(*_: object) -> None:
 def exit_code_of(error: Exception) -> int | None:
     """2 or 3 for errors that are for people, by the classes that our own packages declare; None for defects."""
     names = {cls.__name__ for cls in type(error).__mro__}
-    if names & {"JobError", "RecipeError", "SettingsError", "WeightsError", "WorkspaceBusy"}:
+    if names & {"JobError", "RecipeError", "SettingsError", "WeightsError", "ExtraMissing", "WorkspaceBusy"}:
         return 2
     if names & {
         "RunStopped",

@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
 
+from infra.extras import EXTRAS
+
 PACKAGES = ("prefect", "ray", "torch", "diffusers", "spandrel", "pyarrow", "duckdb", "opencv-python-headless")
-EXTRAS = {"s3fs": "s3", "pillow-heif": "heif", "pyiqa": "iqa", "facexlib": "retinaface", "gfpgan": "gfpgan"}
 GIB = 2**30
 ENOUGH_MEMORY = 4 * GIB
 ENOUGH_DISK = 10 * GIB
@@ -103,7 +104,7 @@ def _port() -> Check:
 
 def _extras() -> list[Check]:
     checks = []
-    for package, extra in EXTRAS.items():
+    for extra, package in EXTRAS.items():
         found = _version(package)
         cure = "" if found else f"pip install 'mpsr-batch[{extra}]' if you want it"
         checks.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from flows.promotion_journal import digests_of_run
 from flows.promotion_journal import every as every_promotion
 from flows.report import last_run_facts
 from flows.tell_weights import weights_row
+from infra import extras
 from infra.lease import Lease, holder_of
 from infra.manifest import Ledger
 from infra.storage import Storage, encode_name
@@ -53,6 +54,7 @@ def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
     ledger = Ledger.open(storage, create=False) if storage.exists("_format.json") else None
     store = open_store(settings.weights_dir, settings.weights_table)
     missing = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})
+    absent = extras.missing(extra for stage in recipe.stages for extra in stage.extras)
     known = {row["path"]: row for row in ledger.files().to_pylist()} if ledger else {}
     limits = Limits(max_pixels=settings.max_pixels)
     began = time.monotonic()
@@ -61,7 +63,7 @@ def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
     found = len(known | {row["path"]: row for row in changes if row["present"]}) - _gone(changes)
     planned = _work(job, ledger, known, changes, missing)
     work = [row for _, row in planned]
-    told, unknown = (None, "") if missing else _forecast(job, ledger, planned, found, scan_seconds, preflight)
+    told, unknown = (None, "") if missing or absent else _forecast(job, ledger, planned, found, scan_seconds, preflight)
     free = storage.free_bytes()
     output = int(OUTPUT_PER_INPUT * sum(row["bytes"] or 0 for row in work))
     return {
@@ -73,6 +75,7 @@ def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
         "gone": _gone(changes),
         "recipe": recipe.name,
         "stages": [stage.id for stage in recipe.stages],
+        "extras_missing": absent,
         "weights_missing": [weights_row(store, name) for name in missing],
         "output_bytes": output,
         "intermediates_bytes": int(settings.keep_intermediates_gb * 1e9),
@@ -80,8 +83,13 @@ def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
         "fits": free is None or free > output,
         "seconds": told["seconds"] if told else None,
         "forecast": told,
-        "no_forecast": "without its weights a recipe cannot be measured" if missing else unknown,
+        "no_forecast": _unmeasurable(missing, absent) or unknown,
     }
+
+
+def _unmeasurable(weights: Sequence[str], packages: Sequence[str]) -> str:
+    lacking = "weights" if weights else "packages" if packages else ""
+    return f"without its {lacking} a recipe cannot be measured" if lacking else ""
 
 
 def workspace_status(workspace: str, reasons: bool) -> dict[str, Any]:

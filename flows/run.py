@@ -25,6 +25,7 @@ from flows.forecast import Course
 from flows.job import Job, JobError
 from flows.progress import Progress
 from flows.shard import Row, Shard
+from infra import extras
 from infra.devices import has_gpu
 from infra.lease import Lease
 from infra.manifest import Ledger, buckets_for
@@ -293,8 +294,10 @@ def _buckets(run: Run) -> int:
 def present_weights(recipe: Recipe, settings: Settings) -> dict[str, str]:
     """name → sha256 of every weights file that the recipe needs, and of the optional ones that are here.
 
-    Raises WeightsMissing naming the file, its size and the command that gets it.
+    Raises WeightsMissing naming the file, its size and the command that gets it, and ExtraMissing for a package.
     """
+    if absent := extras.missing(extra for stage in recipe.stages for extra in stage.extras):
+        raise extras.ExtraMissing(f"recipe {recipe.name} needs {extras.how_to_get(absent[0])}")
     store = open_store(settings.weights_dir, settings.weights_table)
     needed = {name: store.sha256(name) for stage in recipe.stages for name in stage.weights}
     optional = {name for stage in recipe.stages for name in stage.optional_weights}

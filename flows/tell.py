@@ -9,6 +9,7 @@ from rich.table import Table
 
 from flows.tell_weights import human_bytes, print_missing
 from flows.terminal import duration, out, plain, print_summary, say
+from infra.extras import how_to_get
 
 
 def print_counts(title: str, counts: Mapping[str, Any]) -> None:
@@ -42,6 +43,8 @@ def print_plan(data: Mapping[str, Any]) -> None:
     free = "unknown" if data["free_bytes"] is None else human_bytes(data["free_bytes"])
     say(f"disk:     about {human_bytes(data['output_bytes'])} of restored files; free: {free}")
     print_forecast(data["forecast"], data["no_forecast"])
+    for extra in data["extras_missing"]:
+        say("package: ", how_to_get(extra))
     print_missing(data["weights_missing"], data["recipe"])
 
 

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from flows.tell_weights import human_bytes, names_to_pull, print_commands, weights_row
 from flows.terminal import out, plain, print_error, say
+from infra.extras import EXTRAS, how_to_get, is_here
 from tasks.evaluation_files import NOTHING_TO_MEASURE, PROBLEMS
-from tasks.metrics import METRICS, PACKAGES
+from tasks.metrics import METRICS
 
 if TYPE_CHECKING:
     from infra.weights import WeightsStore
@@ -125,12 +126,12 @@ def _print_missing(missing: Mapping[str, str], store: WeightsStore) -> None:
         rows = [weights_row(store, weight) for weight in (*metric.weights, *metric.set_weights)]
         absent = [row for row in rows if not row["present"]]
         wanted |= {row["name"]: row for row in absent}
-        package = [PACKAGES[metric.extra]] if metric.extra and PACKAGES[metric.extra] in sentence else []
+        package = [EXTRAS[metric.extra]] if metric.extra and not is_here(metric.extra) else []
         extras |= {metric.extra} if package else set()
         said = ", ".join([*package, *(f"{row['name']} ({_bytes(row)})" for row in absent)]) or sentence
         say(f"{'missing: ' if place == 0 else '         '} {name:{max(map(len, missing))}}  needs", said)
     for extra in sorted(extras):
-        say(f"  pip install 'mpsr-batch[{extra}]'    (its licence is non-commercial)")
+        say(" ", how_to_get(extra))
     if wanted:
         print_commands(list(wanted.values()), names_to_pull(list(wanted.values())))
 

@@ -42,6 +42,12 @@ class Gfpgan(NetworkStage):
         assert isinstance(settings, GfpganSettings)
         return (f"gfpgan_{settings.version.replace('.', '_')}",)
 
+    @classmethod
+    def extras_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The package `gfpgan`, only where it is asked for."""
+        assert isinstance(settings, GfpganSettings)
+        return ("gfpgan",) if settings.backend == "gfpgan" else ()
+
     def build(self) -> Any:
         """The network from the published checkpoint."""
         from infra.checkpoint import fitting, load_state_dict

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.extras import EXTRAS, how_to_get, is_here
 from infra.weights_errors import WeightsError
 from tasks.identity import ADAFACE, ONNX
 from tasks.instruments import LPIPS, FacePair, Instruments
@@ -43,8 +43,6 @@ __all__ = [
 Kind = Literal["no_reference", "identity", "full_reference", "set"]
 Better = Literal["higher", "lower"]
 
-PACKAGES = {"iqa": "pyiqa"}
-TERMS = " (its licence is non-commercial)"
 SUBSTITUTES = {"identity": "identity_onnx", "identity_truth": "identity_truth_onnx"}
 CHALLENGE = ("niqe", "clipiqa", "maniqa", "musiq", "qalign", "fid", "identity")
 """What the NTIRE 2025 challenge on real-world face restoration measures."""
@@ -208,8 +206,8 @@ def _resolve_into(result: Resolved, metric: Metric, store: Store, truth: bool) -
     hashes, problems = {}, []
     if metric.needs_truth and not truth:
         problems.append("it compares with the truth: give the folder of originals with --truth DIR")
-    if metric.extra and importlib.util.find_spec(PACKAGES[metric.extra]) is None:
-        problems.append(f"the package {PACKAGES[metric.extra]}: `pip install 'mpsr-batch[{metric.extra}]'`{TERMS}")
+    if metric.extra and not is_here(metric.extra):
+        problems.append(how_to_get(metric.extra))
     for weight in (*metric.weights, *metric.set_weights):
         try:
             hashes[weight] = store.sha256(weight)
@@ -232,6 +230,6 @@ def _add_substitute(result: Resolved, other: Metric, store: Store, truth: bool) 
 
 def _digest(metric: Metric, hashes: Mapping[str, str]) -> str:
     """Changes with whatever changes the metric of one face. Statistics of a set do not, and features keep."""
-    package = f"{metric.extra} {importlib.metadata.version(PACKAGES[metric.extra])}" if metric.extra else ""
+    package = f"{metric.extra} {importlib.metadata.version(EXTRAS[metric.extra])}" if metric.extra else ""
     facts = [metric.name, metric.version, package, {name: hashes[name] for name in metric.weights}]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

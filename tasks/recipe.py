@@ -177,6 +177,11 @@ class RecipeStage:
         return self.cls.weights_optional(self.settings)
 
     @property
+    def extras(self) -> tuple[str, ...]:
+        """Extras of infra.extras that this stage cannot run without."""
+        return self.cls.extras_needed(self.settings)
+
+    @property
     def provides(self) -> tuple[str, ...]:
         """Metrics that faces have after it."""
         return self.cls.provides(self.settings)

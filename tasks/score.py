@@ -57,6 +57,12 @@ class Score(FaceStage):
         return tuple(name for metric in settings.metrics for name in SCORERS[metric])
 
     @classmethod
+    def extras_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """pyiqa, for the metrics whose networks it has."""
+        assert isinstance(settings, ScoreSettings)
+        return ("iqa",) if {"clipiqa", "musiq"} & set(settings.metrics) else ()
+
+    @classmethod
     def provides(cls, settings: StageSettings) -> tuple[str, ...]:
         """`metric.image` for each pair."""
         assert isinstance(settings, ScoreSettings)

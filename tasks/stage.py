@@ -138,6 +138,11 @@ class Stage:
         return ()
 
     @classmethod
+    def extras_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """Extras of infra.extras whose packages a run with these settings imports."""
+        return ()
+
+    @classmethod
     def provides(cls, settings: StageSettings) -> tuple[str, ...]:
         """Metric names that every face has after this stage."""
         return ()

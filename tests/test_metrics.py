@@ -105,7 +105,7 @@ class TestResolve:
             assert METRICS[name].weights[0] in found.missing[name]
 
     def test_a_missing_package_is_named_with_the_command_and_its_terms(self, store, monkeypatch):
-        monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(metrics, "is_here", lambda extra: False)
         sentence = resolve(("musiq",), store, truth=False).missing["musiq"]
         assert "pip install 'mpsr-batch[iqa]'" in sentence
         assert "non-commercial" in sentence
