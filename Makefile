@@ -12,8 +12,8 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP) ## restore two dozen pictures made on the spot
 	$(BIN)/mpsr demo
 
-test: $(STAMP) ## the tests, without those marked slow, gpu or weights
-	$(BIN)/python -m pytest
+test: $(STAMP) ## the tests, without those marked slow, gpu or weights; two files at once, since they wait a lot
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## lint, format, types
 	$(BIN)/ruff check .
