@@ -6,13 +6,10 @@ ledger in the evaluation folder knows every face under every metric. A second ru
 
 from __future__ import annotations
 
-import contextvars
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
@@ -26,6 +23,7 @@ from flows.evaluation import EvaluationJob, evaluation_job
 from flows.evaluation_plan import Portion, Work
 from flows.evaluation_rows import events_of, given_up
 from flows.evaluation_run import EvaluationRun, open_evaluation_run, workers
+from flows.in_flight import each_in_flight
 from flows.progress import watched
 from tasks.evaluation_files import Evaluation, write_evaluation
 from tasks.matching import Row
@@ -101,20 +99,12 @@ def plan_measuring(run: EvaluationRun, pairs: pa.Table) -> Work:
 
 def measure(run: EvaluationRun, work: Work) -> None:
     """Measures portions, a bounded number at a time, so that no worker waits for the last pair of one."""
-    waiting = work.portions(run)
-    in_flight: set[Future[None]] = set()
-    with ThreadPoolExecutor(run.settings.shards_in_flight, thread_name_prefix="portion") as pool:
-        try:
-            while True:
-                in_flight |= _top_up(pool, run, waiting, run.settings.shards_in_flight - len(in_flight))
-                if not in_flight:
-                    return
-                finished, in_flight = wait(in_flight, return_when=FIRST_COMPLETED)
-                for portion in finished:
-                    portion.result()
-        except BaseException:
-            run.executor.cancel()
-            raise
+    each_in_flight(
+        work.portions(run),
+        lambda portion: measured_portion(run, portion),
+        run.settings.shards_in_flight,
+        abandon=run.executor.cancel,
+    )
 
 
 def measured_portion(run: EvaluationRun, portion: Portion) -> None:
@@ -177,14 +167,6 @@ def finish(run: EvaluationRun, pairs: pa.Table) -> Evaluation:
     report = _write_report(run)
     _publish(run, table, report)
     return Evaluation(evaluation.facts | {"table": table, "report": report}, evaluation.faces)
-
-
-def _top_up(pool: ThreadPoolExecutor, run: EvaluationRun, waiting: Iterator[Portion], places: int) -> set[Future[None]]:
-    # Each thread needs the flow's context, so that its tasks belong to this flow run.
-    return {
-        pool.submit(contextvars.copy_context().run, measured_portion, run, portion)
-        for portion in islice(waiting, places)
-    }
 
 
 def _show(run: EvaluationRun, done: Done) -> None:

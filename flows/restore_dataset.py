@@ -6,9 +6,7 @@ stage and is the only truth. A second run plans again from it, and so resumes wh
 
 from __future__ import annotations
 
-import contextvars
-from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
@@ -20,6 +18,7 @@ from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
 
 from flows import forecast, publish
+from flows.in_flight import each_in_flight
 from flows.job import Job, job_for
 from flows.plan import Plan, make_plan, summary
 from flows.progress import watched
@@ -32,7 +31,6 @@ from tasks.recipe import COMMIT, RecipeStage
 from tasks.scan import scan
 from tasks.worker import RESTORED
 
-PUBLISH_SECONDS = 10.0
 INVENTORY_SEGMENT = 50_000
 """Inventory rows per segment."""
 
@@ -117,21 +115,13 @@ def plan_work(run: Run) -> Plan:
 
 def restore_shards(run: Run, plan: Plan) -> None:
     """Takes shards through the recipe, a bounded number at a time, so that a slow stage never idles a fast one."""
-    waiting = plan.shards(run)
-    in_flight: set[Future[None]] = set()
-    with ThreadPoolExecutor(run.settings.shards_in_flight, thread_name_prefix="shard") as pool:
-        try:
-            while True:
-                in_flight |= _top_up(pool, run, plan, waiting, run.settings.shards_in_flight - len(in_flight))
-                if not in_flight:
-                    return
-                finished, in_flight = wait(in_flight, timeout=PUBLISH_SECONDS, return_when=FIRST_COMPLETED)
-                for shard in finished:
-                    shard.result()
-                publish.progress(run)
-        except BaseException:
-            run.executor.cancel()
-            raise
+    each_in_flight(
+        plan.shards(run),
+        lambda shard: restore_shard(run, plan, shard),
+        run.settings.shards_in_flight,
+        abandon=run.executor.cancel,
+        meanwhile=lambda: publish.progress(run),
+    )
 
 
 def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
@@ -209,16 +199,6 @@ def _drop_outputs_of_what_is_broken_now(run: Run, known: Mapping[str, Row], news
         before = known.get(row["path"]) if row["problem"] and row["present"] else None
         if before and not before["problem"] and before["image_id"] != row["image_id"] and row["problem"] != "excluded":
             run.workspace.delete(decode_name(f"{RESTORED}/{row['path']}"))
-
-
-def _top_up(pool: ThreadPoolExecutor, run: Run, plan: Plan, waiting: Iterator[Shard], places: int) -> set[Future[None]]:
-    started = set()
-    for _ in range(places):
-        if (shard := next(waiting, None)) is None:
-            break
-        # Each thread needs the flow's context, so that its tasks belong to this flow run.
-        started.add(pool.submit(contextvars.copy_context().run, restore_shard, run, plan, shard))
-    return started
 
 
 def _given_up(run: Run, stage: RecipeStage, failure: Any) -> Row:
