@@ -25,9 +25,12 @@ SERVER_SECONDS = 120
 
 def run_flow(job: Job) -> dict[str, Any]:
     """Runs restore-dataset for a job in this process, with progress on stderr; returns its summary."""
-    job.load_recipe(), job.load_settings()  # a wrong recipe or setting is said at once, before any server starts
+    recipe, settings = job.load_recipe(), job.load_settings()
     quiet_prefect()
     from flows.restore_dataset import restore_dataset
+    from flows.run import present_weights
+
+    present_weights(recipe, settings)  # what is wrong or missing is said at once, before any server starts
 
     with at_the_terminal(Progress()):
         return restore_dataset(
@@ -47,9 +50,12 @@ def run_flow(job: Job) -> dict[str, Any]:
 def at_the_terminal(progress: Progress) -> Iterator[None]:
     """Where a flow runs in this process: a server, progress on stderr, and words about what an interruption keeps."""
     with terminal.shown(progress) as shown, _told_when_interrupted():
-        watched.set(shown)
-        start_server()
-        yield
+        before = watched.set(shown)
+        try:
+            start_server()
+            yield
+        finally:
+            watched.reset(before)
 
 
 @contextmanager
