@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flows.job import Job
 from flows.shard import Item, Row, Shard
 from infra.settings import Settings
-from tasks.preflight import Rates, StageRate, choose, per_size, size_of, spread
+from tasks.preflight import SECOND_START, Rates, StageRate, choose, per_size, size_of, spread
 from tasks.recipe import Recipe, RecipeStage
 from tasks.stage import WHOLE_IMAGE
 from tasks.worker import WorkerConfig
@@ -154,7 +154,7 @@ class Rehearsal:
             stages=stages,
             faces=per_size(faces, self.sizes, self.weights),
             spread=spread(seconds, self.sizes, self.weights),
-            startup=startup + sum(_warming(chunks, self.workers) for chunks in self.chunks.values()),
+            startup=SECOND_START * startup + sum(_warming(chunks, self.workers) for chunks in self.chunks.values()),
             workers=self.workers,
             devices=max(1, gpus),
             how="pre-flight",

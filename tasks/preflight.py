@@ -22,12 +22,14 @@ LARGEST = 40.0
 SHARD_STAGE_SECONDS = 0.13
 """What one stage of one shard costs beside the workers' time: a Prefect task, a segment of the ledger. Measured."""
 CLOSING_SECONDS = 2.0
-CLOSING_SECONDS_PER_IMAGE = 0.06
+CLOSING_SECONDS_PER_IMAGE = 0.1
 """Fold, totals and report where no run on this machine has measured them."""
 CLOSING_IMAGES = 1000
 """The pictures in a report are bounded; beyond about so many images its time hardly grows."""
-PREFECT_SECONDS = 60.0
-"""No more than this for Prefect and its server where no run has measured them."""
+PREFECT_SHARE, PREFECT_SECONDS = 0.75, 60.0
+"""Prefect and its server where no run has measured them: this share of the start of Ray and workers, and no more."""
+SECOND_START = 0.8
+"""A run starts Ray and workers faster than the pre-flight before it, which finds fewer files in memory. Measured."""
 ROUGH, FINE = 0.35, 0.1
 """How far start and end, and the work itself, differ between two runs on one machine; half of the range shown."""
 
@@ -232,13 +234,13 @@ def foretell(
 ) -> Forecast:
     """The forecast of a run; seconds for Prefect and for the scan are known already, or None.
 
-    Prefect and its server, until a run measured them, are taken to need as long as Ray and the workers, but not longer
-    than PREFECT_SECONDS: both mostly start processes and import (measured here: 0.7 to 1.6 times as long).
+    Prefect and its server, until a run measured them, are taken to need a share of what Ray and the workers need: both
+    mostly start processes and import.
     """
     images, size = sum(part.images for part in parts), sum(part.size for part in parts)
     work = work_seconds(rates, parts, shape)
     if prefect is None:
-        prefect = min(PREFECT_SECONDS, rates.startup) if rates.prefect is None else rates.prefect
+        prefect = min(PREFECT_SECONDS, PREFECT_SHARE * rates.startup) if rates.prefect is None else rates.prefect
     closing = CLOSING_SECONDS + rates.closing * min(images, CLOSING_IMAGES)
     times = {"prefect": prefect, "scan": scan, "start_up": rates.startup, "work": work, "closing": closing}
     seconds = sum(times.values())
