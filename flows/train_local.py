@@ -15,12 +15,15 @@ from flows.job import JobError
 def train_one(name: str, data: Path, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Trains (or goes on training) a network and measures it against its own absence on the validation faces.
 
+    Returns where the weights are, their sha256, one line of figures for every row of `tasks.train_measure`, and, for
+    networks that make pictures, a strip of validation faces (given, made, truth) to look at.
     Raises JobError for an unknown network, for settings that cannot be, and where the folder holds no faces.
     """
     from tasks.models.compact import load_compact
     from tasks.train import TrainSettings, train
     from tasks.train_data import load_faces
     from tasks.train_measure import measure
+    from tasks.train_strip import write_strip
 
     try:
         chosen = TrainSettings.model_validate({"data": data, "out": output, **settings})
@@ -29,8 +32,16 @@ def train_one(name: str, data: Path, output: Path, settings: dict[str, Any]) -> 
             result = train(name, chosen, lambda step, total, loss: bar.update(row, completed=step, loss=loss))
     except (KeyError, ValidationError, FileNotFoundError) as error:
         raise JobError(str(error.args[0] if isinstance(error, KeyError) else error)) from None
-    figures = measure(name, load_compact(result.weights), load_faces(data, "val"))
-    return {"name": name, "weights": str(result.weights), "sha256": result.sha256, "figures": figures}
+    network, faces = load_compact(result.weights), load_faces(data, "val")
+    figures = {row: _in_words(values) for row, values in measure(name, network, faces).items()}
+    strip = write_strip(name, network, faces, output / f"{name}.png")
+    return {"weights": str(result.weights), "sha256": result.sha256, "steps": result.steps, **figures} | (
+        {"pictures": str(strip)} if strip else {}
+    )
+
+
+def _in_words(values: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
 
 
 def _bar() -> Progress:

@@ -1,4 +1,4 @@
-"""The training loop of the small networks, and the table of what can be trained.
+"""The training loop of the small networks.
 
 Every batch is a function of (seed, step), and the checkpoint is written under a temporary name and renamed:
 a training that is killed at any moment goes on where it stood and ends with what it would have ended with
@@ -18,24 +18,16 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import nn
 
-from tasks.degrade import Image
 from tasks.models.compact import build, load_compact, save_compact
-from tasks.train_data import (
-    Face,
-    Pair,
-    draw_cast,
-    draw_haze,
-    load_faces,
-    quality_pair,
-    restorer_pair,
-    tone_pair,
-)
-from tasks.train_faces import face_crop, nonface_crop
+from tasks.train_data import Face, ita, load_faces, to_float
+from tasks.train_networks import NETWORKS, Batch, Network
 
-Batch: TypeAlias = dict[str, Tensor]
+CHOSEN = 24
+"""Held-out examples that the early stop looks at."""
 Progress: TypeAlias = Callable[[int, int, float], None]
 
 
@@ -46,7 +38,7 @@ class TrainSettings(BaseModel):
 
     data: Path = Field(description="folder of aligned faces, see tasks.train_data.load_faces")
     out: Path = Field(description="folder for <name>.safetensors and the checkpoint <name>.ckpt")
-    start: Path | None = Field(default=None, description="weights of a network of the same shape to start from")
+    start: Path | None = Field(default=None, description="weights to start from, of the same network or a smaller one")
     steps: int = Field(default=4000, ge=1, description="optimiser steps; may differ when a training goes on")
     batch: int | None = Field(default=None, ge=1, description="examples a step; none = the network's own")
     learning_rate: float | None = Field(default=None, gt=0, le=0.1, description="peak; none = the network's own")
@@ -55,17 +47,9 @@ class TrainSettings(BaseModel):
     device: str = Field(default="cpu", description="torch device, such as cpu or cuda")
     half: bool = Field(default=True, description="compute in bfloat16 where that is safe")
     save_every: int = Field(default=200, ge=1, description="steps between checkpoints")
-
-
-@dataclass(frozen=True)
-class Network:
-    """How a network is trained: its shape, what it is shown, and what it is blamed for."""
-
-    config: dict[str, object]
-    batch: int
-    learning_rate: float
-    draw: Callable[[Face, int], Batch]
-    loss: Callable[[nn.Module, Batch], Tensor]
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after so many checkpoints without a better loss on held-out faces"
+    )
 
 
 @dataclass(frozen=True)
@@ -94,12 +78,14 @@ def train(name: str, settings: TrainSettings, on_progress: Progress | None = Non
     run = _Run(name, NETWORKS[name], settings)
     run.resume()
     losses: list[float] = []
-    for batch in run.batches(load_faces(settings.data, "train")):
+    for batch in run.batches(load_faces(settings.data, "fit")):
         losses.append(run.advance(batch))
         if on_progress is not None:
             on_progress(run.step, settings.steps, losses[-1])
         if run.step % settings.save_every == 0:
             run.save()
+            if run.has_stalled():
+                break
     run.save()
     weights = run.export()
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -114,11 +100,13 @@ class _Run:
         self.device = torch.device(settings.device)
         self.net = build(name, **network.config).to(self.device).to(memory_format=torch.channels_last)
         if settings.start is not None:
-            self.net.load_state_dict(load_compact(settings.start).state_dict())
+            take_over(self.net, load_compact(settings.start))
         self.average = deepcopy(self.net).requires_grad_(False)
         self.rate = settings.learning_rate or network.learning_rate
         self.optimiser = torch.optim.AdamW(self.net.parameters(), self.rate, weight_decay=1e-4, betas=(0.9, 0.99))
         self.step = 0
+        self.judged: list[float] = []
+        self.pool: dict[int, Batch] = {}
 
     @property
     def checkpoint(self) -> Path:
@@ -126,6 +114,7 @@ class _Run:
 
     def batches(self, faces: list[Face]) -> Iterator[Batch]:
         """One batch for every step that is left; the next is drawn while the current one is learnt."""
+        self.shares = evenly(faces)
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(self._draw, faces, self.step)
             for step in range(self.step, self.settings.steps):
@@ -137,10 +126,19 @@ class _Run:
     def _draw(self, faces: list[Face], step: int) -> Batch:
         rng = np.random.default_rng((self.settings.seed, step))
         size = self.settings.batch or self.network.batch
-        chosen = rng.choice(len(faces), size, replace=size > len(faces))
-        seeds = rng.integers(2**31, size=size)
-        drawn = [self.network.draw(faces[i], int(seed)) for i, seed in zip(chosen, seeds, strict=True)]
+        if self.network.pool is None:
+            chosen, seeds = rng.choice(len(faces), size, p=self.shares), rng.integers(2**31, size=size)
+            drawn = [self.network.draw(faces[i], int(seed)) for i, seed in zip(chosen, seeds, strict=True)]
+        else:
+            drawn = [self._pooled(faces, int(number)) for number in rng.integers(self.network.pool, size=size)]
         return {key: torch.stack([example[key] for example in drawn]) for key in drawn[0]}
+
+    def _pooled(self, faces: list[Face], number: int) -> Batch:
+        if number not in self.pool:
+            rng = np.random.default_rng((self.settings.seed, number, 1))
+            face = faces[int(rng.choice(len(faces), p=self.shares))]
+            self.pool[number] = self.network.draw(face, int(rng.integers(2**31)))
+        return self.pool[number]
 
     def advance(self, batch: Batch) -> float:
         self.net.train()
@@ -167,13 +165,29 @@ class _Run:
             else:
                 value.copy_(current[key])
 
+    def has_stalled(self) -> bool:
+        """Whether the last `patience` checkpoints were no better than the best before them, on held-out faces."""
+        patience = self.settings.patience
+        if patience is None:
+            return False
+        self.judged.append(self._loss_on_held_out())
+        return len(self.judged) > patience and min(self.judged[-patience:]) >= min(self.judged[:-patience])
+
+    @torch.no_grad()
+    def _loss_on_held_out(self) -> float:
+        faces = load_faces(self.settings.data, "choose")
+        drawn = [self.network.draw(faces[i % len(faces)], i) for i in range(CHOSEN)]
+        batch = {key: torch.stack([example[key] for example in drawn]).to(self.device) for key in drawn[0]}
+        return float(self.network.loss(self.average.eval(), batch))
+
     def _identity(self) -> str:
-        return self.settings.model_dump_json(exclude={"out", "save_every", "device", "steps"}) + self.name
+        return self.settings.model_dump_json(exclude={"out", "save_every", "device", "steps", "patience"}) + self.name
 
     def save(self) -> None:
         state = {
             "settings": self._identity(),
             "step": self.step,
+            "judged": self.judged,
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -191,6 +205,7 @@ class _Run:
                 f"{self.checkpoint} was made with other settings; remove it to begin anew, or give the old ones"
             )
         self.step = int(state["step"])
+        self.judged = list(state.get("judged", []))
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -203,98 +218,29 @@ class _Run:
         return final
 
 
+def take_over(net: nn.Module, smaller: nn.Module) -> None:
+    """Give `net` the weights of a network that is part of it; what it has beyond that begins by doing nothing.
+
+    Raises ValueError where `smaller` has weights that `net` has no place for.
+    """
+    known = smaller.state_dict()
+    missing, unexpected = net.load_state_dict(known, strict=False)
+    if unexpected:
+        raise ValueError(f"cannot start from these weights: no place for {unexpected[0]}; name a network of this kind")
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name in missing and ".second." in name and not name.startswith("fine."):
+                parameter.zero_()
+
+
+def evenly(faces: list[Face]) -> NDArray[np.float64]:
+    """How often to show each face, so that every tone of skin is seen alike: at most four times the average."""
+    bins = np.digitize([ita(to_float(face.aligned)) for face in faces], np.arange(-40, 80, 10))
+    wanted = 1 / np.bincount(bins)[bins]
+    capped = np.minimum(wanted, 4 * wanted.mean())
+    return np.asarray(capped / capped.sum(), np.float64)
+
+
 def _warm_and_cool(step: int, steps: int) -> float:
     """Share of the peak learning rate: up over 50 steps, down to nothing over the last third."""
     return min(1.0, (step + 1) / 50, 3 * (steps - step) / steps)
-
-
-def _tensor(image: Image) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def _reduced(pair: Pair, side: int) -> Batch:
-    factor = pair.given.shape[0] // side
-    valid = torch.from_numpy(pair.valid)[None]
-    batch = {"given": _tensor(pair.given), "truth": _tensor(pair.truth), "valid": valid}
-    return {key: nn.functional.avg_pool2d(value, factor) for key, value in batch.items()} if factor > 1 else batch
-
-
-def _tone_loss(net: nn.Module, batch: Batch) -> Tensor:
-    """Masked L1, each picture in proportion to how wrong it was, so that mild ones count as much as severe.
-
-    A clean picture is divided by 0.05 alone: the way to score on it is to leave it alone.
-    """
-    made: Tensor = net.toned(batch["given"])  # type: ignore[operator]
-    weights = batch["valid"] / batch["valid"].sum(dim=(1, 2, 3), keepdim=True)
-    given: Tensor = ((batch["given"] - batch["truth"]).abs() * weights).sum(dim=(1, 2, 3))
-    left: Tensor = ((made.float() - batch["truth"]).abs() * weights).sum(dim=(1, 2, 3))
-    return (left / (given + 0.05)).mean()
-
-
-def _restorer_loss(net: nn.Module, batch: Batch) -> Tensor:
-    """Masked squared error, each picture in proportion to how wrong it was (plus 2e-4, which is 37 dB).
-
-    Squared, because PSNR is what the restorers are chosen by.
-    """
-    made: Tensor = batch["given"] + net.correction(batch["given"])  # type: ignore[operator]
-    weights = batch["valid"] / batch["valid"].sum(dim=(1, 2, 3), keepdim=True) / 3
-    given: Tensor = ((batch["given"] - batch["truth"]) ** 2 * weights).sum(dim=(1, 2, 3))
-    left: Tensor = ((made.float() - batch["truth"]) ** 2 * weights).sum(dim=(1, 2, 3))
-    return (left / (given + 2e-4)).mean()
-
-
-def _quality_loss(net: nn.Module, batch: Batch) -> Tensor:
-    return nn.functional.smooth_l1_loss(net(batch["given"]).float(), batch["score"], beta=0.05)
-
-
-def quality_truth(pair: Pair) -> float:
-    """What `QualityNet` should say of a pair: clip((PSNR − 16) / 26, 0, 1) over the real pixels."""
-    error = float(((pair.given - pair.truth) ** 2)[pair.valid > 0.5].mean())
-    return float(np.clip((-10 * np.log10(error + 1e-9) - 16) / 26, 0, 1))
-
-
-def _draw_quality(face: Face, seed: int) -> Batch:
-    pair = quality_pair(face, seed)
-    return {"given": _tensor(pair.given), "score": torch.tensor(quality_truth(pair))}
-
-
-def _draw_crop(face: Face, seed: int) -> Batch:
-    crop = (face_crop if seed % 5 < 3 else nonface_crop)(face, seed)
-    return {
-        "crop": _tensor(crop.image),
-        "points": torch.from_numpy(crop.points),
-        "face": torch.tensor(float(crop.face)),
-    }
-
-
-def _landmark_loss(net: nn.Module, batch: Batch) -> Tensor:
-    points, logit = net(batch["crop"])
-    error = nn.functional.smooth_l1_loss(points, batch["points"], beta=0.02, reduction="none").mean(dim=(1, 2))
-    seen = nn.functional.binary_cross_entropy_with_logits(logit, batch["face"])
-    return 20 * (error * batch["face"]).sum() / batch["face"].sum().clamp(min=1) + 0.3 * seen
-
-
-NETWORKS: dict[str, Network] = {
-    "landmarks": Network({"width": 24}, 64, 2e-3, _draw_crop, _landmark_loss),
-    "restorer": Network(
-        {"working": 128, "widths": [32, 64, 96, 128], "blocks": [1, 2, 2, 2], "least": 0.0035},
-        6,
-        7e-4,
-        lambda face, seed: _reduced(restorer_pair(face, seed, 128), 128),
-        _restorer_loss,
-    ),
-    "severe": Network(
-        {"working": 128, "least": 0.0017},
-        8,
-        1e-3,
-        lambda face, seed: _reduced(restorer_pair(face, seed, 128, 0.5), 128),
-        _restorer_loss,
-    ),
-    "quality": Network({"width": 64}, 16, 5e-3, _draw_quality, _quality_loss),
-    "dehaze": Network(
-        {"working": 64}, 12, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_haze), 64), _tone_loss
-    ),
-    "skin_tone": Network(
-        {"working": 64}, 12, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_cast), 64), _tone_loss
-    ),
-}

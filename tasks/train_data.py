@@ -35,8 +35,9 @@ class Face:
 
 
 def load_faces(folder: Path, split: str) -> list[Face]:
-    """Read the faces of one split ("train" or "val") from a folder, sorted by name.
+    """Read the faces of one split from a folder, sorted by name: "train", "val", and of train "fit" or "choose".
 
+    Networks learn from "fit" and are chosen by "choose", every tenth face of train; "val" is for the last word.
     The folder holds `aligned512/` or the pictures themselves; beside them, optionally, `portraits.csv` (id,
     split, five points in the pixels of `whole/<id>.jpg`) and `whole/`. Without the table every tenth face
     is `val`. Raises FileNotFoundError when there is no picture.
@@ -44,7 +45,10 @@ def load_faces(folder: Path, split: str) -> list[Face]:
     inner = folder / "aligned512"
     pictures = sorted(p for p in (inner if inner.is_dir() else folder).iterdir() if p.suffix in {".jpg", ".png"})
     rows = _table(folder / "portraits.csv")
-    chosen = [p for i, p in enumerate(pictures) if _split_of(rows.get(p.stem), i) == split]
+    outer = "val" if split == "val" else "train"
+    chosen = [p for i, p in enumerate(pictures) if _split_of(rows.get(p.stem), i) == outer]
+    if split in ("fit", "choose"):
+        chosen = [p for i, p in enumerate(chosen) if (i % 10 == 9) == (split == "choose")]
     if not chosen:
         raise FileNotFoundError(
             f"{folder} holds no {split} pictures; expected aligned 512×512 faces (*.jpg, *.png), "
@@ -107,8 +111,13 @@ def to_float(levels: Levels) -> Image:
     return np.asarray(levels, np.float32) / np.float32(255)
 
 
-def augment(face: Face, rng: np.random.Generator, side: int = SIDE) -> tuple[Image, Image]:
-    """A face as it might have been otherwise: mirrored, shifted, turned, lit and coloured differently."""
+def augment(
+    face: Face, rng: np.random.Generator, side: int = SIDE, light: float = 1.0, backdrops: float = 0.0
+) -> tuple[Image, Image]:
+    """A face as it might have been otherwise: mirrored, shifted, turned, lit and coloured differently.
+
+    light: how differently; 0 = not at all. backdrops: probability of another backdrop.
+    """
     turn, zoom = rng.normal(0, 3), rng.normal(1, 0.03)
     matrix = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), float(turn), float(zoom) * side / SIDE)
     matrix[:, 2] += side / 2 - SIDE / 2 + rng.normal(0, 5 * side / SIDE, 2)
@@ -118,17 +127,33 @@ def augment(face: Face, rng: np.random.Generator, side: int = SIDE) -> tuple[Ima
     image, mask = np.asarray(levels, np.uint8), np.asarray(valid, np.float32)
     if rng.random() < 0.5:
         image, mask = image[:, ::-1], mask[:, ::-1]
-    return relight(to_float(image), rng), np.ascontiguousarray(mask)
+    lit = relight(np.ascontiguousarray(image), rng, light)
+    return (_other_backdrop(lit, rng) if rng.random() < backdrops else lit), np.ascontiguousarray(mask)
 
 
-def relight(image: Image, rng: np.random.Generator) -> Image:
-    """Other exposure, contrast, saturation and light colour; darker and lighter skin alike."""
-    gamma = float(np.exp(rng.normal(0, 0.3)))
-    exposure = np.exp(rng.normal(0, 0.04, 3)) * rng.uniform(0.7, 1.1)
-    tinted = np.asarray(cv2.pow(image, gamma), np.float32) * exposure.astype(np.float32)
-    grey = tinted.mean(axis=2, keepdims=True)
-    coloured = grey + (tinted - grey) * float(rng.uniform(0.6, 1.3))
-    return np.asarray(np.clip(coloured, 0, 1), np.float32)
+def relight(levels: Levels, rng: np.random.Generator, strength: float = 1.0) -> Image:
+    """Other exposure, contrast, saturation and light colour; darker and lighter skin alike. 8-bit levels in."""
+    gamma = float(np.exp(strength * rng.normal(0, 0.3)))
+    exposure = np.exp(strength * rng.normal(0, 0.04, 3)) * (1 + strength * rng.uniform(-0.3, 0.1))
+    curve = (np.arange(256)[:, None] / 255) ** gamma * exposure
+    tinted = np.asarray(cv2.LUT(levels, curve[None].astype(np.float32)))
+    saturation = 1 + strength * float(rng.uniform(-0.4, 0.3))
+    mix = np.full((3, 3), (1 - saturation) / 3) + np.eye(3) * saturation
+    return np.asarray(np.clip(cv2.transform(tinted, mix), 0, 1), np.float32)
+
+
+def _other_backdrop(image: Image, rng: np.random.Generator) -> Image:
+    """What has the colour of the upper corners, above the shoulders and beside the head, takes another colour."""
+    side = image.shape[0]
+    corner = side // 8
+    colour = np.median(np.concatenate([image[:corner, :corner], image[:corner, -corner:]]).reshape(-1, 3), axis=0)
+    distance = np.linalg.norm(image - colour.astype(np.float32), axis=2)
+    y, x = np.mgrid[0:side, 0:side] / side
+    outside = ((x - 0.5) / 0.3) ** 2 + ((y - 0.52) / 0.42) ** 2 > 1
+    share = cv2.blur((np.exp(-((distance / 0.15) ** 2)) * outside).astype(np.float32), (3, 3))[..., None]
+    wanted = rng.uniform(0.05, 0.95) * np.exp(rng.normal(0, 0.25, 3))
+    shaded = image.mean(axis=2, keepdims=True) - colour.mean() + wanted
+    return np.asarray(np.clip(image * (1 - share) + shaded * share, 0, 1), np.float32)
 
 
 def restorer_pair(face: Face, seed: int, working: int, floor: float = 0.0) -> Pair:
@@ -152,17 +177,18 @@ def _harmless_reduction(drawn: Degradation, most: int) -> int:
 
 
 def _shrunk(drawn: Degradation, factor: int) -> Degradation:
-    """The same degradation for a face `factor` times smaller."""
-    lengths = {name: getattr(drawn, name) / factor for name in ("blur_sigma", "motion", "downscale")}
+    """The same degradation for a face `factor` times smaller; a milder reduction than that becomes none."""
+    lengths = {name: getattr(drawn, name) / factor for name in ("blur_sigma", "motion")}
+    lengths["downscale"] = max(1.0, drawn.downscale / factor)
     then = None if drawn.then is None else _shrunk(drawn.then, factor)
     return drawn.model_copy(update=lengths | {"then": then})
 
 
 def _camera_or_preset(rng: np.random.Generator, floor: float) -> Degradation:
     kind = rng.random()
-    if kind < 0.12:
+    if kind < 0.1:
         return Degradation(jpeg=None if rng.random() < 0.5 else 95)
-    if kind < 0.35:
+    if kind < 0.45:
         presets = (MILD, MEDIUM, SEVERE, VERY_SEVERE) if floor == 0 else (SEVERE, VERY_SEVERE)
         return presets[int(rng.integers(len(presets)))]
     level = floor + (1 - floor) * rng.random() if rng.random() < 0.9 else rng.random()
@@ -179,39 +205,66 @@ def _only_damage(drawn: Degradation) -> Degradation:
 
 
 def quality_pair(face: Face, seed: int) -> Pair:
-    """A face and its degraded self, ageing included; every tenth is clean."""
+    """A face and its degraded self, ageing included; some are clean, some smooth, some one of the presets."""
     rng = np.random.default_rng(seed)
-    image, valid = augment(face, rng)
-    if rng.random() < 0.1:
-        return Pair(image, image, valid)
+    image, valid = augment(face, rng, light=float(rng.uniform(0, 1)))
+    return Pair(degrade(image, _judged(rng), seed), image, valid)
+
+
+def _judged(rng: np.random.Generator) -> Degradation:
+    kind = rng.random()
+    if kind < 0.08:
+        return Degradation(jpeg=None if rng.random() < 0.7 else int(rng.integers(90, 96)))
+    if kind < 0.4:
+        presets = (MILD, MEDIUM, SEVERE, VERY_SEVERE)
+        return presets[int(rng.integers(len(presets)))]
     drawn = sample_degradation(int(rng.integers(2**31)), ageing=0.15)
-    return Pair(degrade(image, drawn, seed), image, valid)
+    if kind < 0.55:  # soft and without a flaw, as pictures are that were enlarged or are out of focus
+        return drawn.model_copy(update={"noise": 0.0, "poisson": 0.0, "jpeg": 95, "then": None})
+    return drawn
 
 
 def tone_pair(face: Face, seed: int, draw: Callable[[np.random.Generator], Degradation], side: int = 128) -> Pair:
     """A reduced face with and without what `draw` does to its tones; a fifth is left alone.
 
-    Both sides then suffer the same light camera, so that only the tones differ.
+    Both sides then suffer the same camera, so that only the tones differ. Most faces keep nearly the light they
+    were taken in: what light a face had and what was done to it cannot be told apart for certain.
     """
     rng = np.random.default_rng(seed)
-    image, valid = augment(face, rng, side)
+    image, valid = augment(face, rng, side, light=1.0 if rng.random() < 0.2 else 0.15, backdrops=0.4)
     aged = image if rng.random() < 0.2 else degrade(image, draw(rng), seed)
     camera = Degradation()
-    if rng.random() < 0.4:
-        camera = sample_degradation(int(rng.integers(2**31)), float(rng.uniform(0, 0.3)), ageing=0)
+    if rng.random() < 0.5:
+        drawn = sample_degradation(int(rng.integers(2**31)), float(rng.uniform(0, 0.8)), ageing=0)
+        camera = _shrunk(drawn, SIDE // side)
     return Pair(degrade(aged, camera, seed), degrade(image, camera, seed), valid)
 
 
 def draw_haze(rng: np.random.Generator) -> Degradation:
-    """Haze, fading or both."""
+    """Haze, fading or both; haze is mostly as light as the degradation model's own."""
     kind = rng.random()
+    light = 0.85 if rng.random() < 0.4 else float(rng.uniform(0.7, 1.0))
     return Degradation(
-        haze=float(rng.uniform(0.1, 0.8)) if kind < 0.65 else 0.0,
-        haze_light=float(rng.uniform(0.65, 1.0)),
-        fading=float(rng.uniform(0.1, 0.85)) if kind > 0.55 else 0.0,
+        haze=float(rng.uniform(0.1, 0.8)) if kind < 0.6 else 0.0,
+        haze_light=light,
+        fading=float(rng.uniform(0.1, 0.85)) if kind > 0.5 else 0.0,
     )
 
 
 def draw_cast(rng: np.random.Generator) -> Degradation:
     """A colour cast of any hue."""
     return Degradation(cast=float(rng.uniform(0.1, 0.8)), cast_hue=float(rng.uniform(0, 360)))
+
+
+def ita(image: Image) -> float:
+    """Individual typology angle of the skin of an aligned face (512×512×3, [0, 1]), degrees; higher is lighter.
+
+    atan2(L* − 50, b*) of the mean CIELAB colour of both cheeks (Chardon et al. 1991), the darkest and lightest
+    quarters of their pixels left out.
+    """
+    cheeks = np.concatenate([image[270:350, 165:225].reshape(-1, 3), image[270:350, 290:350].reshape(-1, 3)])
+    luma = cheeks.mean(axis=1)
+    low, high = np.quantile(luma, [0.25, 0.75])
+    skin = cheeks[(luma >= low) & (luma <= high)].mean(axis=0, dtype=np.float32)
+    lightness, _, yellow = cv2.cvtColor(skin[None, None], cv2.COLOR_RGB2LAB)[0, 0].tolist()
+    return float(np.degrees(np.arctan2(lightness - 50, yellow)))

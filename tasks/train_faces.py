@@ -18,7 +18,7 @@ from tasks.cascade import propose
 from tasks.degrade import Image, degrade, sample_degradation
 from tasks.face_crops import CROP, Box, Jitter, Levels, crop_matrix, cut
 from tasks.models.compact_faces import box_of_points
-from tasks.train_data import Face, read_rgb, relight, to_float
+from tasks.train_data import Face, read_rgb, relight
 
 # Coins bear heads. Coffee, rocket, chelsea and the motorcycles' right view are kept for testing.
 FACE_FREE = (
@@ -108,7 +108,7 @@ def nonface_texture(rng: np.random.Generator) -> Levels:
 
 
 def _spoil(image: Levels, rng: np.random.Generator, seed: int) -> Image:
-    lit = relight(to_float(image), rng)
+    lit = relight(image, rng)
     drawn = sample_degradation(int(rng.integers(2**31)), float(rng.uniform(0, 0.4)), ageing=0.15)
     return degrade(lit, drawn, seed)
 

@@ -12,8 +12,9 @@ import skimage
 import torch
 from safetensors.torch import save_file
 
-from tasks.models.compact import NETWORKS, build, guided_change, load_compact, resize, save_compact
+from tasks.models.compact import NETWORKS, build, load_compact, save_compact
 from tasks.models.compact_faces import LandmarkNet, box_of_points, landmark_crop
+from tasks.models.compact_restorers import resize
 
 WEIGHTS = Path(__file__).parents[1] / "tasks" / "models" / "weights"
 PICTURES = [name for name in NETWORKS if name not in {"landmarks", "quality"}]
@@ -87,19 +88,40 @@ def test_the_box_of_points_does_not_depend_on_where_and_how_large():
     assert y + h > 371
 
 
-def test_an_unchanged_small_picture_changes_nothing(portrait):
-    small = resize(portrait, 64)
-    assert torch.equal(guided_change(portrait, small, small), portrait)
-
-
-def test_a_change_of_contrast_reaches_detail_that_the_small_picture_lacks(portrait):
-    fine = (portrait + 0.02 * (torch.arange(512) % 2 * 2 - 1)).clamp(0, 1)
-    small = resize(fine, 64)
+@pytest.mark.parametrize("name", ["dehaze", "skin_tone"])
+def test_an_untrained_tone_network_changes_nothing(name, portrait):
     with torch.inference_mode():
-        made = guided_change(fine * 0.5, small * 0.5, small)
-    before = (fine * 0.5)[..., 1:].sub((fine * 0.5)[..., :-1]).abs().mean()
-    after = made[..., 1:].sub(made[..., :-1]).abs().mean()
-    assert after > 1.5 * before
+        assert torch.equal(build(name)(portrait), portrait)
+
+
+def test_a_change_of_tone_reaches_detail_that_the_reduced_picture_lacks(portrait):
+    fine = (portrait + 0.02 * (torch.arange(512) % 2 * 2 - 1)).clamp(0, 1)
+    given, net = fine * 0.4 + 0.3, build("dehaze").eval()
+    small = resize(given, 64)
+    mean, spread = small.mean(dim=(2, 3), keepdim=True), small.std(dim=(2, 3))
+    with torch.inference_mode():
+        net.everywhere.bias.copy_(torch.cat([torch.diag(spread[0]), torch.zeros(3, 1)], dim=1).flatten())
+        made = net(given)
+    assert torch.allclose(made, 2 * given - mean, atol=1e-5), "twice the contrast, to the last pixel"
+
+
+@pytest.mark.parametrize("name", ["dehaze", "skin_tone", "restorer"])
+def test_a_correction_below_the_least_is_not_made(name, portrait):
+    net = build(name, least=0.5).eval()
+    with torch.inference_mode():
+        for layer in (net.everywhere if name != "restorer" else net.leave,):
+            layer.bias.fill_(0.01)
+        assert torch.equal(net(portrait), portrait)
+
+
+def test_a_mirrored_restorer_treats_both_sides_alike(portrait):
+    torch.manual_seed(0)
+    net = build("restorer", working=64, widths=[8, 8], blocks=[1, 1], fine=8, mirrored=True).eval()
+    torch.nn.init.normal_(net.leave.weight, std=0.1)
+    torch.nn.init.normal_(net.fine.leave.weight, std=0.1)
+    with torch.inference_mode():
+        assert torch.allclose(net(portrait.flip(3)).flip(3), net(portrait), atol=1e-5)
+        assert not torch.equal(net(portrait), portrait)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

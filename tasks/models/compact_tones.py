@@ -1,0 +1,96 @@
+"""The small tone networks of the compact recipe: dehazing and skin tone, by a colour matrix for every place.
+
+They take RGB (N, 3, H, W) float32 in [0, 1], as a rule 512×512, and return the same shape, clamped to [0, 1].
+Tensors only; nothing of recipes, stages or files.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks.models.compact_restorers import resize, stack, zeroed
+
+
+class ToneGrid(nn.Module):
+    """Looks at the picture reduced to `working` px and corrects every pixel by a 3×4 colour matrix.
+
+    What a matrix is applied to are colours without the picture's mean and deviation, so that bringing a picture to
+    given ones is linear in what the network knows of it. The matrices lie on a 16×16 grid and are interpolated
+    between, as haze, bleached dyes and casts are affine in colour and smooth in place; no detail is drawn or lost.
+    After the bilateral grids of HDRnet (Gharbi et al. 2017), without the dimension of lightness. A picture whose
+    correction is smaller than `least` (root mean square) is returned as it came.
+    """
+
+    SHARES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+    def __init__(self, working: int = 64, width: int = 24, hidden: int = 96, least: float = 0.0) -> None:
+        super().__init__()
+        self.working, self.least = working, least
+        seen = 3 * (len(self.SHARES) + 2) + 3
+        self.place = nn.Parameter(torch.zeros(1, 2 * width, 16, 16))
+        self.near = nn.Sequential(_half(3, width), _half(width, 2 * width), *stack(2 * width, 2))
+        self.far = nn.Sequential(_half(2 * width, 4 * width), *stack(4 * width, 2))
+        self.marks = nn.Sequential(nn.Linear(seen + 4 * width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.tell = nn.Linear(hidden, 4 * width)
+        self.mix = nn.Sequential(*stack(4 * width, 1))
+        self.up = nn.Conv2d(4 * width, 8 * width, 1)
+        self.join = nn.Sequential(*stack(2 * width, 2))
+        self.everywhere = nn.Linear(hidden, 12)
+        self.leave = nn.Conv2d(2 * width, 12, 3, padding=1)
+        zeroed(self.everywhere, self.leave)
+
+    def forward(self, image: Tensor) -> Tensor:
+        small = resize(image, self.working)
+        matrices = self.matrices(small)
+        change = _applied(matrices, image, small)
+        if self.least > 0:
+            size = _applied(matrices, small, small).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+            change = change * (3 * (size / self.least - 1)).clamp(0, 1)
+        return (image + change).clamp(0, 1)
+
+    def toned(self, small: Tensor) -> Tensor:
+        """The reduced picture (N, 3, working, working) with its tones put right, not clamped."""
+        return small + _applied(self.matrices(small), small, small)
+
+    def matrices(self, small: Tensor) -> Tensor:
+        """What to add to each colour (N, 12, 16, 16): three rows of gains for red, green, blue, and an offset."""
+        near = self.near(small - 0.5) + self.place
+        far = self.far(near)
+        seen = self.marks(torch.cat([self._statistics(small), far.mean(dim=(2, 3))], dim=1))
+        mixed = self.mix(far + self.tell(seen)[:, :, None, None])
+        local: Tensor = self.leave(self.join(near + functional.pixel_shuffle(self.up(mixed), 2)))
+        everywhere: Tensor = self.everywhere(seen)
+        return (local + everywhere[:, :, None, None]).float()
+
+    def _statistics(self, small: Tensor) -> Tensor:
+        pixels = small.flatten(2)
+        ordered = pixels.sort(dim=2).values
+        places = [int(share * (pixels.shape[2] - 1)) for share in self.SHARES]
+        edge = small.shape[2] // 4
+        centre = small[:, :, edge:-edge, edge:-edge].mean(dim=(2, 3))
+        marks = [ordered[:, :, places], pixels.mean(2, keepdim=True), pixels.std(2, keepdim=True)]
+        return torch.cat([torch.cat(marks, dim=2).flatten(1), centre], dim=1)
+
+
+class CompactDehaze(ToneGrid):
+    """Takes away haze and the fading of prints."""
+
+
+class CompactSkinTone(ToneGrid):
+    """Takes away colour casts."""
+
+
+def _applied(matrices: Tensor, image: Tensor, small: Tensor) -> Tensor:
+    """The change that a grid of matrices (N, 12, h, w) makes to pictures (N, 3, H, W), `small` being their likeness."""
+    mean, spread = small.mean(dim=(2, 3), keepdim=True), small.std(dim=(2, 3), keepdim=True).clamp(min=0.02)
+    each = functional.interpolate(matrices, size=image.shape[2:], mode="bilinear", align_corners=False)
+    each = each.view(len(image), 3, 4, *image.shape[2:])
+    plain = (image - mean) / spread
+    red, green, blue = (each[:, :, channel] * plain[:, channel : channel + 1] for channel in range(3))
+    return red + green + blue + each[:, :, 3]
+
+
+def _half(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 4, 2, padding=1), nn.ReLU())

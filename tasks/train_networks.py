@@ -1,0 +1,136 @@
+"""The table of what can be trained: the networks' shapes, what each is shown, and what it is blamed for.
+
+Knows networks, faces and pairs; knows no training loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tasks.degrade import Image
+from tasks.models.compact_quality import statistics
+from tasks.train_data import Face, Pair, draw_cast, draw_haze, quality_pair, restorer_pair, tone_pair
+from tasks.train_faces import face_crop, nonface_crop
+
+Batch: TypeAlias = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a network is trained: its shape, what it is shown, and what it is blamed for.
+
+    `pool` says how many different examples there are, where drawing one costs more than learning from it; they are
+    kept in memory. None = always new ones.
+    """
+
+    config: dict[str, object]
+    batch: int
+    learning_rate: float
+    draw: Callable[[Face, int], Batch]
+    loss: Callable[[nn.Module, Batch], Tensor]
+    pool: int | None = None
+
+
+def _tensor(image: Image) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def _reduced(pair: Pair, side: int) -> Batch:
+    factor = pair.given.shape[0] // side
+    valid = torch.from_numpy(pair.valid)[None]
+    batch = {"given": _tensor(pair.given), "truth": _tensor(pair.truth), "valid": valid}
+    return {key: nn.functional.avg_pool2d(value, factor) for key, value in batch.items()} if factor > 1 else batch
+
+
+def _tone_loss(net: nn.Module, batch: Batch) -> Tensor:
+    """Masked squared error, the face counted twice, each picture in proportion to how wrong it was (plus 2e-4).
+
+    A clean picture is divided by 2e-4 alone (37 dB): the way to score on it is to leave it alone. The second term
+    blames the mean colour of the face for itself, so that no skin is pulled towards the others' tone.
+    """
+    made: Tensor = net.toned(batch["given"]).float()  # type: ignore[operator]
+    quarter = made.shape[2] // 4
+    weights = batch["valid"].clone()
+    weights[:, :, quarter:-quarter, quarter:-quarter] *= 2
+    weights /= weights.sum(dim=(1, 2, 3), keepdim=True) * 3
+    given: Tensor = ((batch["given"] - batch["truth"]) ** 2 * weights).sum(dim=(1, 2, 3)) + 2e-4
+    left: Tensor = ((made - batch["truth"]) ** 2 * weights).sum(dim=(1, 2, 3))
+    skin = (made - batch["truth"])[:, :, 2 * quarter : 3 * quarter, quarter:-quarter].mean(dim=(2, 3))
+    return ((left + skin.square().mean(dim=1)) / given + 1e-3).sqrt().mean()
+
+
+def _restorer_loss(net: nn.Module, batch: Batch) -> Tensor:
+    """Masked squared error, each picture in proportion to how wrong it was (plus 2e-4, which is 37 dB).
+
+    Squared, because PSNR is what the restorers are chosen by.
+    """
+    made: Tensor = batch["given"] + net.correction(batch["given"])  # type: ignore[operator]
+    weights = batch["valid"] / batch["valid"].sum(dim=(1, 2, 3), keepdim=True) / 3
+    given: Tensor = ((batch["given"] - batch["truth"]) ** 2 * weights).sum(dim=(1, 2, 3))
+    left: Tensor = ((made.float() - batch["truth"]) ** 2 * weights).sum(dim=(1, 2, 3))
+    return (left / (given + 2e-4)).mean()
+
+
+def _quality_loss(net: nn.Module, batch: Batch) -> Tensor:
+    score: Tensor = net.judge(batch["seen"])  # type: ignore[operator]
+    return nn.functional.smooth_l1_loss(score, batch["score"], beta=0.02)
+
+
+def quality_truth(pair: Pair) -> float:
+    """What `QualityNet` should say of a pair: clip((PSNR − 16) / 26, 0, 1) over the real pixels."""
+    error = float(((pair.given - pair.truth) ** 2)[pair.valid > 0.5].mean())
+    return float(np.clip((-10 * np.log10(error + 1e-9) - 16) / 26, 0, 1))
+
+
+def _draw_quality(face: Face, seed: int) -> Batch:
+    pair = quality_pair(face, seed)
+    return {"seen": statistics(_tensor(pair.given)[None])[0], "score": torch.tensor(quality_truth(pair))}
+
+
+def _draw_crop(face: Face, seed: int) -> Batch:
+    crop = (face_crop if seed % 5 < 3 else nonface_crop)(face, seed)
+    return {
+        "crop": _tensor(crop.image),
+        "points": torch.from_numpy(crop.points),
+        "face": torch.tensor(float(crop.face)),
+    }
+
+
+def _landmark_loss(net: nn.Module, batch: Batch) -> Tensor:
+    points, logit = net(batch["crop"])
+    error = nn.functional.smooth_l1_loss(points, batch["points"], beta=0.02, reduction="none").mean(dim=(1, 2))
+    seen = nn.functional.binary_cross_entropy_with_logits(logit, batch["face"])
+    return 20 * (error * batch["face"]).sum() / batch["face"].sum().clamp(min=1) + 0.3 * seen
+
+
+RESTORER: dict[str, object] = {"working": 128, "widths": [32, 64, 96, 128], "blocks": [1, 2, 3, 4], "fine": 32}
+NETWORKS: dict[str, Network] = {
+    "landmarks": Network({"width": 24}, 64, 2e-3, _draw_crop, _landmark_loss),
+    "restorer": Network(
+        {**RESTORER, "least": 0.0035, "mirrored": True},
+        8,
+        7e-4,
+        lambda face, seed: _reduced(restorer_pair(face, seed, 256), 256),
+        _restorer_loss,
+    ),
+    "severe": Network(
+        {**RESTORER, "least": 0.0035, "mirrored": True},
+        8,
+        7e-4,
+        lambda face, seed: _reduced(restorer_pair(face, seed, 256, 0.5), 256),
+        _restorer_loss,
+    ),
+    "quality": Network({"width": 96}, 64, 2e-3, _draw_quality, _quality_loss, pool=6000),
+    "dehaze": Network(
+        {"working": 64}, 24, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_haze), 64), _tone_loss, 6000
+    ),
+    "skin_tone": Network(
+        {"working": 64}, 24, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_cast), 64), _tone_loss, 6000
+    ),
+}
