@@ -14,7 +14,7 @@ from flows.comparison import Measured, Side, effort_facts, insist_on_known
 from flows.documents import write_document, write_facts, write_table
 from flows.evaluate_dataset import evaluate
 from flows.evaluation import EvaluationJob, restored_tree
-from flows.job import Job, JobError, job_for
+from flows.job import Job, JobError, job_for, recipe_label
 from flows.restore_dataset import restore
 from flows.run import cluster_settings
 from infra.settings import load_settings
@@ -74,7 +74,7 @@ class BenchmarkJob(BaseModel):
         insist_on_known(self.metrics)
         runs: dict[str, Job] = {}
         for recipe in self.recipes:
-            name = recipe.removesuffix(".toml").rpartition("/")[2]
+            name = recipe_label(recipe)
             if name in runs:
                 raise JobError(f"two recipes are called {name!r}; give their files different names")
             given = {"recipe": recipe, "aligned": True, "settings": self.settings}

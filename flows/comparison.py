@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.evaluation import EvaluationJob, evaluation_job, is_workspace, open_evaluation
-from flows.job import Job, JobError, job_for
+from flows.job import Job, JobError, job_for, recipe_label
 from flows.plan import face_counts
 from flows.report import last_run_facts
 from infra.manifest import Ledger
@@ -150,7 +150,7 @@ def _place_of(side: Side, job: ComparisonJob) -> str:
 
 
 def _recipe_side(recipe: str, job: ComparisonJob) -> Side:
-    name = recipe.removesuffix(".toml").rpartition("/")[2]
+    name = recipe_label(recipe)
     run = job_for(
         None,
         job.against,

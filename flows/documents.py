@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect.artifacts import create_markdown_artifact
-from prefect.context import FlowRunContext
 
+from flows.publish import never_fatal
 from infra.storage import Storage
 from tasks.document import Block, to_html, to_markdown
 
 PAGE = "index.html"
-_log = logging.getLogger("mpsr.documents")
 
 
 def write_document(output: Storage, name: str, title: str, blocks: Sequence[Block]) -> None:
@@ -40,10 +38,6 @@ def write_facts(output: Storage, name: str, facts: Mapping[str, Any]) -> None:
     output.write_atomic(f"{name}.json", json.dumps(facts, indent=1, ensure_ascii=True).encode())
 
 
+@never_fatal
 def _publish(name: str, markdown: str, title: str) -> None:
-    if FlowRunContext.get() is None:
-        return
-    try:
-        create_markdown_artifact(key=name, markdown=markdown, description=title)
-    except Exception as error:  # whatever the server says: the document is in its files
-        _log.warning("could not publish to the dashboard: %s", error)
+    create_markdown_artifact(key=name, markdown=markdown, description=title)

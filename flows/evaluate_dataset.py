@@ -6,17 +6,14 @@ ledger in the evaluation folder knows every face under every metric. A second ru
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext, TaskRunContext
-from prefect.runtime import flow_run
+from prefect.context import TaskRunContext
 
 from flows import evaluation_plan, evaluation_totals, publish
 from flows.evaluation import EvaluationJob, evaluation_job
@@ -36,16 +33,11 @@ if TYPE_CHECKING:
 
 BATCH = 4
 """Pairs per call of a worker: what is lost when one dies, and what one intermediate file holds."""
-_log = logging.getLogger("mpsr.evaluate")
 
 
-def _run_name() -> str:
-    asked = flow_run.parameters
-    what = (asked.get("restored") or asked.get("dataset") or "").rstrip("/").rpartition("/")[2]
-    return f"evaluate-{what}-{datetime.now(UTC):%Y-%m-%d}"
-
-
-@flow(name="evaluate-dataset", flow_run_name=_run_name, persist_result=False)
+@flow(
+    name="evaluate-dataset", flow_run_name=publish.dated_name("evaluate", "restored", "dataset"), persist_result=False
+)
 def evaluate_dataset(
     restored: str | None = None,
     against: str | None = None,
@@ -186,12 +178,8 @@ def _write_report(run: EvaluationRun) -> str:
     return write_evaluation_report(run.folder, None if run.settings.report_thumbnails else False)
 
 
+@publish.never_fatal
 def _publish(run: EvaluationRun, table: str, report: str) -> None:
-    """The table beside the published ones, for the dashboard; one that cannot be reached stops nothing."""
-    if FlowRunContext.get() is None:
-        return
-    try:
-        create_markdown_artifact(key="evaluation", markdown=table, description=run.folder.shown_url)
-        create_link_artifact(key="evaluation-report", link=report, link_text="Report")
-    except Exception as error:  # whatever the server says: the numbers are in their files
-        _log.warning("could not publish to the dashboard: %s", error)
+    """The table beside the published ones, for the dashboard."""
+    create_markdown_artifact(key="evaluation", markdown=table, description=run.folder.shown_url)
+    create_link_artifact(key="evaluation-report", link=report, link_text="Report")

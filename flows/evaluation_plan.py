@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.evaluation_run import EvaluationRun
-from flows.plan import SHARDS_OF_SMALL_ARCHIVE, SMALL_SHARD
+from flows.plan import prefix_bits, prefix_of
 from flows.run import known_files
 from infra.manifest import bucket_of
 from tasks.image_io import Limits
@@ -79,7 +79,7 @@ class Work:
             yield Portion(f"{bucket:02x}-{prefix:x}", bucket, lacking, items)
 
     def _place(self, run: EvaluationRun, pair_id: str) -> tuple[int, int]:
-        return bucket_of(pair_id, run.ledger.buckets), int(pair_id[:8], 16) >> (32 - self.prefix_bits)
+        return bucket_of(pair_id, run.ledger.buckets), prefix_of(pair_id, self.prefix_bits)
 
 
 def find_pairs(run: EvaluationRun) -> pa.Table:
@@ -119,8 +119,7 @@ def plan(run: EvaluationRun, pairs: pa.Table) -> Work:
             lacks = () if pair_id in closed else tuple(s for s in wanted if s not in held.get(pair_id, ()))
             if lacks:
                 lacking[pair_id] = lacks
-    size = min(run.settings.shard_size, max(SMALL_SHARD, len(in_order) // SHARDS_OF_SMALL_ARCHIVE))
-    return Work(pairs, lacking, max(0, (max(len(in_order), 1) - 1) // size).bit_length())
+    return Work(pairs, lacking, prefix_bits(len(in_order), run.settings))
 
 
 def _held(run: EvaluationRun, bucket: int) -> tuple[Mapping[str, Collection[str]], Collection[str]]:

@@ -132,7 +132,7 @@ class Course:
 
 def memory_of(run: Run) -> Memory:
     """The rates that are known for a run's machine, pool and recipe."""
-    return Memory(run.settings, f"{run.device}-{run.recipe.file.dtype}", run.digests[COMMIT])
+    return Memory(run.settings, run.recipe.numerics(run.device), run.digests[COMMIT])
 
 
 def at_the_plan(run: Run, plan: Plan) -> None:

@@ -28,8 +28,12 @@ from tasks.scan import scan
 
 if TYPE_CHECKING:
     from infra.retention import Cleaning
+    from infra.settings import Settings
+    from tasks.recipe import Recipe
 
 RESTORED = "restored"
+Keys = tuple[dict[str, str], str]
+"""The digests of a recipe's stages with the weights that are here, and where and in what it computes."""
 OUTPUT_PER_INPUT = 1.3
 """Bytes of restored files per byte of input, with room to spare; what is known better comes from the ledger."""
 
@@ -61,9 +65,12 @@ def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
     changes = list(scan(source, known, include=job.include, exclude=job.exclude, limits=limits))
     scan_seconds = time.monotonic() - began
     found = len(known | {row["path"]: row for row in changes if row["present"]}) - _gone(changes)
-    planned = _work(job, ledger, known, changes, missing)
+    keys = None if missing or absent else _keys_of(recipe, settings)
+    planned = _work(ledger, known, changes, keys)
     work = [row for _, row in planned]
-    told, unknown = (None, "") if missing or absent else _forecast(job, ledger, planned, found, scan_seconds, preflight)
+    told, unknown = (
+        (None, "") if keys is None else _forecast(job, ledger, keys, planned, found, scan_seconds, preflight)
+    )
     free = storage.free_bytes()
     output = int(OUTPUT_PER_INPUT * sum(row["bytes"] or 0 for row in work))
     return {
@@ -185,6 +192,7 @@ def file_outcomes(ledger: Ledger) -> dict[str, str]:
 def _forecast(
     job: Job,
     ledger: Ledger | None,
+    keys: Keys,
     planned: list[tuple[str, dict[str, Any]]],
     found: int,
     scan_seconds: float,
@@ -199,8 +207,7 @@ def _forecast(
 
     if not planned:
         return None, ""
-    settings, recipe, (weights, numerics) = job.load_settings(), job.load_recipe(), _weights_of(job)
-    digests = recipe.digests(weights, numerics)
+    settings, recipe, (digests, numerics) = job.load_settings(), job.load_recipe(), keys
     memory = forecast.Memory(settings, numerics, digests[COMMIT])
     rates = memory.recall(job.source)
     try:
@@ -223,9 +230,9 @@ def _forecast(
 
 
 def _work(
-    job: Job, ledger: Ledger | None, known: dict[str, Any], changes: list[dict[str, Any]], missing: list[str]
+    ledger: Ledger | None, known: dict[str, Any], changes: list[dict[str, Any]], keys: Keys | None
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Reason and one inventory row of every image to be done."""
+    """Reason and one inventory row of every image to be done; without keys nobody knows what is stale."""
     usable = {row["image_id"]: row for row in changes if row["present"] and not row["problem"]}
     if ledger is None:
         return [("new", row) for row in usable.values()]
@@ -233,19 +240,18 @@ def _work(
     fresh = {image_id: row for image_id, row in usable.items() if image_id not in done}
     work = {image_id: ("changed" if row["path"] in known else "new", row) for image_id, row in fresh.items()}
     by_id = {row["image_id"]: row for row in known.values()}
-    if not missing:
-        digest = job.load_recipe().digests(*_weights_of(job))[COMMIT]
-        for row in ledger.plan(digest).to_pylist():
+    if keys is not None:
+        for row in ledger.plan(keys[0][COMMIT]).to_pylist():
             if row["image_id"] not in work:
                 work[row["image_id"]] = (row["why"], by_id.get(row["image_id"], row))
     return list(work.values())
 
 
-def _weights_of(job: Job) -> tuple[dict[str, str], str]:
+def _keys_of(recipe: Recipe, settings: Settings) -> Keys:
     from flows.run import present_weights, resolve_device
 
-    settings, recipe = job.load_settings(), job.load_recipe()
-    return present_weights(recipe, settings), f"{resolve_device(settings)}-{recipe.file.dtype}"
+    numerics = recipe.numerics(resolve_device(settings))
+    return recipe.digests(present_weights(recipe, settings), numerics), numerics
 
 
 def _gone(changes: list[dict[str, Any]]) -> int:

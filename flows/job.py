@@ -75,6 +75,11 @@ def job_for(dataset: str | None, source: str | None, workspace: str | None, **mo
     return Job(source=Storage(source).url, workspace=Storage(workspace).url, **given)
 
 
+def recipe_label(recipe: str) -> str:
+    """What a recipe is called in folders and tables: its name, or that of its file."""
+    return recipe.removesuffix(".toml").rpartition("/")[2]
+
+
 def read_data_manifest(name: str) -> dict[str, Any]:
     """What data_manifests/<name>.toml says. Relative folders in it are relative to the folder it lies in."""
     path = DATA_MANIFESTS / f"{name}.toml"

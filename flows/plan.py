@@ -47,17 +47,17 @@ class Plan:
 
     def shards(self, run: Run) -> Iterator[Shard]:
         """The work, shard by shard, in the order of the ids (a hash, so the folders of an archive come mixed)."""
-        for bucket, rows in self._by_bucket():
-            paths = _paths(run, bucket)
-            for prefix, members in groupby(rows, key=lambda row: _prefix(row["image_id"], self.prefix_bits)):
+        for bucket, rows in self.by_bucket("image_id", "bucket", "why", "attempt"):
+            paths = paths_by_image(run.ledger, bucket)
+            for prefix, members in groupby(rows, key=lambda row: prefix_of(row["image_id"], self.prefix_bits)):
                 planned = {row["image_id"]: row for row in members}
                 images = {image_id: paths[image_id] for image_id in planned}
                 yield Shard(f"{bucket:02x}-{prefix:x}", bucket, images, run.recipe, run.digests, planned)
 
-    def _by_bucket(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    def by_bucket(self, *columns: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """One bucket's rows at a time: ten million as Python objects would not fit."""
-        table, start = self.table.select(["image_id", "bucket", "why", "attempt"]), 0
-        for counted in table.column("bucket").value_counts().to_pylist():
+        table, start = self.table.select(columns), 0
+        for counted in self.table.column("bucket").value_counts().to_pylist():
             yield counted["values"], table.slice(start, counted["counts"]).to_pylist()
             start += counted["counts"]
 
@@ -149,14 +149,15 @@ def _counts(table: pa.Table) -> dict[str, int]:
     return {row["why"]: row["image_id_count"] for row in grouped.to_pylist()}
 
 
-def _paths(run: Run, bucket: int) -> dict[str, list[str]]:
+def paths_by_image(ledger: Ledger, bucket: int) -> dict[str, list[str]]:
     """image_id → every path that holds it, in one bucket."""
-    table = run.ledger.files(bucket=bucket, columns=["image_id", "path"])
+    table = ledger.files(bucket=bucket, columns=["image_id", "path"])
     found: dict[str, list[str]] = {}
     for image_id, path in zip(table.column("image_id").to_pylist(), table.column("path").to_pylist(), strict=True):
         found.setdefault(image_id, []).append(path)
     return found
 
 
-def _prefix(image_id: str, bits: int) -> int:
+def prefix_of(image_id: str, bits: int) -> int:
+    """The first bits of an id, which name its shard."""
     return int(image_id[:8], 16) >> (32 - bits)

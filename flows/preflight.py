@@ -57,19 +57,16 @@ def measure(job: Job, settings: Settings, recipe: Recipe, rows: Iterable[Mapping
 
     Raises NoPreflight where the cluster has several machines, or no picture of the sample could be worked on.
     """
-    from flows.run import cluster_settings
-    from infra.cluster import PoolWants, plan_pool, start_or_join
+    from flows.run import planned_pool
     from infra.executor import Executor, ExecutorSettings
 
     device, config = _worker_config(job, settings, recipe)
     begun = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="mpsr-preflight-") as folder,
-        start_or_join(cluster_settings(settings)) as cluster,
+        planned_pool(settings, device) as (facts, pool),
     ):
-        facts = cluster.facts()
         _refuse_several(facts)
-        pool = plan_pool(facts, PoolWants(device=device, workers=settings.workers, threads=settings.threads))
         config = config.model_copy(update={"workspace": folder, "threads": pool.threads})
         patience = ExecutorSettings(window=1, retries=0, call_timeout=CALL_SECONDS)
         with Executor("tasks.worker:build", config.model_dump(mode="json"), pool=pool, settings=patience) as executor:
@@ -221,7 +218,7 @@ def _worker_config(job: Job, settings: Settings, recipe: Recipe) -> tuple[Device
         source=job.source,
         workspace="",
         recipe=recipe.to_dict(),
-        digests=recipe.digests(weights, f"{device}-{recipe.file.dtype}"),
+        digests=recipe.digests(weights, recipe.numerics(device)),
         weights=weights,
         weights_dir=settings.weights_dir,
         weights_table=settings.weights_table,

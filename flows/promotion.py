@@ -8,7 +8,6 @@ decision is written down.
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,11 +19,11 @@ import pyarrow.compute as pc
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
 
 from flows import promotion_journal as journals
+from flows import publish
 from flows.job import Job
-from flows.plan import Plan
+from flows.plan import Plan, paths_by_image
 from flows.progress import Progress, watched
 from flows.promotion_candidate import forget, restore_beside, share_intermediates
 from flows.promotion_journal import PROMOTIONS, Journal
@@ -43,7 +42,6 @@ from tasks.recipe import COMMIT
 
 BEFORE = "evaluation-nightly"
 """The folder with the measures of the results that stand."""
-_log = logging.getLogger("mpsr.promotion")
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ def put_in_place(run: Run, journal: Journal) -> None:
     if journal.decision["promote"] and journal.state == "applied":
         share_intermediates(run.workspace, f"{journal.candidate}/", "", room=run.settings.keep_intermediates_gb)
         forget(run.workspace, journal.candidate)
-    _publish(run, journal)
+    _tell(run, journal)
 
 
 def roll_back(workspace: str, promotion: str | None, *, again: bool) -> dict[str, Any]:
@@ -195,16 +193,9 @@ def _cases(run: Run, work: Plan, candidate: Run) -> Iterator[Case]:
 
 def _pictures(run: Run, work: Plan) -> Iterator[tuple[int, dict[str, tuple[str, list[str]]]]]:
     """Bucket by bucket, of every planned picture why it is planned and which paths hold it."""
-    table, start = work.table.select(["image_id", "bucket", "why"]), 0
-    for counted in table.column("bucket").value_counts().to_pylist():
-        rows = table.slice(start, counted["counts"]).to_pylist()
-        start += counted["counts"]
-        found: dict[str, tuple[str, list[str]]] = {row["image_id"]: (row["why"], []) for row in rows}
-        files = run.ledger.files(bucket=counted["values"], columns=["image_id", "path"]).to_pylist()
-        for file in files:
-            if file["image_id"] in found:
-                found[file["image_id"]][1].append(file["path"])
-        yield counted["values"], found
+    for bucket, rows in work.by_bucket("image_id", "why"):
+        paths = paths_by_image(run.ledger, bucket)
+        yield bucket, {row["image_id"]: (row["why"], paths.get(row["image_id"], [])) for row in rows}
 
 
 def _verdicts(ledger: Ledger, bucket: int) -> dict[str, Row]:
@@ -254,13 +245,13 @@ def _place(run: Run) -> Place:
     return Place(run.workspace, run.ledger, run.lease)
 
 
-def _publish(run: Run, journal: Journal) -> None:
-    """The decision as a page, beside the journal and in the dashboard; one that cannot be reached stops nothing."""
+def _tell(run: Run, journal: Journal) -> None:
+    """The decision as a page, beside the journal and in the dashboard."""
     text = markdown(journal)
     run.workspace.write_atomic(f"{PROMOTIONS}/{journal.id}.md", text.encode())
-    if FlowRunContext.get() is None:
-        return
-    try:
-        create_markdown_artifact(key="promotion", markdown=text, description="What the nightly gate decided, and why")
-    except Exception as error:  # whatever the server says: the page is in its file
-        _log.warning("could not publish to the dashboard: %s", error)
+    _publish(text)
+
+
+@publish.never_fatal
+def _publish(text: str) -> None:
+    create_markdown_artifact(key="promotion", markdown=text, description="What the nightly gate decided, and why")

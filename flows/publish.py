@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -21,6 +22,7 @@ from prefect.artifacts import (
 )
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.runtime import flow_run
 
 from flows.shard import Row
 
@@ -38,7 +40,9 @@ TOP = 25
 _log = logging.getLogger("mpsr.publish")
 
 
-def _never_fatal(publish: Callable[P, None]) -> Callable[P, None]:
+def never_fatal(publish: Callable[P, None]) -> Callable[P, None]:
+    """Makes of what shows something in the dashboard what outside a flow run does nothing, and never stops a run."""
+
     @wraps(publish)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         if FlowRunContext.get() is None:
@@ -51,7 +55,18 @@ def _never_fatal(publish: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
-@_never_fatal
+def dated_name(verb: str, *parameters: str) -> Callable[[], str]:
+    """Names flow runs `restore-photos-2026-11-21`, after the first of these parameters that was given."""
+
+    def name() -> str:
+        asked = flow_run.parameters
+        what = next((asked[each] for each in parameters if asked.get(each)), "")
+        return f"{verb}-{what.rstrip('/').rpartition('/')[2]}-{datetime.now(UTC):%Y-%m-%d}"
+
+    return name
+
+
+@never_fatal
 def plan(run: Run, work: Plan) -> None:
     """The plan as a table, and the progress bar at zero."""
     create_table_artifact(
@@ -62,7 +77,7 @@ def plan(run: Run, work: Plan) -> None:
     run.progress_artifact = create_progress_artifact(0.0, key="progress", description="images with a verdict")
 
 
-@_never_fatal
+@never_fatal
 def progress(run: Run) -> None:
     """How far the run is: the bar, and one page with counts, rate, time to go and the last failure."""
     if run.progress_artifact is None:
@@ -71,7 +86,7 @@ def progress(run: Run) -> None:
     create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts, rate and time to go")
 
 
-@_never_fatal
+@never_fatal
 def finished(run: Run, summary: dict[str, Any], report: str) -> None:
     """The totals, the failures with their reasons, and where the report is."""
     if run.progress_artifact is not None:

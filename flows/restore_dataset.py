@@ -15,7 +15,6 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
-from prefect.runtime import flow_run
 
 from flows import forecast, publish
 from flows.in_flight import each_in_flight
@@ -35,13 +34,7 @@ INVENTORY_SEGMENT = 50_000
 """Inventory rows per segment."""
 
 
-def _run_name() -> str:
-    asked = flow_run.parameters
-    what = (asked.get("source") or asked.get("dataset") or "").rstrip("/").rpartition("/")[2]
-    return f"restore-{what}-{datetime.now(UTC):%Y-%m-%d}"
-
-
-@flow(name="restore-dataset", flow_run_name=_run_name, persist_result=False)
+@flow(name="restore-dataset", flow_run_name=publish.dated_name("restore", "source", "dataset"), persist_result=False)
 def restore_dataset(
     dataset: str | None = None,
     source: str | None = None,

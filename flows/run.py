@@ -38,7 +38,7 @@ from tasks.worker import RESTORED, WorkerConfig
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from infra.cluster import ClusterSettings
+    from infra.cluster import ClusterFacts, ClusterSettings
     from infra.executor import Executor, PoolSize
 
 SOFTWARE = f"mpsr-batch {version('mpsr-batch')}"
@@ -64,7 +64,7 @@ class Run:
         self.weights = present_weights(recipe, settings)
         self.device = resolve_device(settings)
         _check_placement(recipe, settings, self.device)
-        self.digests = recipe.digests(self.weights, f"{self.device}-{recipe.file.dtype}")
+        self.digests = recipe.digests(self.weights, recipe.numerics(self.device))
         self.ledger: Ledger
         self.lease: Lease
         self.executor: Executor
@@ -200,15 +200,23 @@ def _refuse_danger(run: Run) -> None:
 
 
 @contextmanager
+def planned_pool(settings: Settings, device: Device) -> Iterator[tuple[ClusterFacts, PoolSize]]:
+    """Starts or joins the Ray cluster for as long as it is needed; says what it has, and how many workers fit there."""
+    from infra.cluster import PoolWants, plan_pool, start_or_join
+
+    with start_or_join(cluster_settings(settings)) as cluster:
+        facts = cluster.facts()
+        yield facts, plan_pool(facts, PoolWants(device=device, workers=settings.workers, threads=settings.threads))
+
+
+@contextmanager
 def workers(run: Run) -> Iterator[None]:
     """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
-    from infra.cluster import PoolWants, plan_pool, start_or_join
     from infra.executor import Executor, ExecutorSettings
 
     settings = run.settings
-    with start_or_join(cluster_settings(settings)) as cluster:
-        wants = PoolWants(device=run.device, workers=settings.workers, threads=settings.threads)
-        pool = run.pool = plan_pool(cluster.facts(), wants)
+    with planned_pool(settings, run.device) as (_, pool):
+        run.pool = pool
         config = run.worker_config(pool.threads).model_dump(mode="json")
         limits = ExecutorSettings(
             retries=settings.retries, call_timeout=settings.call_timeout, cancel_grace=CANCEL_SECONDS

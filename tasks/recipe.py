@@ -232,6 +232,10 @@ class Recipe:
             needed |= {_provider(metric, earlier).id for metric in gate.metrics}
         return tuple(s for s in earlier if s.id in needed)
 
+    def numerics(self, device: str) -> str:
+        """Where and in what the recipe computes there: results of different ones are kept apart."""
+        return f"{device}-{self.file.dtype}"
+
     def digests(self, weights: Mapping[str, str], numerics: str) -> dict[str, str]:
         """The part of every stage's key that does not name the image, by stage id, and `commit` for the whole.
 

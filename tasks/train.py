@@ -218,15 +218,17 @@ class _Run:
         return final
 
 
-def take_over(net: nn.Module, smaller: nn.Module) -> None:
-    """Give `net` the weights of a network that is part of it; what it has beyond that begins by doing nothing.
+def take_over(net: nn.Module, trained: nn.Module) -> None:
+    """Give `net` the weights of a network of its kind; what it has beyond that begins by doing nothing.
 
-    Raises ValueError where `smaller` has weights that `net` has no place for.
+    A fine branch that `net` does without stays behind.
+    Raises ValueError where `trained` has other weights that `net` has no place for.
     """
-    known = smaller.state_dict()
+    known = trained.state_dict()
     missing, unexpected = net.load_state_dict(known, strict=False)
-    if unexpected:
-        raise ValueError(f"cannot start from these weights: no place for {unexpected[0]}; name a network of this kind")
+    strange = [name for name in unexpected if not name.startswith("fine.")]
+    if strange:
+        raise ValueError(f"cannot start from these weights: no place for {strange[0]}; name a network of this kind")
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name in missing and ".second." in name and not name.startswith("fine."):

@@ -186,13 +186,19 @@ def _shrunk(drawn: Degradation, factor: int) -> Degradation:
 
 def _camera_or_preset(rng: np.random.Generator, floor: float) -> Degradation:
     kind = rng.random()
-    if kind < 0.1:
+    if kind < 0.08:
         return Degradation(jpeg=None if rng.random() < 0.5 else 95)
     if kind < 0.45:
         presets = (MILD, MEDIUM, SEVERE, VERY_SEVERE) if floor == 0 else (SEVERE, VERY_SEVERE)
         return presets[int(rng.integers(len(presets)))]
     level = floor + (1 - floor) * rng.random() if rng.random() < 0.9 else rng.random()
-    return sample_degradation(int(rng.integers(2**31)), float(level), ageing=0.12)
+    drawn = sample_degradation(int(rng.integers(2**31)), float(level), ageing=0.12)
+    return _soft(drawn) if kind < 0.55 else drawn
+
+
+def _soft(drawn: Degradation) -> Degradation:
+    """The same without a flaw, as pictures are that were enlarged or are out of focus."""
+    return drawn.model_copy(update={"noise": 0.0, "poisson": 0.0, "jpeg": 95, "then": None})
 
 
 def _only_age(drawn: Degradation) -> Degradation:
@@ -219,9 +225,7 @@ def _judged(rng: np.random.Generator) -> Degradation:
         presets = (MILD, MEDIUM, SEVERE, VERY_SEVERE)
         return presets[int(rng.integers(len(presets)))]
     drawn = sample_degradation(int(rng.integers(2**31)), ageing=0.15)
-    if kind < 0.55:  # soft and without a flaw, as pictures are that were enlarged or are out of focus
-        return drawn.model_copy(update={"noise": 0.0, "poisson": 0.0, "jpeg": 95, "then": None})
-    return drawn
+    return _soft(drawn) if kind < 0.55 else drawn
 
 
 def tone_pair(face: Face, seed: int, draw: Callable[[np.random.Generator], Degradation], side: int = 128) -> Pair:

@@ -120,10 +120,10 @@ NETWORKS: dict[str, Network] = {
         _restorer_loss,
     ),
     "severe": Network(
-        {**RESTORER, "least": 0.0035, "mirrored": True},
-        8,
+        {**RESTORER, "fine": 0, "least": 0.0035, "mirrored": True},
+        16,
         7e-4,
-        lambda face, seed: _reduced(restorer_pair(face, seed, 256, 0.5), 256),
+        lambda face, seed: _reduced(restorer_pair(face, seed, 128, 0.5), 128),
         _restorer_loss,
     ),
     "quality": Network({"width": 96}, 64, 2e-3, _draw_quality, _quality_loss, pool=6000),

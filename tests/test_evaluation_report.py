@@ -295,8 +295,7 @@ def test_a_face_opens_turns_and_closes_by_keyboard(page, made):
     page.press("ArrowRight", 39)
     page.until("location.hash === '#face-1'")
     page.press("Escape", 27)
-    page.until("!$('detail').open")
-    assert page.js("$('detail').childElementCount") == 0
+    page.until("!$('detail').open && $('detail').childElementCount === 0")
     page.js("show(50)")
     page.until("$('detail').open")
     assert "were not kept" in page.js("$('detail').textContent")
