@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 HERE = Path(__file__).parent
@@ -27,16 +29,27 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory):
+def prefect_server():
     """Prefect's own test harness: an ephemeral server with a database of its own."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with ExitStack() as stack:
+        _enter_harness(stack)
+        stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
+        yield
+
+
+def _enter_harness(stack):
+    """Again where the free port it found was taken by another (a Ray that starts meanwhile) before it bound it."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with (
-        prefect_test_harness(server_startup_timeout=120),
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-    ):
-        yield
+    for tries_left in (2, 1, 0):
+        try:
+            stack.enter_context(prefect_test_harness(server_startup_timeout=120))
+            return
+        except httpx.HTTPError:
+            if tries_left == 0:
+                raise
 
 
 @pytest.fixture(scope="session")
