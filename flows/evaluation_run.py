@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from flows.evaluation import EvaluationJob, is_workspace, output_of, restored_tree
 from flows.job import JobError, lies_in, read_data_manifest, refuse_secrets
 from flows.progress import Progress
-from flows.run import SOFTWARE, planned_pool, resolve_device
+from flows.run import SOFTWARE, executor_settings, planned_pool, resolve_device
 from infra.lease import Lease
 from infra.manifest import Ledger, buckets_for
 from infra.settings import Settings
@@ -176,13 +176,11 @@ def open_evaluation_run(job: EvaluationJob, progress: Progress | None = None) ->
 @contextmanager
 def workers(run: EvaluationRun) -> Iterator[None]:
     """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
-    from infra.executor import Executor, ExecutorSettings
+    from infra.executor import Executor
 
-    settings = run.settings
-    with planned_pool(settings, run.device) as (_, pool):
+    with planned_pool(run.settings, run.device) as (_, pool):
         config = run.measure_config(pool.threads).model_dump(mode="json")
-        limits = ExecutorSettings(retries=settings.retries, call_timeout=settings.call_timeout)
-        with Executor(FACTORY, config, pool=pool, settings=limits) as run.executor:
+        with Executor(FACTORY, config, pool=pool, settings=executor_settings(run.settings)) as run.executor:
             run.executor.wait_ready()
             yield
 

@@ -54,7 +54,8 @@ def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
     With `preflight` a few pictures are measured where nothing is known yet of this recipe, machine and archive.
     """
     settings, recipe = job.load_settings(), job.load_recipe()
-    storage, source = Storage(job.workspace), Storage(job.source)
+    storage = Storage(job.workspace)
+    source = Storage(job.source, apart=storage)
     ledger = Ledger.open(storage, create=False) if storage.exists("_format.json") else None
     store = open_store(settings.weights_dir, settings.weights_table)
     missing = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from infra.cluster import ClusterFacts, ClusterSettings
-    from infra.executor import Executor, PoolSize
+    from infra.executor import Executor, ExecutorSettings, PoolSize
 
 SOFTWARE = f"mpsr-batch {version('mpsr-batch')}"
 GIGABYTE = 1e9
@@ -59,7 +59,7 @@ class Run:
         self.job, self.settings, self.recipe, self.progress = job, settings, recipe, progress
         self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
         self.started = time.time()
-        self.source = Storage(job.source)
+        self.source = Storage(job.source, apart=Storage(job.workspace))
         self.workspace = Storage(job.workspace)
         self.weights = present_weights(recipe, settings)
         self.device = resolve_device(settings)
@@ -212,16 +212,13 @@ def planned_pool(settings: Settings, device: Device) -> Iterator[tuple[ClusterFa
 @contextmanager
 def workers(run: Run) -> Iterator[None]:
     """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
-    from infra.executor import Executor, ExecutorSettings
+    from infra.executor import Executor
 
     settings = run.settings
     with planned_pool(settings, run.device) as (_, pool):
         run.pool = pool
         config = run.worker_config(pool.threads).model_dump(mode="json")
-        limits = ExecutorSettings(
-            retries=settings.retries, call_timeout=settings.call_timeout, cancel_grace=CANCEL_SECONDS
-        )
-        pools = _cpu_pools(settings, pool.threads)
+        limits, pools = executor_settings(settings), _cpu_pools(settings, pool.threads)
         with Executor(
             run.factory, config, pool=pool, settings=limits, pools=pools, placement=settings.placement
         ) as run.executor:
@@ -230,6 +227,13 @@ def workers(run: Run) -> Iterator[None]:
             run.course.mark("stood")
             run.kept_bytes = _intermediate_bytes(run.workspace)
             yield
+
+
+def executor_settings(settings: Settings) -> ExecutorSettings:
+    """How often a call is tried, how long it may take, and how soon it gives way when somebody stops the run."""
+    from infra.executor import ExecutorSettings
+
+    return ExecutorSettings(retries=settings.retries, call_timeout=settings.call_timeout, cancel_grace=CANCEL_SECONDS)
 
 
 def _intermediate_bytes(workspace: Storage) -> int:

@@ -49,15 +49,16 @@ class Storage:
     """A folder (`/photos`, `file:///photos`) or an object store's prefix (`s3://bucket/photos`, any fsspec URL).
 
     `options` are handed to the fsspec file system (endpoint, credentials, …); they appear in no message.
+    `apart` is a local folder that `walk` does not enter where a link leads there: results are no originals.
     All methods raise StorageError or a subclass; see infra.storage_base for the tree.
     """
 
-    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None) -> None:
-        self.options = dict(options or {})
+    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None, apart: Storage | None = None) -> None:
+        self.options, self.apart = dict(options or {}), apart
         self.is_local, self.url = _sorted_out(str(url))
 
-    def __reduce__(self) -> tuple[type[Storage], tuple[str, dict[str, Any]]]:
-        return Storage, (self.url, self.options)
+    def __reduce__(self) -> tuple[type[Storage], tuple[str, dict[str, Any], Storage | None]]:
+        return Storage, (self.url, self.options, self.apart)
 
     def __repr__(self) -> str:
         return f"Storage({self.shown_url!r})"
@@ -69,7 +70,9 @@ class Storage:
 
     @cached_property
     def _files(self) -> LocalFiles | RemoteFiles:
-        return LocalFiles(Path(self.url)) if self.is_local else RemoteFiles(self.url, self.options)
+        if not self.is_local:
+            return RemoteFiles(self.url, self.options)
+        return LocalFiles(Path(self.url), Path(self.apart.url) if self.apart and self.apart.is_local else None)
 
     @property
     def filesystem(self) -> Any:
@@ -134,9 +137,10 @@ class Storage:
     def walk(self, prefix: str = "") -> Iterator[FileInfo]:
         """Every file below the prefix, streaming, depth first, each folder sorted by name.
 
-        Links are followed; one that loops is reported with problem 'symlink_loop', and what cannot be looked at
-        (no permission, a broken link, a pipe) with problem 'unreadable'. Litter of operating systems (Thumbs.db,
-        .DS_Store, @eaDir, …) is passed over. Raises StorageMissingError where the prefix itself is not there.
+        Links are followed; one that loops or leads `apart` is reported with problem 'symlink_loop', and what cannot
+        be looked at (no permission, a broken link, a pipe) with problem 'unreadable'. Litter of operating systems
+        (Thumbs.db, .DS_Store, @eaDir, …) is passed over. Raises StorageMissingError where the prefix itself is
+        not there.
         """
         return self._files.walk(checked_path(prefix), lambda name: not is_junk(name))
 

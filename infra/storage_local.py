@@ -17,10 +17,10 @@ _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class LocalFiles:
-    """Files below a folder. Paths are checked by the caller."""
+    """Files below a folder. Paths are checked by the caller. A walk does not enter the folder `apart`."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, apart: Path | None = None) -> None:
+        self.root, self.apart = root, apart
 
     def local_path(self, path: str) -> Path:
         return self.root / path if path else self.root
@@ -83,6 +83,8 @@ class LocalFiles:
                     yield _described(path, found)
                 elif _identity(found) in chain:
                     yield _loop(path)
+                elif self._lies_apart(path):
+                    yield _problem(path, "symlink_loop", "a symbolic link that leads to the results, not to originals")
                 else:
                     folders.append(self._names(path, wanted))
                     chain.append(_identity(found))
@@ -91,6 +93,9 @@ class LocalFiles:
                     yield _loop(path)
                 elif os.path.lexists(self.local_path(path)):  # else it has vanished since its folder was listed
                     yield _unreadable(path, error)
+
+    def _lies_apart(self, folder: str) -> bool:
+        return self.apart is not None and self.local_path(folder).resolve().is_relative_to(self.apart.resolve())
 
     def _names(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[str]:
         names = os.listdir(self.local_path(folder))  # noqa: PTH208 - a folder may hold a million: no Path for each

@@ -215,6 +215,23 @@ def test_link_loops_and_odd_files_are_reported(tmp_path):
     }
 
 
+def test_a_link_that_leads_to_the_results_is_not_followed(tmp_path):
+    archive, results = tmp_path / "archive", tmp_path / "out" / "results"
+    for folder in (archive / "1936", results / "restored"):
+        folder.mkdir(parents=True)
+        (folder / "x.jpg").write_bytes(b"1")
+    (archive / "made").symlink_to(results / "restored")
+    (archive / "above").symlink_to(tmp_path / "out")
+    (archive / "year").symlink_to(archive / "1936")
+    walk = pickle.loads(pickle.dumps(Storage(archive, apart=Storage(results)))).walk()
+    assert {info.path: info.problem for info in walk} == {
+        "1936/x.jpg": None,
+        "above/results": "symlink_loop",
+        "made": "symlink_loop",
+        "year/x.jpg": None,
+    }
+
+
 def test_a_file_that_vanishes_during_the_walk_is_no_problem(tmp_path):
     for name in "abc":
         (tmp_path / name).write_bytes(b"1")
