@@ -191,7 +191,7 @@ def clean(
 
 @app.command(rich_help_panel=MACHINE)
 def train(
-    name: Annotated[str, typer.Argument(help="a network of the compact recipe", show_default=False)],
+    name: Annotated[str, typer.Argument(help="a network of the compact recipe, or niqe", show_default=False)],
     data: Annotated[Path, typer.Option(help="folder of aligned faces, 512 px", show_default=False)],
     output: Annotated[Path, typer.Option(help="folder for checkpoints and weights")] = Path("training"),
     set_: Set = None,

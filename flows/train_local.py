@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from flows.job import JobError
 def train_one(name: str, data: Path, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Trains (or goes on training) a network and measures it against its own absence on the validation faces.
 
+    `niqe` is no network: its pristine statistics are fitted to the faces in one go, and there are no settings.
     Returns where the weights are, their sha256, one line of figures for every row of `tasks.train_measure`, and, for
     networks that make pictures, a strip of validation faces (given, made, truth) to look at.
     Raises JobError for an unknown network, for settings that cannot be, and where the folder holds no faces.
     """
+    if name == "niqe":
+        return _fit_niqe(data, output, settings)
     from tasks.models.compact import load_compact
-    from tasks.train import TrainSettings, train
-    from tasks.train_data import load_faces
+    from tasks.train import TrainSettings, faces_of, train
     from tasks.train_measure import measure
     from tasks.train_strip import write_strip
 
@@ -32,12 +35,28 @@ def train_one(name: str, data: Path, output: Path, settings: dict[str, Any]) -> 
             result = train(name, chosen, lambda step, total, loss: bar.update(row, completed=step, loss=loss))
     except (KeyError, ValidationError, FileNotFoundError) as error:
         raise JobError(str(error.args[0] if isinstance(error, KeyError) else error)) from None
-    network, faces = load_compact(result.weights), load_faces(data, "val")
+    network, faces = load_compact(result.weights), faces_of(chosen, "val")
     figures = {row: _in_words(values) for row, values in measure(name, network, faces).items()}
     strip = write_strip(name, network, faces, output / f"{name}.png")
     return {"weights": str(result.weights), "sha256": result.sha256, "steps": result.steps, **figures} | (
         {"pictures": str(strip)} if strip else {}
     )
+
+
+def _fit_niqe(data: Path, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    from tasks.train_data import load_faces
+    from tasks.train_niqe import fit_niqe, measure_niqe
+
+    if settings:
+        raise JobError(f"niqe is fitted in one go and has no settings; leave out {', '.join(settings)}")
+    try:
+        fitted = fit_niqe(data, output)
+        figures = measure_niqe(fitted.weights, load_faces(data, "val"))
+    except (FileNotFoundError, ValueError) as error:
+        raise JobError(str(error)) from None
+    digest = hashlib.sha256(fitted.weights.read_bytes()).hexdigest()
+    rows = {row: _in_words(values) for row, values in figures.items()}
+    return {"weights": str(fitted.weights), "sha256": digest, "faces": fitted.faces, **rows}
 
 
 def _in_words(values: dict[str, float]) -> str:

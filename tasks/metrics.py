@@ -86,6 +86,7 @@ METRICS: dict[str, Metric] = {
         Metric("qalign", "Q-Align", "no_reference", "higher", weights=("one_align",), extra="iqa"),
         Metric("liqe", "LIQE", "no_reference", "higher", weights=("clip_vit_b32", "liqe_koniq"), extra="iqa"),
         Metric("niqe_basicsr", "NIQE as BasicSR takes it", "no_reference", "lower", weights=("niqe_pristine",)),
+        Metric("niqe_portraits", "NIQE fitted on portraits", "no_reference", "lower", weights=("niqe_portraits",)),
         Metric("quality", "compact quality score", "no_reference", "higher", weights=("compact_quality",)),
         Metric("sharpness", "sharpness", "no_reference", "higher"),
         Metric("identity", "AdaFace similarity to the input", "identity", "higher", weights=(ADAFACE,)),

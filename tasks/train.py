@@ -25,6 +25,7 @@ from torch import nn
 from tasks.models.compact import build, load_compact, save_compact
 from tasks.train_data import Face, ita, load_faces, to_float
 from tasks.train_networks import NETWORKS, Batch, Network
+from tasks.train_points import with_mean_points
 
 CHOSEN = 24
 """Held-out examples that the early stop looks at."""
@@ -38,6 +39,9 @@ class TrainSettings(BaseModel):
 
     data: Path = Field(description="folder of aligned faces, see tasks.train_data.load_faces")
     out: Path = Field(description="folder for <name>.safetensors and the checkpoint <name>.ckpt")
+    yunet: Path | None = Field(
+        default=None, description="YuNet's ONNX file: its mean over five scales in place of the table's points"
+    )
     start: Path | None = Field(default=None, description="weights to start from, of the same network or a smaller one")
     steps: int = Field(default=4000, ge=1, description="optimiser steps; may differ when a training goes on")
     batch: int | None = Field(default=None, ge=1, description="examples a step; none = the network's own")
@@ -78,7 +82,7 @@ def train(name: str, settings: TrainSettings, on_progress: Progress | None = Non
     run = _Run(name, NETWORKS[name], settings)
     run.resume()
     losses: list[float] = []
-    for batch in run.batches(load_faces(settings.data, "fit")):
+    for batch in run.batches(faces_of(settings, "fit")):
         losses.append(run.advance(batch))
         if on_progress is not None:
             on_progress(run.step, settings.steps, losses[-1])
@@ -91,6 +95,12 @@ def train(name: str, settings: TrainSettings, on_progress: Progress | None = Non
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     last = float(np.mean(losses[-100:])) if losses else float("nan")
     return TrainResult(name, weights, digest, run.step, last, time.monotonic() - started)
+
+
+def faces_of(settings: TrainSettings, split: str) -> list[Face]:
+    """The faces of a split as the settings want them to be seen. Raises FileNotFoundError."""
+    faces = load_faces(settings.data, split)
+    return faces if settings.yunet is None else with_mean_points(faces, settings.yunet)
 
 
 class _Run:
@@ -175,13 +185,16 @@ class _Run:
 
     @torch.no_grad()
     def _loss_on_held_out(self) -> float:
-        faces = load_faces(self.settings.data, "choose")
+        faces = faces_of(self.settings, "choose")
         drawn = [self.network.draw(faces[i % len(faces)], i) for i in range(CHOSEN)]
         batch = {key: torch.stack([example[key] for example in drawn]).to(self.device) for key in drawn[0]}
         return float(self.network.loss(self.average.eval(), batch))
 
     def _identity(self) -> str:
-        return self.settings.model_dump_json(exclude={"out", "save_every", "device", "steps", "patience"}) + self.name
+        without = {"out", "save_every", "device", "steps", "patience"} | (
+            {"yunet"} if self.settings.yunet is None else set()
+        )
+        return self.settings.model_dump_json(exclude=without) + self.name
 
     def save(self) -> None:
         state = {

@@ -111,10 +111,20 @@ def measure_picture(net: nn.Module, faces: list[Face], draw: Draw) -> dict[str, 
 
 def measure_quality(net: nn.Module, faces: list[Face]) -> Table:
     """Spearman correlation of the score with the true PSNR, over all degradations and within each."""
+
+    def score(picture: Image) -> float:
+        with torch.inference_mode():
+            return float(net(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None])[0])
+
+    return measure_scores(score, faces)
+
+
+def measure_scores(score: Callable[[Image], float], faces: list[Face]) -> Table:
+    """Spearman correlation of any score of a picture (H×W×3, [0, 1]) with the true PSNR, and its means."""
     levels = {name: _fixed(PRESETS[name]) for name in CAMERA} | {"mixed": _mixed(0)}
-    drawn = {name: [_scored(net, face, draw(i), i) for i, face in enumerate(faces)] for name, draw in levels.items()}
+    drawn = {name: [_scored(score, face, draw(i), i) for i, face in enumerate(faces)] for name, draw in levels.items()}
     rows = {name: {"spearman": _rank(values)} for name, values in drawn.items()}
-    clean = [_scored(net, face, CLEAN, 0)[0] for face in faces]
+    clean = [score(to_float(face.aligned)) for face in faces]
     rows["all"] = {"spearman": _rank([value for values in drawn.values() for value in values])}
     for name, values in drawn.items():
         rows[name]["mean_score"] = float(np.mean([score for score, _ in values]))
@@ -122,12 +132,10 @@ def measure_quality(net: nn.Module, faces: list[Face]) -> Table:
     return rows
 
 
-def _scored(net: nn.Module, face: Face, degradation: Degradation, seed: int) -> tuple[float, float]:
+def _scored(score: Callable[[Image], float], face: Face, degradation: Degradation, seed: int) -> tuple[float, float]:
     truth = to_float(face.aligned)
     spoiled = degrade(truth, degradation, seed)
-    with torch.inference_mode():
-        score = float(net(torch.from_numpy(np.ascontiguousarray(spoiled.transpose(2, 0, 1)))[None])[0])
-    return score, psnr(spoiled, face, truth)
+    return score(spoiled), psnr(spoiled, face, truth)
 
 
 def _rank(values: list[tuple[float, float]]) -> float:
@@ -138,8 +146,9 @@ def _rank(values: list[tuple[float, float]]) -> float:
 def measure_landmarks(net: nn.Module, faces: list[Face], views: int = 8) -> Table:
     """Mean point error in per cent of the inter-eye distance, and how faces and non-faces are told apart.
 
-    Boxes are shifted by ± 15 %, scaled by ± 20 %, turned by ± 30°, and degraded as in training. The constant
-    guess is the mean of the truths themselves, the best that any constant can be.
+    Boxes are shifted by ± 15 %, scaled by ± 20 %, turned by ± 30°, and degraded as in training. The truth is the
+    faces' points: those of `tasks.train_points` are less uncertain than the table's. The constant guess is the
+    mean of the truths themselves, the best that any constant can be.
     """
     rng = np.random.default_rng(0)
     seeds = [(face, 1000 * view + i) for view in range(views) for i, face in enumerate(faces)]

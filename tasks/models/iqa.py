@@ -158,6 +158,7 @@ METRICS: dict[str, Metric] = {
     "maniqa": Metric(_maniqa, ("maniqa_koniq",)),
     "niqe": Metric(_niqe, ("niqe_pristine",), higher_is_better=False),
     "niqe_basicsr": Metric(_niqe_basicsr, ("niqe_pristine",), higher_is_better=False),
+    "niqe_portraits": Metric(_niqe, ("niqe_portraits",), higher_is_better=False),
     "liqe": Metric(_liqe, ("clip_vit_b32", "liqe_koniq")),
     "qalign": Metric(_qalign, ("one_align",)),
 }

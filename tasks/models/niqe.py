@@ -2,20 +2,25 @@
 
 Mittal, Soundararajan, Bovik, "Making a 'Completely Blind' Image Quality Analyzer" (IEEE SPL 2013). The luma, the
 rounding and the resizing are those of pyiqa's `niqe` (the challenge's), so scores compare with published ones;
-BasicSR's differ by a few tenths. The module knows nothing of files: pristine parameters come as tensors.
+BasicSR's differ by a few tenths. `fit` takes the pristine statistics from pictures of one's own. The module knows
+nothing of files: pristine parameters come as tensors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
+from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, pad
 
 BLOCK = 96
 LUMA = (0.299, 0.587, 0.114)
 SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
+FEATURES = 36
+SHARP = 0.75
+"""Blocks as sharp as this share of their picture's sharpest are learnt from, as in the paper."""
 EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -35,10 +40,38 @@ def niqe(rgb: Tensor, pristine: Pristine) -> Tensor:
     rows, columns = rgb.shape[-2] // BLOCK, rgb.shape[-1] // BLOCK
     if min(rows, columns) < 2:
         raise ValueError(f"NIQE needs both sides at least {2 * BLOCK} px, got {tuple(rgb.shape[-2:])}: score a crop")
-    luma = _luma(rgb)[..., : rows * BLOCK, : columns * BLOCK]
-    fine = _block_features(_normalise(luma), BLOCK)
-    coarse = _block_features(_normalise(_halve(luma)), BLOCK // 2)
-    return _distances(torch.cat([fine, coarse], dim=-1), pristine)
+    luma = _whole_blocks(_luma(rgb))
+    return _distances(_features(luma, *_local(luma), torch.ones(rows * columns, dtype=torch.bool)), pristine)
+
+
+def fit(pictures: Iterable[tuple[Tensor, Tensor]]) -> Pristine:
+    """The Gaussian over the sharp blocks of pristine pictures.
+
+    Each is RGB (3, H, W) in [0, 1] with where it is real (H, W), 1 or 0: blocks that are not real throughout are left
+    out. Sharpness is the mean local deviation. Raises ValueError where all of them hold fewer blocks than features.
+    """
+    chosen = torch.cat([torch.zeros(0, FEATURES, dtype=torch.float64), *(_sharp(*picture) for picture in pictures)])
+    complete = chosen[~chosen.isnan().any(dim=1)]
+    if len(complete) <= FEATURES:
+        raise ValueError(
+            f"NIQE's statistics need more than {FEATURES} sharp blocks of {BLOCK}×{BLOCK} real pixels; these pictures "
+            f"hold {len(complete)}: give more of them, or larger ones"
+        )
+    return Pristine(complete.mean(dim=0), torch.cov(complete.T))
+
+
+def _sharp(rgb: Tensor, real: Tensor) -> Tensor:
+    """Features (blocks, 36) of a picture's sharp blocks."""
+    luma = _whole_blocks(_luma(rgb[None]))
+    mean, deviation = _local(luma)
+    unreal = max_pool2d(1 - _whole_blocks(real[None, None]).double(), BLOCK).flatten()
+    sharpness = avg_pool2d(deviation, BLOCK).flatten() * (unreal == 0)
+    return _features(luma, mean, deviation, sharpness > SHARP * sharpness.max())[0]
+
+
+def _whole_blocks(x: Tensor) -> Tensor:
+    rows, columns = x.shape[-2] // BLOCK, x.shape[-1] // BLOCK
+    return x[..., : rows * BLOCK, : columns * BLOCK]
 
 
 def _luma(rgb: Tensor) -> Tensor:
@@ -47,16 +80,33 @@ def _luma(rgb: Tensor) -> Tensor:
     return ((rgb.float() * weights).sum(dim=1, keepdim=True) * 255).round().double()
 
 
-def _normalise(luma: Tensor) -> Tensor:
+def _features(luma: Tensor, mean: Tensor, deviation: Tensor, chosen: Tensor) -> Tensor:
+    """36 features of each chosen block of 96 pixels, (N, blocks, 36): 18 at full size and 18 at half."""
+    fine = _block_features(_blocks(_normalise(luma, mean, deviation), BLOCK)[:, chosen])
+    half = _halve(luma)
+    coarse = _block_features(_blocks(_normalise(half, *_local(half)), BLOCK // 2)[:, chosen])
+    return torch.cat([fine, coarse], dim=-1)
+
+
+def _blocks(x: Tensor, side: int) -> Tensor:
+    """Cut (N, 1, H, W) into (N, blocks, side, side)."""
+    return x[:, 0].unfold(1, side, side).unfold(2, side, side).flatten(1, 2)
+
+
+def _normalise(luma: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     """Each pixel minus its local mean, over its local deviation plus one."""
+    return (luma - mean) / (deviation + 1)
+
+
+def _local(luma: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation around each pixel."""
     position = torch.arange(-3, 4, dtype=luma.dtype, device=luma.device)
     profile = torch.exp(-(position**2) / (2 * (7 / 6) ** 2))
     window = profile[:, None] * profile
     window = (window / window.sum()).float().double().view(1, 1, 7, 7)  # pyiqa keeps it in float32: 0.004 of a score
     mean = conv2d(pad(luma, (3, 3, 3, 3), mode="replicate"), window)
     square = conv2d(pad(luma**2, (3, 3, 3, 3), mode="replicate"), window)
-    deviation = ((square - mean**2).abs() + EPSILON).sqrt()
-    return (luma - mean) / (deviation + 1)
+    return mean, ((square - mean**2).abs() + EPSILON).sqrt()
 
 
 def _halve(luma: Tensor) -> Tensor:
@@ -77,10 +127,9 @@ def _mirror(x: Tensor, border: int) -> Tensor:
     return torch.cat([x[..., :border, :].flip(-2), x, x[..., -border:, :].flip(-2)], dim=-2)
 
 
-def _block_features(x: Tensor, side: int) -> Tensor:
-    """18 features of each block, (N, blocks, 18)."""
-    count = len(x)
-    blocks = x[:, 0].unfold(1, side, side).unfold(2, side, side).reshape(-1, side, side)
+def _block_features(pictures: Tensor) -> Tensor:
+    """18 features of each block, (N, blocks, side, side) → (N, blocks, 18)."""
+    blocks = pictures.flatten(0, 1)
     shape, left, right = _fit_asymmetric_gaussian(blocks)
     features = [shape, (left + right) / 2]
     for shift in SHIFTS:
@@ -88,7 +137,7 @@ def _block_features(x: Tensor, side: int) -> Tensor:
         shape, left, right = _fit_asymmetric_gaussian(products)
         mean = (right - left) * (torch.lgamma(2 / shape) - torch.lgamma(1 / shape)).exp()
         features += [shape, mean, left, right]
-    return torch.stack(features, dim=-1).view(count, -1, 18)
+    return torch.stack(features, dim=-1).view(*pictures.shape[:2], 18)
 
 
 def _fit_asymmetric_gaussian(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
