@@ -2,24 +2,25 @@
 
 The cascade (Ahonen et al. 2006; Viola and Jones 2001; trained for OpenCV, shipped with scikit-image) runs
 over an image pyramid with few demands, which gives many boxes. `LandmarkNet` looks at each twice, the second
-time upright and centred on its own points, keeps what it takes for a face, and tells the five points.
+time upright, centred on its own points and mirrored as well, keeps what it takes for a face, and tells the five points.
 Knows pixels; knows no stage, file or device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from tasks.face_crops import CROP, Box, Jitter, Levels, crop_matrix, cut
-from tasks.models.compact_faces import Points, box_of_points
+from tasks.models.compact_faces import Points, both_ways, box_of_points
 
 LONGER_SIDE = 1600
 SMALLEST = 24
@@ -61,7 +62,9 @@ def detect_faces(rgb_uint8: Levels, landmark_net: nn.Module, accept: float = ACC
     if len(likely) == 0:
         return []
     turned = [_tilt(points[i]) for i in likely]
-    again, second = locate(rgb_uint8, [box_of_points(points[i]) for i in likely], turned, landmark_net)
+    again, second = locate(
+        rgb_uint8, [box_of_points(points[i]) for i in likely], turned, partial(both_ways, landmark_net)
+    )
     scores = np.sqrt(first[likely] * second)
     faces = [FaceBox(*box_of_points(p), float(s), p) for p, s in zip(again, scores, strict=True) if s >= accept]
     return _strongest(faces)
@@ -94,7 +97,7 @@ def _cascade() -> Any:
 
 
 def locate(
-    rgb_uint8: Levels, boxes: list[Box], turns: list[float], net: nn.Module
+    rgb_uint8: Levels, boxes: list[Box], turns: list[float], net: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points (N, 5, 2) in picture pixels and face probabilities (N,) for boxes; turns in degrees upright them."""
     matrices = [crop_matrix(box, Jitter(turn=turn)) for box, turn in zip(boxes, turns, strict=True)]

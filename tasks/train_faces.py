@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tasks.cascade import propose
 from tasks.degrade import Image, degrade, sample_degradation
 from tasks.face_crops import CROP, Box, Jitter, Levels, crop_matrix, cut
-from tasks.models.compact_faces import box_of_points
+from tasks.models.compact_faces import MIRRORED, box_of_points
 from tasks.train_data import Face, read_rgb, relight
 
 # Coins bear heads. Coffee, rocket, chelsea and the motorcycles' right view are kept for testing.
@@ -51,7 +51,7 @@ def face_crop(face: Face, seed: int, jitter: Jitter | None = None) -> Crop:
     image = _over_background(picture, matrix, rng)
     where = (points @ matrix[:, :2].T + matrix[:, 2]) / CROP
     if rng.random() < 0.5:
-        image, where = image[:, ::-1], np.stack([1 - where[:, 0], where[:, 1]], 1)[[1, 0, 2, 4, 3]]
+        image, where = image[:, ::-1], np.stack([1 - where[:, 0], where[:, 1]], 1)[list(MIRRORED)]
     spoiled = _occlude(_spoil(np.ascontiguousarray(image), rng, seed), rng)
     return Crop(spoiled, where.astype(np.float32), True)
 

@@ -28,6 +28,7 @@ from tasks.degrade import (
     degrade,
     sample_degradation,
 )
+from tasks.models.compact_faces import both_ways
 from tasks.train_data import Face, draw_cast, draw_haze, to_float
 from tasks.train_faces import draw_jitter, face_crop, nonface_crop
 
@@ -172,5 +173,5 @@ def measure_landmarks(net: nn.Module, faces: list[Face], views: int = 8) -> Tabl
 
 def _locate(net: nn.Module, images: Image) -> tuple[Image, Image]:
     with torch.inference_mode():
-        points, logits = net(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
+        points, logits = both_ways(net, torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
     return points.numpy(), logits.numpy()

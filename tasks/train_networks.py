@@ -12,9 +12,10 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tasks.degrade import Image
-from tasks.models.compact_quality import statistics
+from tasks.models.compact_quality import GRID, LEAST_ERROR, LOWEST_DB, RANGE_DB, score_of, statistics
 from tasks.train_data import Face, Pair, draw_cast, draw_haze, quality_pair, restorer_pair, tone_pair
 from tasks.train_faces import face_crop, nonface_crop
 
@@ -78,19 +79,36 @@ def _restorer_loss(net: nn.Module, batch: Batch) -> Tensor:
 
 
 def _quality_loss(net: nn.Module, batch: Batch) -> Tensor:
-    score: Tensor = net.judge(batch["seen"])  # type: ignore[operator]
-    return nn.functional.smooth_l1_loss(score, batch["score"], beta=0.02)
+    """How wrong both parts' scores are over the real pixels and, for a fifth, the error guessed for each place."""
+    with torch.autocast(batch["seen"].device.type, enabled=False):
+        seen = batch["seen"].float()
+        errors, whole = net.places(seen), net.whole(seen)  # type: ignore[operator]
+    score, wanted = score_of(errors, batch["shares"]), batch["score"]
+    beyond = ((wanted >= 1) & (score > 1)) | ((wanted <= 0) & (score < 0))
+    wrong = functional.smooth_l1_loss(score, torch.where(beyond, score.detach(), wanted), beta=0.02)
+    places = functional.smooth_l1_loss(errors, batch["errors"], beta=0.1, reduction="none")
+    local = (places * batch["shares"]).sum() / batch["shares"].sum()
+    return wrong + 0.2 * local + functional.smooth_l1_loss(whole, wanted, beta=0.02)
 
 
 def quality_truth(pair: Pair) -> float:
     """What `QualityNet` should say of a pair: clip((PSNR − 16) / 26, 0, 1) over the real pixels."""
     error = float(((pair.given - pair.truth) ** 2)[pair.valid > 0.5].mean())
-    return float(np.clip((-10 * np.log10(error + 1e-9) - 16) / 26, 0, 1))
+    return float(np.clip((-10 * np.log10(error + 1e-9) - LOWEST_DB) / RANGE_DB, 0, 1))
 
 
 def _draw_quality(face: Face, seed: int) -> Batch:
     pair = quality_pair(face, seed)
-    return {"seen": statistics(_tensor(pair.given)[None])[0], "score": torch.tensor(quality_truth(pair))}
+    real = torch.from_numpy((pair.valid > 0.5).astype(np.float32))
+    squares = torch.from_numpy(((pair.given - pair.truth) ** 2).mean(axis=2)) * real
+    shares = functional.adaptive_avg_pool2d(real[None], GRID)[0]
+    error = functional.adaptive_avg_pool2d(squares[None], GRID)[0] / shares.clamp(min=1e-3)
+    return {
+        "seen": statistics(_tensor(pair.given)[None])[0].half(),
+        "score": torch.tensor(quality_truth(pair)),
+        "errors": (error + LEAST_ERROR).log10(),
+        "shares": shares,
+    }
 
 
 def _draw_crop(face: Face, seed: int) -> Batch:
@@ -104,7 +122,7 @@ def _draw_crop(face: Face, seed: int) -> Batch:
 
 def _landmark_loss(net: nn.Module, batch: Batch) -> Tensor:
     points, logit = net(batch["crop"])
-    error = nn.functional.smooth_l1_loss(points, batch["points"], beta=0.02, reduction="none").mean(dim=(1, 2))
+    error = nn.functional.smooth_l1_loss(points, batch["points"], beta=0.008, reduction="none").mean(dim=(1, 2))
     seen = nn.functional.binary_cross_entropy_with_logits(logit, batch["face"])
     return 20 * (error * batch["face"]).sum() / batch["face"].sum().clamp(min=1) + 0.3 * seen
 
@@ -126,7 +144,7 @@ NETWORKS: dict[str, Network] = {
         lambda face, seed: _reduced(restorer_pair(face, seed, 128, 0.5), 128),
         _restorer_loss,
     ),
-    "quality": Network({"width": 96}, 64, 2e-3, _draw_quality, _quality_loss, pool=6000),
+    "quality": Network({"width": 96, "places": 32, "reach": 0.05}, 48, 3e-3, _draw_quality, _quality_loss, pool=6000),
     "dehaze": Network(
         {"working": 64}, 24, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_haze), 64), _tone_loss, 6000
     ),

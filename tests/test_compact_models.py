@@ -12,8 +12,10 @@ import skimage
 import torch
 from safetensors.torch import save_file
 
+from tasks.degrade import MEDIUM, MILD, SEVERE, degrade
 from tasks.models.compact import NETWORKS, build, load_compact, save_compact
-from tasks.models.compact_faces import LandmarkNet, box_of_points, landmark_crop
+from tasks.models.compact_faces import LandmarkNet, both_ways, box_of_points, landmark_crop
+from tasks.models.compact_quality import score_of
 from tasks.models.compact_restorers import resize
 
 WEIGHTS = Path(__file__).parents[1] / "tasks" / "models" / "weights"
@@ -62,6 +64,20 @@ def test_quality_is_a_number_in_range(portrait):
     assert ((score >= 0) & (score <= 1)).all()
 
 
+def test_quality_takes_pictures_of_other_sizes(portrait):
+    with torch.inference_mode():
+        assert build("quality").eval()(portrait[..., :130, :201]).shape == (1,)
+
+
+def test_the_score_is_the_psnr_of_the_guessed_errors_and_what_is_not_real_does_not_count():
+    errors = torch.full((1, 16, 16), -3.0)
+    assert float(score_of(errors)) == pytest.approx((30 - 16) / 26, abs=0.01)
+    real = torch.ones_like(errors)
+    errors[:, :4], real[:, :4] = -1.0, 0
+    assert float(score_of(errors, real)) == pytest.approx((30 - 16) / 26, abs=0.01)
+    assert float(score_of(errors)) < 0.3
+
+
 def test_landmarks_lie_in_the_crop():
     net = LandmarkNet().eval()
     with torch.inference_mode():
@@ -69,6 +85,17 @@ def test_landmarks_lie_in_the_crop():
     assert points.shape == (3, 5, 2)
     assert logit.shape == (3,)
     assert ((points > 0) & (points < 1)).all()
+
+
+def test_a_crop_and_its_mirror_image_get_mirrored_points():
+    torch.manual_seed(0)
+    net, crops = LandmarkNet().eval(), torch.rand(3, 3, 64, 64)
+    with torch.inference_mode():
+        points, logits = both_ways(net, crops)
+        other, same = both_ways(net, crops.flip(3))
+    assert torch.allclose(logits, same, atol=1e-5)
+    assert torch.allclose(points[:, 0, 0], 1 - other[:, 1, 0], atol=1e-5), "the left eye is the mirror's right"
+    assert torch.allclose(points[:, 3, 1], other[:, 4, 1], atol=1e-5)
 
 
 def test_the_crop_shares_the_centre_of_the_box():
@@ -163,6 +190,20 @@ def test_shipped_weights_leave_a_clean_face_nearly_alone(name, astronaut):
     with torch.inference_mode():
         made = load_compact(WEIGHTS / f"{name}.safetensors")(astronaut)
     assert (made - astronaut).abs().mean() < 6 / 255
+
+
+@pytest.mark.skipif("quality" not in SHIPPED, reason="quality.safetensors is not shipped")
+def test_the_shipped_score_orders_the_levels_of_damage_and_blur_is_not_clean(astronaut):
+    picture = astronaut[0].numpy().transpose(1, 2, 0).copy()
+    spoiled = [picture, *(degrade(picture, level, 0) for level in (MILD, MEDIUM, SEVERE))]
+    spoiled.append(cv2.GaussianBlur(picture, (0, 0), 3))
+    net = load_compact(WEIGHTS / "quality.safetensors")
+    with torch.inference_mode():
+        seen = torch.from_numpy(np.stack(spoiled).transpose(0, 3, 1, 2).copy())
+        clean, mild, medium, severe, blurred = net(seen).tolist()
+    assert clean > 0.8
+    assert clean > mild > medium > severe
+    assert blurred < 0.75
 
 
 def test_shipped_weights_are_small_and_listed_with_their_sums():

@@ -16,6 +16,8 @@ from torch.nn import functional
 CROP_MARGIN = 1.5
 BOX_PER_EYE_DISTANCE = 2.45
 BOX_RISE = 0.15
+MIRRORED = (1, 0, 2, 4, 3)
+"""Which point each becomes in the mirror."""
 Points: TypeAlias = NDArray[np.float64]
 
 
@@ -79,6 +81,14 @@ class LandmarkNet(nn.Module):
         x = (weights.sum(dim=2) * ticks).sum(dim=2)
         y = (weights.sum(dim=3) * ticks).sum(dim=2)
         return torch.stack([x, y], dim=2)
+
+
+def both_ways(net: nn.Module, crops: Tensor) -> tuple[Tensor, Tensor]:
+    """What a `LandmarkNet` says of crops, averaged with what it says of their mirror images: points and logits."""
+    count = len(crops)
+    points, logits = net(torch.cat([crops, crops.flip(3)]))
+    mirrored = torch.stack([1 - points[count:, :, 0], points[count:, :, 1]], dim=2)[:, list(MIRRORED)]
+    return (points[:count] + mirrored) / 2, (logits[:count] + logits[count:]) / 2
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
