@@ -7,7 +7,7 @@ can judge, the verdict is `undecidable`; that is recorded, and a setting says wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tasks.stage import Batch, Face, FaceResult, FaceStage, Outcome, Pixels, StageSettings
+from tasks.identity_compact import COMPACT, IN_WORDS, THRESHOLD, TRUSTED, CompactJudge
+from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
 
 ADAFACE = "adaface_ir50_ms1mv2"
 ONNX = "face_embedding_onnx"
@@ -51,14 +52,15 @@ class IdentitySettings(StageSettings):
         default=0.4,
         ge=-1.0,
         le=1.0,
-        description="least cosine similarity of input and result (the challenge used 0.3 to 0.6, by data set)",
+        description="least cosine similarity of input and result (the challenge used 0.3 to 0.6, by data set); "
+        "the small judge has its own",
     )
     blends: tuple[float, ...] = Field(
         default=(0.7, 0.4), description="shares of the result to try when the whole of it is another person"
     )
     earlier: str | None = Field(default="pisa_sr.restored", description="an earlier stage's image to try after them")
     undecidable: Literal["pass", "reject"] = Field(
-        default="pass", description="what happens where no judge's weights are present"
+        default="pass", description="what happens to faces that no judge here can be sure of"
     )
     batch_size: int = Field(default=16, ge=1, le=256, description="faces per micro-batch")
 
@@ -72,8 +74,30 @@ class Candidate:
     outcome: Outcome
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """How alike input and candidate are, and what is said of it."""
+
+    value: float
+    said: str = "similarity"
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """One judge with one input before it: compares recognition crops (112, 112, 3) with that input's."""
+
+    metric: str
+    threshold: float
+    compare: Callable[[Pixels], Likeness]
+    beware: str = ""
+
+
 class Identity(FaceStage):
-    """Writes the `restored` that may be pasted back, and `identity.restored`, its similarity to the input."""
+    """Writes the `restored` that may be pasted back, and its similarity to the input.
+
+    That is `identity.restored` where a recognition network judges, `identity_compact.restored` where the small judge
+    does: the two are never taken for each other.
+    """
 
     name = "identity"
     on_device = True
@@ -90,8 +114,8 @@ class Identity(FaceStage):
 
     @classmethod
     def weights_optional(cls, settings: StageSettings) -> tuple[str, ...]:
-        """AdaFace, or any recognition network in ONNX form that takes 112-pixel crops."""
-        return (ADAFACE, ONNX)
+        """AdaFace, or any recognition network in ONNX form that takes 112-pixel crops; else the package's own."""
+        return (ADAFACE, ONNX, COMPACT)
 
     @classmethod
     def batch_size(cls, settings: StageSettings) -> int:
@@ -102,33 +126,44 @@ class Identity(FaceStage):
     def load(self, device: str, dtype: str) -> None:
         """The judge computes in float32 whatever the run's dtype is: a threshold stands behind it."""
         self.judge: Judge | None = None
-        if ADAFACE in self.weights:
+        self.small: CompactJudge | None = None
+        self.present = next((name for name in (ADAFACE, ONNX, COMPACT) if name in self.weights), "")
+        if self.present == ADAFACE:
             self.judge = adaface_judge(self.weights[ADAFACE], device)
-        elif ONNX in self.weights:
+        elif self.present == ONNX:
             self.judge = onnx_judge(self.weights[ONNX])
+        elif self.present == COMPACT:
+            self.small = CompactJudge(self.weights[COMPACT], device)
 
     def run(self, batch: Batch) -> list[FaceResult]:
         """The first rung that is the same person, for every face on its own."""
-        return [self._verdict(face, {n: i[k] for n, i in batch.images.items()}) for k, face in enumerate(batch.faces)]
+        return [self._verdict({n: i[k] for n, i in batch.images.items()}) for k in range(len(batch))]
 
-    def _verdict(self, face: Face, images: dict[str, Pixels]) -> FaceResult:
-        aligned, restored = images["aligned"], images["restored"]
-        if self.judge is None:
-            return self._undecidable(aligned, restored)
-        reference = self.judge(recognition_crop(aligned)[None])[0]
+    def _verdict(self, images: dict[str, Pixels]) -> FaceResult:
+        sitting = self._sitting(recognition_crop(images["aligned"]))
+        if isinstance(sitting, str):
+            return self._undecidable(images, sitting)
         tried: dict[str, float] = {}
         for candidate in self._ladder(images):
-            tried[candidate.name] = _cosine(reference, self.judge(recognition_crop(candidate.image)[None])[0])
-            if tried[candidate.name] >= self.settings.threshold:
-                return _kept(candidate, tried)
-        outcome = Outcome(
-            "rejected_identity",
-            "identity_lost",
-            f"similarity {tried['restored']:.2f} is below {self.settings.threshold:.2f}, and no rung came nearer",
-            {"identity.restored": tried["restored"]},
-            {"verdict": "original", "tried": tried},
-        )
-        return FaceResult(outcome, {"restored": aligned})
+            likeness = sitting.compare(recognition_crop(candidate.image))
+            tried[candidate.name] = likeness.value
+            if likeness.value >= sitting.threshold:
+                return self._kept(candidate, sitting, tried)
+            if candidate.name == "restored":
+                said = f"{likeness.said} {likeness.value:.2f} is below {sitting.threshold:.2f}"
+        detail = {"verdict": "original", "tried": tried, "judge": self.present}
+        reason = f"{said}, and no rung came nearer{sitting.beware}"
+        metrics = {sitting.metric: tried["restored"]}
+        outcome = Outcome("rejected_identity", "identity_lost", reason, metrics, detail)
+        return FaceResult(outcome, {"restored": images["aligned"]})
+
+    def _sitting(self, reference: Pixels) -> Sitting | str:
+        """The judge that is here, with the input before it; or why nothing can judge this face."""
+        if self.judge is not None:
+            return _by_recognition(self.judge, reference, self.settings.threshold)
+        if self.small is None:
+            return f"no judge: the weights {ADAFACE} are not present"
+        return _by_parts(self.small, reference)
 
     def _ladder(self, images: dict[str, Pixels]) -> Iterator[Candidate]:
         aligned, restored = images["aligned"], images["restored"]
@@ -139,12 +174,25 @@ class Identity(FaceStage):
         if self.settings.earlier:
             yield Candidate("earlier", images[self.settings.earlier], Outcome("done_fallback", "fallback_earlier"))
 
-    def _undecidable(self, aligned: Pixels, restored: Pixels) -> FaceResult:
-        detail = {"verdict": "undecidable", "why": f"no judge: the weights {ADAFACE} are not present"}
+    def _kept(self, candidate: Candidate, sitting: Sitting, tried: dict[str, float]) -> FaceResult:
+        outcome = Outcome(
+            candidate.outcome.state,
+            candidate.outcome.reason_code,
+            ""
+            if candidate.name == "restored"
+            else f"kept {candidate.name}: the whole result was {tried['restored']:.2f}",
+            {sitting.metric: tried[candidate.name]},
+            {"verdict": candidate.name, "tried": tried, "judge": self.present},
+        )
+        return FaceResult(outcome, {"restored": candidate.image})
+
+    def _undecidable(self, images: dict[str, Pixels], why: str) -> FaceResult:
+        detail = {"verdict": "undecidable", "why": why, "judge": self.present}
         if self.settings.undecidable == "pass":
-            return FaceResult(Outcome(detail=detail), {"restored": restored})
-        reason = f"nothing can judge identity here: get the weights {ADAFACE}, or set undecidable = 'pass'"
-        return FaceResult(Outcome("rejected_identity", "undecidable", reason, detail=detail), {"restored": aligned})
+            return FaceResult(Outcome(detail=detail), {"restored": images["restored"]})
+        reason = f"{why}: get the weights {ADAFACE}, or set undecidable = 'pass'"
+        outcome = Outcome("rejected_identity", "undecidable", reason, detail=detail)
+        return FaceResult(outcome, {"restored": images["aligned"]})
 
 
 def recognition_crop(aligned: Pixels) -> Pixels:
@@ -201,15 +249,22 @@ def onnx_judge(path: Path) -> Judge:
     return judge
 
 
-def _kept(candidate: Candidate, tried: dict[str, float]) -> FaceResult:
-    outcome = Outcome(
-        candidate.outcome.state,
-        candidate.outcome.reason_code,
-        "" if candidate.name == "restored" else f"kept {candidate.name}: the whole result was {tried['restored']:.2f}",
-        {"identity.restored": tried[candidate.name]},
-        {"verdict": candidate.name, "tried": tried},
-    )
-    return FaceResult(outcome, {"restored": candidate.image})
+def _by_recognition(judge: Judge, reference: Pixels, threshold: float) -> Sitting:
+    vector = judge(reference[None])[0]
+    return Sitting("identity.restored", threshold, lambda crop: Likeness(_cosine(vector, judge(crop[None])[0])))
+
+
+def _by_parts(judge: CompactJudge, reference: Pixels) -> Sitting | str:
+    seen = judge.look(reference[None])
+    if seen.trust[0] < TRUSTED:
+        return f"the input shows too little for the small judge (trust {seen.trust[0]:.2f}, needed {TRUSTED:.2f})"
+
+    def compare(crop: Pixels) -> Likeness:
+        part, value = judge.least_alike(seen, judge.look(crop[None]))
+        return Likeness(value, f"{IN_WORDS[part]} is another by the small judge: similarity")
+
+    beware = f"; this judge is a weak one: for AdaFace, get the weights {ADAFACE}"
+    return Sitting("identity_compact.restored", THRESHOLD, compare, beware)
 
 
 def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

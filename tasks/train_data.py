@@ -166,7 +166,7 @@ def restorer_pair(face: Face, seed: int, working: int, floor: float = 0.0) -> Pa
     factor = _harmless_reduction(drawn, SIDE // working)
     image, valid = augment(face, rng, SIDE // factor)
     truth = degrade(image, _only_age(drawn), seed)
-    given = degrade(truth, _shrunk(_only_damage(drawn), factor), seed)
+    given = degrade(truth, shrunk(_only_damage(drawn), factor), seed)
     return Pair(given, truth, valid)
 
 
@@ -176,11 +176,11 @@ def _harmless_reduction(drawn: Degradation, most: int) -> int:
     return max(factor for factor in (1, 2, 4) if factor <= most and (factor == 1 or mildest >= 2 * factor))
 
 
-def _shrunk(drawn: Degradation, factor: int) -> Degradation:
+def shrunk(drawn: Degradation, factor: int) -> Degradation:
     """The same degradation for a face `factor` times smaller; a milder reduction than that becomes none."""
     lengths = {name: getattr(drawn, name) / factor for name in ("blur_sigma", "motion")}
     lengths["downscale"] = max(1.0, drawn.downscale / factor)
-    then = None if drawn.then is None else _shrunk(drawn.then, factor)
+    then = None if drawn.then is None else shrunk(drawn.then, factor)
     return drawn.model_copy(update=lengths | {"then": then})
 
 
@@ -252,7 +252,7 @@ def tone_pair(face: Face, seed: int, draw: Callable[[np.random.Generator], Degra
     camera = Degradation()
     if rng.random() < 0.5:
         drawn = sample_degradation(int(rng.integers(2**31)), float(rng.uniform(0, 0.8)), ageing=0)
-        camera = _shrunk(drawn, SIDE // side)
+        camera = shrunk(drawn, SIDE // side)
     return Pair(degrade(aged, camera, seed), degrade(image, camera, seed), valid)
 
 

@@ -31,6 +31,8 @@ from tasks.degrade import (
 from tasks.models.compact_faces import both_ways
 from tasks.train_data import Face, draw_cast, draw_haze, to_float
 from tasks.train_faces import draw_jitter, face_crop, nonface_crop
+from tasks.train_identity import restored
+from tasks.train_identity_measure import likeness_of, separation, trials
 
 Table: TypeAlias = dict[str, dict[str, float]]
 CLEAN = Degradation()
@@ -43,6 +45,8 @@ def measure(name: str, net: nn.Module, faces: list[Face]) -> Table:
         return measure_landmarks(net, faces)
     if name == "quality":
         return measure_quality(net, faces)
+    if name == "identity":
+        return measure_identity(net, faces)
     return {row: measure_picture(net, faces, draw) for row, draw in ROWS[name].items()}
 
 
@@ -131,6 +135,12 @@ def measure_scores(score: Callable[[Image], float], faces: list[Face]) -> Table:
         rows[name]["mean_score"] = float(np.mean([score for score, _ in values]))
     rows["clean"] = {"mean_score": float(np.mean(clean)), "lowest": float(np.min(clean))}
     return rows
+
+
+def measure_identity(net: nn.Module, faces: list[Face]) -> Table:
+    """Areas under the ROC curve of the shipped restorer's results against planted features and other people."""
+    drawn = {name: trials(faces, PRESETS[name], restored) for name in CAMERA}
+    return {name: separation(likeness_of(net), found) for name, found in drawn.items()}
 
 
 def _scored(score: Callable[[Image], float], face: Face, degradation: Degradation, seed: int) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from tasks.degrade import Image
 from tasks.models.compact_quality import GRID, LEAST_ERROR, LOWEST_DB, RANGE_DB, score_of, statistics
 from tasks.train_data import Face, Pair, draw_cast, draw_haze, quality_pair, restorer_pair, tone_pair
 from tasks.train_faces import face_crop, nonface_crop
+from tasks.train_identity import identity_loss, identity_views
 
 Batch: TypeAlias = dict[str, Tensor]
 
@@ -151,4 +152,5 @@ NETWORKS: dict[str, Network] = {
     "skin_tone": Network(
         {"working": 64}, 24, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_cast), 64), _tone_loss, 6000
     ),
+    "identity": Network({"widths": [32, 64], "size": 32}, 40, 2e-3, identity_views, identity_loss, pool=2600),
 }

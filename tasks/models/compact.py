@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.models.compact_faces import LandmarkNet
+from tasks.models.compact_identity import IdentityNet
 from tasks.models.compact_quality import QualityNet
 from tasks.models.compact_restorers import CompactRestorer, SevereRestorer
 from tasks.models.compact_tones import CompactDehaze, CompactSkinTone
@@ -28,6 +29,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "dehaze": CompactDehaze,
     "skin_tone": CompactSkinTone,
     "landmarks": LandmarkNet,
+    "identity": IdentityNet,
 }
 
 
