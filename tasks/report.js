@@ -160,7 +160,7 @@ function rankings() {
 
 /* ---- one file ---- */
 const BEFORE = ["input", "aligned"], AFTER = ["final", "restored"];
-const OF_PAIR = ["identity", "change"]; // compare input and result: there is nothing to measure before
+const OF_PAIR = ["identity", "identity_compact", "change"]; // compare input and result: there is nothing to measure before
 function scoreTable(metrics) {
   const rows = new Map(), alone = new Set(); // a name without before or after has only one value
   for (const [name, value] of Object.entries(metrics)) {

@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 BINS = 28
 BEFORE, AFTER = ("input", "aligned"), ("final", "restored")
 """Images that metrics are taken on: of a face as it was, and of its result."""
+IDENTITIES = ("identity.restored", "identity_compact.restored")
+"""The first of these that was measured ranks files by likeness; the small judge's numbers never mix with another's."""
 LOWER_IS_BETTER = frozenset({"niqe", "brisque", "lpips", "dists", "change"})
 _LEADING = ("quality", "clipiqa", "musiq", "maniqa", "niqe")
 
@@ -186,8 +188,8 @@ class Scores:
         return self.columns[name].mean if name in self.columns else np.full(self._images, np.nan)
 
     def identity(self) -> Floats:
-        """The least similarity among each image's faces; nan where nothing was measured."""
-        column = self.columns.get("identity.restored")
+        """The least similarity among each image's faces, by one judge; nan where it measured nothing."""
+        column = next((self.columns[name] for name in IDENTITIES if name in self.columns), None)
         return np.array(column.least) if column else np.full(self._images, np.nan)
 
     def distributions(self) -> Iterator[Distribution]:

@@ -82,6 +82,7 @@ def histogram(d: Distribution) -> Histogram:
 _TITLES = {
     "quality": "Quality",
     "identity": "Similarity to the input",
+    "identity_compact": "Similarity to the input (small judge)",
     "sharpness": "Sharpness",
     "change": "Change of pixels",
     "clipiqa": "CLIP-IQA",

@@ -65,10 +65,10 @@ def planted(one: Image, other: Image, region: str) -> Image:
     return np.asarray((one + share * (matched - one)).clip(0, 1), np.float32)
 
 
-def trials(faces: Sequence[Face], degradation: Degradation, restore: Restore, seed: int = 0) -> list[Trial]:
-    """One trial for each face; what is planted comes from the next one."""
+def trials(faces: Sequence[Face], draw: Callable[[int], Degradation], restore: Restore, seed: int = 0) -> list[Trial]:
+    """One trial for each face; what is planted comes from another of them, nearer with a smaller seed."""
     truths = [to_float(face.aligned) for face in faces]
-    given = [degrade(truth, degradation, 1000 * seed + n) for n, truth in enumerate(truths)]
+    given = [degrade(truth, draw(1000 * seed + n), 1000 * seed + n) for n, truth in enumerate(truths)]
     pictures = {"restored": [restore(image) for image in given], "truth": truths}
     return [_trial(face.name, given[n], pictures, n, (n + 1 + seed) % len(faces)) for n, face in enumerate(faces)]
 

@@ -139,7 +139,7 @@ def measure_scores(score: Callable[[Image], float], faces: list[Face]) -> Table:
 
 def measure_identity(net: nn.Module, faces: list[Face]) -> Table:
     """Areas under the ROC curve of the shipped restorer's results against planted features and other people."""
-    drawn = {name: trials(faces, PRESETS[name], restored) for name in CAMERA}
+    drawn = {name: trials(faces, draw, restored) for name, draw in CAMERA.items()}
     return {name: separation(likeness_of(net), found) for name, found in drawn.items()}
 
 

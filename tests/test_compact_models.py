@@ -19,7 +19,7 @@ from tasks.models.compact_quality import score_of
 from tasks.models.compact_restorers import resize
 
 WEIGHTS = Path(__file__).parents[1] / "tasks" / "models" / "weights"
-PICTURES = [name for name in NETWORKS if name not in {"landmarks", "quality"}]
+PICTURES = [name for name in NETWORKS if name not in {"landmarks", "quality", "identity"}]
 SHIPPED = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
@@ -33,12 +33,17 @@ def portrait():
 
 @pytest.fixture(scope="module")
 def astronaut():
-    """scikit-image's astronaut, aligned at 512 px by her eyes, 1×3×512×512."""
+    """scikit-image's astronaut, 1×3×512×512."""
+    return torch.from_numpy(aligned_astronaut().transpose(2, 0, 1).copy())[None]
+
+
+def aligned_astronaut():
+    """scikit-image's astronaut, aligned at 512 px by her eyes, 512×512×3 in [0, 1]."""
     picture = cv2.imread(str(Path(skimage.__file__).parent / "data" / "astronaut.png"))[..., ::-1]
     eyes, template = np.array([(203.4, 103.6), (247.5, 104.4)]), np.array([(193.0, 239.9), (318.9, 240.2)])
     matrix, _ = cv2.estimateAffinePartial2D(eyes, template)
     aligned = cv2.warpAffine(np.ascontiguousarray(picture), matrix, (512, 512), borderMode=cv2.BORDER_REFLECT_101)
-    return torch.from_numpy(aligned.transpose(2, 0, 1).copy())[None].float() / 255
+    return aligned.astype(np.float32) / 255
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -76,6 +81,18 @@ def test_the_score_is_the_psnr_of_the_guessed_errors_and_what_is_not_real_does_n
     errors[:, :4], real[:, :4] = -1.0, 0
     assert float(score_of(errors, real)) == pytest.approx((30 - 16) / 26, abs=0.01)
     assert float(score_of(errors)) < 0.3
+
+
+def test_identity_is_a_unit_vector_that_light_and_colour_leave_alone(portrait):
+    net, crops = build("identity").eval(), resize(torch.cat([portrait, portrait.flip(3)]), 112)
+    with torch.inference_mode():
+        vectors, trust = net(crops)
+        greyer, _ = net(0.6 * crops.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1) + 0.2)
+    assert (vectors.shape, trust.shape) == ((2, 160), (2, 5))
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(net.agreement(vectors, greyer).mean(dim=1), (vectors * greyer).sum(dim=1))
+    same, other = (vectors[0] @ greyer[0]), (vectors[0] @ vectors[1])
+    assert same > max(0.9, other)
 
 
 def test_landmarks_lie_in_the_crop():
@@ -159,10 +176,10 @@ def test_a_network_comes_back_from_its_file(name, tmp_path, portrait):
     again = load_compact(path)
     assert type(again) is type(net)
     assert not again.training
-    given = portrait if name != "landmarks" else resize(portrait, 64)
+    given = resize(portrait, {"landmarks": 64, "identity": 112}.get(name, 512))
     with torch.inference_mode():
         first, second = net(given), again(given)
-    first, second = (first[0], second[0]) if name == "landmarks" else (first, second)
+    first, second = (first, second) if isinstance(first, torch.Tensor) else (first[0], second[0])
     assert torch.allclose(first, second, atol=0.02)
 
 
