@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tasks.identity_compact import COMPACT, IN_WORDS, THRESHOLD, TRUSTED, CompactJudge
+from tasks.identity_compact import COMPACT, IN_WORDS, TRUSTED, CompactJudge, threshold_at
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
 
 ADAFACE = "adaface_ir50_ms1mv2"
@@ -151,7 +151,7 @@ class Identity(FaceStage):
                 return self._kept(candidate, sitting, tried)
             if candidate.name == "restored":
                 said = f"{likeness.said} {likeness.value:.2f} is below {sitting.threshold:.2f}"
-        detail = {"verdict": "original", "tried": tried, "judge": self.present}
+        detail = {"verdict": "original", "tried": tried, "judge": self.present, "threshold": sitting.threshold}
         reason = f"{said}, and no rung came nearer{sitting.beware}"
         metrics = {sitting.metric: tried["restored"]}
         outcome = Outcome("rejected_identity", "identity_lost", reason, metrics, detail)
@@ -182,7 +182,7 @@ class Identity(FaceStage):
             if candidate.name == "restored"
             else f"kept {candidate.name}: the whole result was {tried['restored']:.2f}",
             {sitting.metric: tried[candidate.name]},
-            {"verdict": candidate.name, "tried": tried, "judge": self.present},
+            {"verdict": candidate.name, "tried": tried, "judge": self.present, "threshold": sitting.threshold},
         )
         return FaceResult(outcome, {"restored": candidate.image})
 
@@ -256,15 +256,16 @@ def _by_recognition(judge: Judge, reference: Pixels, threshold: float) -> Sittin
 
 def _by_parts(judge: CompactJudge, reference: Pixels) -> Sitting | str:
     seen = judge.look(reference[None])
-    if seen.trust[0] < TRUSTED:
-        return f"the input shows too little for the small judge (trust {seen.trust[0]:.2f}, needed {TRUSTED:.2f})"
+    trust = float(seen.trust[0])
+    if trust < TRUSTED[0]:
+        return f"the input shows too little for the small judge (trust {trust:.2f}, needed {TRUSTED[0]:.2f})"
 
     def compare(crop: Pixels) -> Likeness:
         part, value = judge.least_alike(seen, judge.look(crop[None]))
         return Likeness(value, f"{IN_WORDS[part]} is another by the small judge: similarity")
 
     beware = f"; this judge is a weak one: for AdaFace, get the weights {ADAFACE}"
-    return Sitting("identity_compact.restored", THRESHOLD, compare, beware)
+    return Sitting("identity_compact.restored", threshold_at(trust), compare, beware)
 
 
 def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -41,7 +41,7 @@ def identity_views(face: Face, seed: int) -> Views:
     """
     rng = np.random.default_rng(seed)
     field = _wobble(rng, 4.0)
-    elsewhere = _wobble(rng, 11.0)
+    elsewhere = _wobble(rng, float(rng.uniform(6.0, 12.0)))
     steady = _matrix(rng)
     mirrored = rng.random() < 0.5
     lit = _levels(relight(_warped(face.aligned, steady, field, mirrored), rng))
@@ -69,15 +69,18 @@ def identity_loss(net: nn.Module, batch: Views) -> Tensor:
     NT-Xent (Chen et al. 2020) tells which is nearest; the pairwise logistic loss (as in SigLIP, Zhai et al. 2023)
     keeps cosines comparable between faces, because one threshold stands behind them all.
     """
-    views = batch["views"]
-    parts, trust = net.describe(views.flatten(0, 1)[:, None].float() / 255)  # type: ignore[operator]
-    parts, trust = (x.view(*views.shape[:2], len(PARTS), -1).transpose(0, 1) for x in (parts, trust))
-    anchors, others = parts[[0, 3, 1]].flatten(0, 1), parts[[1, 2, 4]].flatten(0, 1)
-    cosines = torch.einsum("apd,opd->pao", anchors, others)
+    views = batch["views"].transpose(0, 1)[:, :, None].float() / 255
+    parts: Tensor = net.describe(views.flatten(0, 1)).unflatten(0, views.shape[:2])  # type: ignore[operator]
+    cosines = torch.einsum("apd,opd->pao", parts[[0, 3, 1]].flatten(0, 1), parts[[1, 2, 4]].flatten(0, 1))
     same, different = _pairs(batch["who"], batch["moved"])
-    own = (parts[[0, 3]] * parts[2]).sum(dim=3)
-    trusting = functional.smooth_l1_loss(trust[[0, 3]].squeeze(3), own.detach(), beta=0.1)
-    return _nearest(cosines, same, different) + _apart(cosines, same, different) + 2 * trusting
+    return _nearest(cosines, same, different) + _apart(cosines, same, different) + _untrusted(net, views)
+
+
+def _untrusted(net: nn.Module, views: Tensor) -> Tensor:
+    given, clean = views[[0, 3]].flatten(0, 1), views[[2, 2]].flatten(0, 1)
+    shown: Tensor = net.shown(given, clean)  # type: ignore[operator]
+    trust: Tensor = net.trust(given)  # type: ignore[operator]
+    return functional.smooth_l1_loss(trust, shown, beta=0.05)
 
 
 def _pairs(who: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,14 +16,17 @@ PARTS = ("eye_left", "eye_right", "nose", "mouth", "whole")
 WINDOWS = ((4, 8, 2, 7), (4, 8, 7, 12), (6, 10, 5, 9), (10, 14, 4, 10))
 """Rows and columns (from, to) of the 14×14 map in which a part lies; `whole` is the map itself, halved."""
 
+SCALES = 4
+SEEN = 1 + 3 * SCALES
+
 
 class IdentityNet(nn.Module):
-    """Maps recognition crops (N, 3, 112, 112), RGB in [0, 1], to unit vectors (N, 5 × size) and trust (N, 5).
+    """Maps recognition crops (N, 3, 112, 112), RGB in [0, 1], to unit vectors (N, 5 × size) and trust (N) in [0, 1].
 
     The vector holds one piece for each of `PARTS`, all of the same length: the cosine of two vectors is the mean of
-    the parts' cosines (`agreement`). Trust is the cosine that a part is expected to have with a clean picture of the
-    same face: low where blur and noise left nothing of it. Only luma, freed of its local mean and spread, is looked
-    at, and only inside an oval: neither colour nor light nor backdrop tells who somebody is.
+    the parts' cosines (`agreement`). Only luma, freed of its local mean and spread, is looked at, and only inside an
+    oval: neither colour nor light nor backdrop tells who somebody is. Trust is how well the crop would correlate with
+    a clean picture of the same face (`shown`), told from its sharpness and noise alone, not from who it is.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64), size: int = 32) -> None:
@@ -36,28 +39,56 @@ class IdentityNet(nn.Module):
         self.narrow = nn.Conv2d(coarse, coarse // 4, 1)
         lengths = [*(coarse * n for n in cells), coarse // 4 * 49]
         self.vectors = nn.ModuleList(nn.Linear(length, size) for length in lengths)
-        self.trusts = nn.ModuleList(nn.Linear(length, 1) for length in lengths)
+        self.trusted = nn.Sequential(
+            *(nn.BatchNorm1d(SEEN, affine=False), nn.Linear(SEEN, 32), nn.SiLU()),
+            *(nn.Linear(32, 32), nn.SiLU(), nn.Linear(32, 1), nn.Sigmoid()),
+        )
         self.register_buffer("oval", _oval(), persistent=False)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         weights = torch.tensor([0.299, 0.587, 0.114], device=crops.device)
-        parts, trust = self.describe((crops * weights[None, :, None, None]).sum(dim=1, keepdim=True))
-        return parts.flatten(1) / len(PARTS) ** 0.5, trust
+        luma = (crops * weights[None, :, None, None]).sum(dim=1, keepdim=True)
+        return self.describe(luma).flatten(1) / len(PARTS) ** 0.5, self.trust(luma)
 
-    def describe(self, luma: Tensor) -> tuple[Tensor, Tensor]:
-        """One unit vector for each part (N, 5, size), and trust (N, 5), of luma (N, 1, 112, 112) in [0, 1]."""
+    def trust(self, luma: Tensor) -> Tensor:
+        """How much of the face luma (N, 1, 112, 112) shows, (N) in [0, 1]."""
+        with torch.autocast(luma.device.type, enabled=False):
+            told: Tensor = self.trusted(_statistics(luma.float()))
+        return told.squeeze(1)
+
+    def shown(self, luma: Tensor, clean: Tensor) -> Tensor:
+        """What trust should be: correlation (N) with the clean luma, at half the size and inside the oval."""
+        one, other = (functional.avg_pool2d(_settled(x) * self.get_buffer("oval"), 2).flatten(1) for x in (luma, clean))
+        return functional.cosine_similarity(one, other, dim=1).clamp(min=0)
+
+    def describe(self, luma: Tensor) -> Tensor:
+        """One unit vector for each part (N, 5, size) of luma (N, 1, 112, 112) in [0, 1]."""
         seen = functional.pixel_unshuffle(_settled(luma) * self.get_buffer("oval"), 4)
         found = self.coarse(self.fine(seen))
         pieces = [found[:, :, top:bottom, left:right].flatten(1) for top, bottom, left, right in WINDOWS]
         pieces.append(functional.avg_pool2d(self.narrow(found), 2).flatten(1))
         vectors = torch.stack([layer(piece) for layer, piece in zip(self.vectors, pieces, strict=True)], dim=1)
-        trust = [layer(piece.detach()) for layer, piece in zip(self.trusts, pieces, strict=True)]
-        return functional.normalize(vectors.float(), dim=2), torch.cat(trust, dim=1).float()
+        return functional.normalize(vectors.float(), dim=2)
 
     def agreement(self, one: Tensor, other: Tensor) -> Tensor:
         """The parts' cosines (N, 5) of vectors (N, 5 × size) that `forward` gave."""
         together = (one * other).view(-1, len(PARTS), self.size)
         return together.sum(dim=2) * len(PARTS)
+
+
+@torch.no_grad()
+def _statistics(luma: Tensor) -> Tensor:
+    """Spread, and three norms of the detail at four scales in units of it, (N, 13): they tell noise, edges and blur."""
+    plane = luma[:, :, 8:104, 16:96]
+    spread = plane.std(dim=(1, 2, 3), keepdim=True) + 1e-3
+    plane, seen = plane / spread, [spread.log().flatten(1)]
+    for _ in range(SCALES):
+        coarse = functional.avg_pool2d(plane, 2)
+        smooth = functional.interpolate(coarse, size=plane.shape[2:], mode="bilinear", align_corners=False)
+        detail = (plane - smooth).abs() + 1e-3
+        seen += [norm.mean(dim=(1, 2, 3))[:, None].log() for norm in (detail, detail.sqrt(), detail.square())]
+        plane = coarse
+    return torch.cat(seen, dim=1)
 
 
 def _settled(luma: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from tasks.degrade import MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, sample_degradation
 from tasks.identity import onnx_judge
-from tasks.identity_compact import THRESHOLD, TRUSTED, CompactJudge
+from tasks.identity_compact import THRESHOLDS, TRUSTED, CompactJudge, threshold_at
 from tasks.train_data import Face, ita, load_faces, to_float
-from tasks.train_identity_measure import REGIONS, Likeness, Trial, area, small_grey, trials
+from tasks.train_identity_measure import HONEST, REGIONS, Likeness, Trial, area, small_grey, trials
 
 WEIGHTS = Path(__file__).parents[2] / "tasks" / "models" / "weights" / "identity.safetensors"
 LEVELS: dict[str, Callable[[int], Degradation]] = {
@@ -87,13 +87,16 @@ def areas(found: list[Judged]) -> str:
 
 
 def decisions(found: list[Judged]) -> dict[str, float]:
-    """What the shipped threshold and trust make of the trials: shares."""
-    sure = [one for one in found if one.trust >= TRUSTED]
+    """What the shipped thresholds and trust make of the trials: shares."""
+    sure = [one for one in found if one.trust >= TRUSTED[0]]
     shares = {"undecidable": 1 - len(sure) / len(found)}
-    if sure:
-        shares["falsely rejected"] = float((of_kind(sure, "honest") < THRESHOLD).mean())
-        shares |= {f"caught: {kind}": float((of_kind(sure, kind) < THRESHOLD).mean()) for kind in KINDS}
-    return shares
+    if not sure:
+        return shares
+    over = [Judged(one.trial, one.trust, one.values - threshold_at(one.trust)) for one in sure]
+    for kind in HONEST:
+        rejected = [one.values[one.trial.names.index(kind)] < 0 for one in over]
+        shares[f"falsely rejected: {kind}"] = float(np.mean(rejected))
+    return shares | {f"caught: {kind}": float((of_kind(over, kind) < 0).mean()) for kind in KINDS}
 
 
 def print_areas(name: str, tables: dict[str, list[Judged]]) -> None:
@@ -106,12 +109,12 @@ def print_areas(name: str, tables: dict[str, list[Judged]]) -> None:
 
 def print_decisions(tables: dict[str, list[Judged]]) -> None:
     """Markdown: what the stage would say, level by level."""
-    columns = ["undecidable", "falsely rejected", *(f"caught: {kind}" for kind in KINDS)]
-    print(f"\nDecisions at {THRESHOLD}, trust {TRUSTED}\n\n| input | {' | '.join(columns)} |")
+    columns = ["undecidable", *(f"falsely rejected: {kind}" for kind in HONEST), *(f"caught: {kind}" for kind in KINDS)]
+    print(f"\nDecisions, with the cosines {THRESHOLDS} at trust {TRUSTED}\n\n| input | {' | '.join(columns)} |")
     print(f"|---|{'---|' * len(columns)}")
     for level, found in tables.items():
         shares = decisions(found)
-        cells = [f"{100 * shares[c]:.0f} %" if c in shares else "–" for c in columns]
+        cells = [f"{100 * shares[c]:.1f} %" if c in shares else "–" for c in columns]
         print(f"| {level} | {' | '.join(cells)} |")
 
 
