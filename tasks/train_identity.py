@@ -41,7 +41,7 @@ def identity_views(face: Face, seed: int) -> Views:
     """
     rng = np.random.default_rng(seed)
     field = _wobble(rng, 4.0)
-    elsewhere = _wobble(rng, float(rng.uniform(6.0, 12.0)))
+    elsewhere = _bump(rng) if rng.random() < 0.5 else _wobble(rng, float(rng.uniform(6.0, 12.0)))
     steady = _matrix(rng)
     mirrored = rng.random() < 0.5
     lit = _levels(relight(_warped(face.aligned, steady, field, mirrored), rng))
@@ -122,11 +122,22 @@ def _wobble(rng: np.random.Generator, spread: float) -> Image:
     return np.asarray(cv2.resize(nodes, (WORKING, WORKING), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
+def _bump(rng: np.random.Generator) -> Image:
+    """One feature moved, and with it what lies around: a field as `_wobble` gives it."""
+    centre = CENTRES[int(rng.integers(4))] / 2 + rng.normal(0, 4, 2)
+    y, x = np.mgrid[0:WORKING, 0:WORKING].astype(np.float32)
+    share = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * rng.uniform(12, 22) ** 2))
+    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(8, 26)
+    moved = share[..., None] * (length * np.array([np.cos(angle), np.sin(angle)]))
+    return np.asarray(moved, np.float32)
+
+
 def _at_centres(field: Image, mirrored: bool) -> Image:
+    """What the field does to the five parts (5, 2); to the face as a whole, on average."""
     x, y = (CENTRES / 2).astype(int).T
     found = field[y, WORKING - 1 - x if mirrored else x]
     found[-1] = np.sqrt((field**2).mean(axis=(0, 1)))
-    return np.asarray(found[[1, 0, 2, 3, 4]] if mirrored else found, np.float32)
+    return found
 
 
 def _warped(levels: Levels, matrix: NDArray[np.float64], field: Image, mirrored: bool) -> Levels:

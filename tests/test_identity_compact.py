@@ -47,7 +47,7 @@ def verdict(stage, aligned, result):
 def moved(picture, points, by):
     """The face with what lies around a point fetched from somewhere else."""
     y, x = np.mgrid[0:512, 0:512].astype(np.float32)
-    share = np.exp(-((x - points[0]) ** 2 + (y - points[1]) ** 2) / (2 * 40**2)).astype(np.float32)
+    share = np.exp(-((x - points[0]) ** 2 + (y - points[1]) ** 2) / (2 * 27**2)).astype(np.float32)
     return cv2.remap(picture, x + by[0] * share, y + by[1] * share, cv2.INTER_LINEAR)
 
 
@@ -60,9 +60,9 @@ def test_an_honest_restoration_passes(stage, damage):
         assert told.metrics["identity_compact.restored"] >= told.detail["threshold"] >= THRESHOLDS[0]
 
 
-@pytest.mark.parametrize("part", ["eye", "nose", "mouth"])
+@pytest.mark.parametrize("part", ["eye", "mouth"])
 def test_a_feature_that_was_moved_is_another_persons(stage, part):
-    where = {"eye": FFHQ_POINTS[0], "nose": FFHQ_POINTS[2], "mouth": FFHQ_POINTS[3:].mean(axis=0)}[part]
+    where = FFHQ_POINTS[0] if part == "eye" else FFHQ_POINTS[3:].mean(axis=0)
     given = degrade(ASTRONAUT, MEDIUM, 1)
     told = verdict(stage, given, moved(restored(given), where, (22, 16)))
     assert told.outcome.reason_code == "identity_lost"
@@ -155,6 +155,23 @@ def test_views_are_what_the_loss_blames_the_network_for():
     assert batch["views"].shape == (2, 5, 112, 112)
     told_apart, mixed_up = (identity_loss(Known(order), batch) for order in ((0, 0, 0, 0, 2), (0, 1, 0, 1, 0)))
     assert told_apart < mixed_up / 4
+
+
+def test_a_moved_feature_is_marked_where_it_is_seen():
+    seeds = [(seed, identity_views(portrait(ASTRONAUT), seed)) for seed in range(12)]
+    single = [views for _, views in seeds if views["moved"][:2].sum() == 1]
+    assert single, "some draws move one eye alone"
+    for views in single:
+        clean, other = (views["views"][n].float() for n in (2, 4))
+        apart = [1 - correlation(clean[y0:y1, x0:x1], other[y0:y1, x0:x1]) for y0, y1, x0, x1 in EYES]
+        assert int(np.argmax(apart)) == int(views["moved"][:2].float().argmax())
+
+
+EYES = ((36, 66, 22, 54), (36, 66, 58, 90))
+
+
+def correlation(one, other):
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
 class Known:
