@@ -137,7 +137,7 @@ def _at_centres(field: Image, mirrored: bool) -> Image:
     x, y = (CENTRES / 2).astype(int).T
     found = field[y, WORKING - 1 - x if mirrored else x]
     found[-1] = np.sqrt((field**2).mean(axis=(0, 1)))
-    return found
+    return np.asarray(found, np.float32)
 
 
 def _warped(levels: Levels, matrix: NDArray[np.float64], field: Image, mirrored: bool) -> Levels:
