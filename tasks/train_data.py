@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.degrade import MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, Image, degrade, sample_degradation
+from tasks.degrade import LUMA, MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, Image, degrade, sample_degradation
 from tasks.face_crops import Levels
+from tasks.train_scenes import draw_frame, elsewhere, framed
 
 POINT_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 FFHQ_POINTS = np.array([(193.0, 239.9), (318.9, 240.2), (256.6, 314.0), (201.3, 371.4), (313.1, 371.2)])
@@ -111,12 +112,10 @@ def to_float(levels: Levels) -> Image:
     return np.asarray(levels, np.float32) / np.float32(255)
 
 
-def augment(
-    face: Face, rng: np.random.Generator, side: int = SIDE, light: float = 1.0, backdrops: float = 0.0
-) -> tuple[Image, Image]:
+def augment(face: Face, rng: np.random.Generator, side: int = SIDE, light: float = 1.0) -> tuple[Image, Image]:
     """A face as it might have been otherwise: mirrored, shifted, turned, lit and coloured differently.
 
-    light: how differently; 0 = not at all. backdrops: probability of another backdrop.
+    light: how differently; 0 = not at all.
     """
     turn, zoom = rng.normal(0, 3), rng.normal(1, 0.03)
     matrix = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), float(turn), float(zoom) * side / SIDE)
@@ -127,8 +126,7 @@ def augment(
     image, mask = np.asarray(levels, np.uint8), np.asarray(valid, np.float32)
     if rng.random() < 0.5:
         image, mask = image[:, ::-1], mask[:, ::-1]
-    lit = relight(np.ascontiguousarray(image), rng, light)
-    return (_other_backdrop(lit, rng) if rng.random() < backdrops else lit), np.ascontiguousarray(mask)
+    return relight(np.ascontiguousarray(image), rng, light), np.ascontiguousarray(mask)
 
 
 def relight(levels: Levels, rng: np.random.Generator, strength: float = 1.0) -> Image:
@@ -140,20 +138,6 @@ def relight(levels: Levels, rng: np.random.Generator, strength: float = 1.0) -> 
     saturation = 1 + strength * float(rng.uniform(-0.4, 0.3))
     mix = np.full((3, 3), (1 - saturation) / 3) + np.eye(3) * saturation
     return np.asarray(np.clip(cv2.transform(tinted, mix), 0, 1), np.float32)
-
-
-def _other_backdrop(image: Image, rng: np.random.Generator) -> Image:
-    """What has the colour of the upper corners, above the shoulders and beside the head, takes another colour."""
-    side = image.shape[0]
-    corner = side // 8
-    colour = np.median(np.concatenate([image[:corner, :corner], image[:corner, -corner:]]).reshape(-1, 3), axis=0)
-    distance = np.linalg.norm(image - colour.astype(np.float32), axis=2)
-    y, x = np.mgrid[0:side, 0:side] / side
-    outside = ((x - 0.5) / 0.3) ** 2 + ((y - 0.52) / 0.42) ** 2 > 1
-    share = cv2.blur((np.exp(-((distance / 0.15) ** 2)) * outside).astype(np.float32), (3, 3))[..., None]
-    wanted = rng.uniform(0.05, 0.95) * np.exp(rng.normal(0, 0.25, 3))
-    shaded = image.mean(axis=2, keepdims=True) - colour.mean() + wanted
-    return np.asarray(np.clip(image * (1 - share) + shaded * share, 0, 1), np.float32)
 
 
 def restorer_pair(face: Face, seed: int, working: int, floor: float = 0.0) -> Pair:
@@ -243,12 +227,21 @@ def _judged(rng: np.random.Generator) -> Degradation:
 def tone_pair(face: Face, seed: int, draw: Callable[[np.random.Generator], Degradation], side: int = 128) -> Pair:
     """A reduced face with and without what `draw` does to its tones; a fifth is left alone.
 
-    Both sides then suffer the same camera, so that only the tones differ. Most faces keep nearly the light they
-    were taken in: what light a face had and what was done to it cannot be told apart for certain.
+    Both sides then suffer the same camera, so that only the tones differ. Three fifths keep nearly the light they were
+    taken in; the others might have been taken anywhere (`elsewhere`), with light that is part of the truth. What light a
+    face had and what was done to it cannot be told apart for certain.
     """
     rng = np.random.default_rng(seed)
-    image, valid = augment(face, rng, side, light=1.0 if rng.random() < 0.2 else 0.15, backdrops=0.4)
-    aged = image if rng.random() < 0.2 else degrade(image, draw(rng), seed)
+    anywhere = rng.random() < 0.4
+    image, valid = augment(face, rng, side, light=1.0 if anywhere else 0.15)
+    if anywhere:
+        image = elsewhere(image, rng)
+    aged = image if rng.random() < (0.3 if anywhere else 0.2) else degrade(image, draw(rng), seed)
+    if rng.random() < 0.05:
+        aged, image = (np.repeat((picture @ LUMA)[..., None], 3, axis=2) for picture in (aged, image))
+    if rng.random() < 0.08:
+        inside, colour = draw_frame(side, rng)
+        aged, image, valid = framed(aged, inside, colour), framed(image, inside, colour), valid * inside
     camera = Degradation()
     if rng.random() < 0.5:
         drawn = sample_degradation(int(rng.integers(2**31)), float(rng.uniform(0, 0.8)), ageing=0)

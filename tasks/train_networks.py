@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.degrade import Image
+from tasks.degrade import Degradation, Image
 from tasks.models.compact_quality import GRID, LEAST_ERROR, LOWEST_DB, RANGE_DB, score_of, statistics
 from tasks.train_data import Face, Pair, draw_cast, draw_haze, quality_pair, restorer_pair, tone_pair
 from tasks.train_faces import face_crop, nonface_crop
@@ -50,21 +50,37 @@ def _reduced(pair: Pair, side: int) -> Batch:
     return {key: nn.functional.avg_pool2d(value, factor) for key, value in batch.items()} if factor > 1 else batch
 
 
-def _tone_loss(net: nn.Module, batch: Batch) -> Tensor:
-    """Masked squared error, the face counted twice, each picture in proportion to how wrong it was (plus 2e-4).
+def _draw_tone(face: Face, seed: int, draw: Callable[[np.random.Generator], Degradation]) -> Batch:
+    """Given at 128 px, truth at 64 px: see `ToneGrid.toned`."""
+    pair = tone_pair(face, seed, draw)
+    return _reduced(pair, 64) | {"given": _tensor(pair.given)}
 
-    A clean picture is divided by 2e-4 alone (37 dB): the way to score on it is to leave it alone. The second term
-    blames the mean colour of the face for itself, so that no skin is pulled towards the others' tone.
+
+def _tone_loss(net: nn.Module, batch: Batch) -> Tensor:
+    """Masked squared error, the face counted twice, each picture in proportion to how wrong it was (plus 5e-4).
+
+    A clean picture is divided by 5e-4 alone (33 dB): the way to score on it is to leave it alone. The second term
+    blames the mean colour of the cheeks for itself, so that no skin is pulled towards the others' tone; skin made
+    lighter than it is counts more than skin made darker.
     """
     made: Tensor = net.toned(batch["given"]).float()  # type: ignore[operator]
+    given, truth, weights = nn.functional.avg_pool2d(batch["given"], 2), batch["truth"], batch["valid"].clone()
     quarter = made.shape[2] // 4
-    weights = batch["valid"].clone()
     weights[:, :, quarter:-quarter, quarter:-quarter] *= 2
     weights /= weights.sum(dim=(1, 2, 3), keepdim=True) * 3
-    given: Tensor = ((batch["given"] - batch["truth"]) ** 2 * weights).sum(dim=(1, 2, 3)) + 2e-4
-    left: Tensor = ((made - batch["truth"]) ** 2 * weights).sum(dim=(1, 2, 3))
-    skin = (made - batch["truth"])[:, :, 2 * quarter : 3 * quarter, quarter:-quarter].mean(dim=(2, 3))
-    return ((left + skin.square().mean(dim=1)) / given + 1e-3).sqrt().mean()
+    wrong: Tensor = ((given - truth) ** 2 * weights).sum(dim=(1, 2, 3)) + 5e-4
+    left: Tensor = ((made - truth) ** 2 * weights).sum(dim=(1, 2, 3))
+    return ((left + SKIN * _skin_error(made - truth)) / wrong + 1e-3).sqrt().mean()
+
+
+def _skin_error(error: Tensor) -> Tensor:
+    """Squared error of both cheeks' mean colour; colour apart from lightness counts twice, lightening too."""
+    top, bottom, *columns = (round(error.shape[2] * share) for share in (0.53, 0.68, 0.32, 0.44, 0.57, 0.68))
+    left, right = error[:, :, top:bottom, columns[0] : columns[1]], error[:, :, top:bottom, columns[2] : columns[3]]
+    cheeks = torch.cat([left, right], dim=3).mean(dim=(2, 3))
+    lightness = cheeks.mean(dim=1)
+    colour = (cheeks - lightness[:, None]).square().mean(dim=1)
+    return lightness.square() * (1 + (lightness > 0)) + 2 * colour
 
 
 def _restorer_loss(net: nn.Module, batch: Batch) -> Tensor:
@@ -128,6 +144,9 @@ def _landmark_loss(net: nn.Module, batch: Batch) -> Tensor:
     return 20 * (error * batch["face"]).sum() / batch["face"].sum().clamp(min=1) + 0.3 * seen
 
 
+SKIN = 2.0
+"""How much the cheeks' mean colour weighs beside the whole picture in what the tone networks are blamed for."""
+
 RESTORER: dict[str, object] = {"working": 128, "widths": [32, 64, 96, 128], "blocks": [1, 2, 3, 4], "fine": 32}
 NETWORKS: dict[str, Network] = {
     "landmarks": Network({"width": 24}, 64, 2e-3, _draw_crop, _landmark_loss),
@@ -147,10 +166,10 @@ NETWORKS: dict[str, Network] = {
     ),
     "quality": Network({"width": 96, "places": 32, "reach": 0.05}, 48, 3e-3, _draw_quality, _quality_loss, pool=6000),
     "dehaze": Network(
-        {"working": 64}, 24, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_haze), 64), _tone_loss, 6000
+        {"working": 64}, 24, 2e-3, lambda face, seed: _draw_tone(face, seed, draw_haze), _tone_loss, 8000
     ),
     "skin_tone": Network(
-        {"working": 64}, 24, 2e-3, lambda face, seed: _reduced(tone_pair(face, seed, draw_cast), 64), _tone_loss, 6000
+        {"working": 64}, 24, 2e-3, lambda face, seed: _draw_tone(face, seed, draw_cast), _tone_loss, 8000
     ),
     "identity": Network({"widths": [32, 64], "size": 32}, 40, 2e-3, identity_views, identity_loss, pool=2600),
 }

@@ -149,6 +149,33 @@ def test_a_change_of_tone_reaches_detail_that_the_reduced_picture_lacks(portrait
     assert torch.allclose(made, 2 * given - mean, atol=1e-5), "twice the contrast, to the last pixel"
 
 
+@pytest.mark.parametrize("name", ["dehaze", "skin_tone"])
+def test_a_tone_network_keeps_grey_pictures_grey_and_treats_both_sides_alike(name, portrait):
+    torch.manual_seed(0)
+    net = build(name).eval()
+    torch.nn.init.normal_(net.leave.weight, std=0.05)
+    torch.nn.init.normal_(net.everywhere.weight, std=0.5)
+    with torch.inference_mode():
+        made, grey = net(portrait), net(portrait.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1))
+        assert torch.allclose(net(portrait.flip(3)).flip(3), made, atol=1e-5)
+        assert (grey.amax(dim=1) - grey.amin(dim=1)).max() < 1e-5
+        assert (made - portrait).abs().max() > 0.02, "otherwise there was nothing to see"
+
+
+def test_a_tone_network_sees_dark_points_that_averaging_loses():
+    torch.manual_seed(0)
+    net = build("dehaze").eval()
+    torch.nn.init.normal_(net.everywhere.weight, std=0.5)
+    plain = torch.full((1, 3, 128, 128), 0.5)
+    dotted = plain.clone()
+    dotted[:, :, 65, 33] = 0
+    dotted[:, :, 64:66, 32:34] += (0.5 - dotted[:, :, 64:66, 32:34]).mean()
+    with torch.inference_mode():
+        small = torch.nn.functional.avg_pool2d(dotted, 2)
+        assert torch.allclose(small, torch.full_like(small, 0.5)), "the reduced picture shows none of it"
+        assert (net.matrices(dotted) - net.matrices(plain)).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("name", ["dehaze", "skin_tone", "restorer"])
 def test_a_correction_below_the_least_is_not_made(name, portrait):
     net = build(name, least=0.5).eval()
@@ -221,6 +248,27 @@ def test_the_shipped_score_orders_the_levels_of_damage_and_blur_is_not_clean(ast
     assert clean > 0.8
     assert clean > mild > medium > severe
     assert blurred < 0.75
+
+
+@pytest.mark.parametrize("name", ["dehaze", "skin_tone"])
+def test_shipped_tone_weights_keep_a_grey_face_grey(name, astronaut):
+    grey = astronaut.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        made = load_compact(WEIGHTS / f"{name}.safetensors")(grey)
+    assert (made.amax(dim=1) - made.amin(dim=1)).max() < 0.5 / 255
+
+
+@pytest.mark.parametrize("warmth", [0.05, 0.12])
+def test_warm_light_on_a_face_is_turned_neither_cold_nor_purple(warmth, astronaut):
+    warm = astronaut * torch.tensor([0.0, -warmth, -2.6 * warmth]).exp()[None, :, None, None]
+    with torch.inference_mode():
+        made = load_compact(WEIGHTS / "skin_tone.safetensors")(warm)
+    red, green, blue = (
+        (made / astronaut.clamp(min=0.02))[0, :, 230:400, 180:330].flatten(1).median(dim=1).values.tolist()
+    )
+    assert max(red, green, blue) < 1.06, "no skin is made lighter than it was"
+    assert blue < 1.03 * red, "nor colder"
+    assert green > 0.96 * (red * blue) ** 0.5, "nor more purple"
 
 
 def test_shipped_weights_are_small_and_listed_with_their_sums():
