@@ -228,8 +228,8 @@ def tone_pair(face: Face, seed: int, draw: Callable[[np.random.Generator], Degra
     """A reduced face with and without what `draw` does to its tones; a fifth is left alone.
 
     Both sides then suffer the same camera, so that only the tones differ. Three fifths keep nearly the light they were
-    taken in; the others might have been taken anywhere (`elsewhere`), with light that is part of the truth. What light a
-    face had and what was done to it cannot be told apart for certain.
+    taken in; the others might have been taken anywhere (`elsewhere`), with light that is part of the truth. What light
+    a face had and what was done to it cannot be told apart for certain.
     """
     rng = np.random.default_rng(seed)
     anywhere = rng.random() < 0.4

@@ -173,7 +173,7 @@ def test_a_tone_network_sees_dark_points_that_averaging_loses():
     with torch.inference_mode():
         small = torch.nn.functional.avg_pool2d(dotted, 2)
         assert torch.allclose(small, torch.full_like(small, 0.5)), "the reduced picture shows none of it"
-        assert (net.matrices(dotted) - net.matrices(plain)).abs().max() > 1e-3
+        assert (net.grid(dotted) - net.grid(plain)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["dehaze", "skin_tone", "restorer"])

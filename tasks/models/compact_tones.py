@@ -22,12 +22,14 @@ class ToneGrid(nn.Module):
     What a matrix is applied to are colours without the picture's mean and deviation, so that bringing a picture to
     given ones is linear in what the network knows of it. The matrices lie on a 16×16 grid and are interpolated
     between, as haze, bleached dyes and casts are affine in colour and smooth in place; no detail is drawn or lost.
-    After the bilateral grids of HDRnet (Gharbi et al. 2017), without the dimension of lightness. A picture whose
-    correction is smaller than `least` (root mean square) is returned as it came.
+    After the bilateral grids of HDRnet (Gharbi et al. 2017), without the dimension of lightness. What it makes of
+    the picture and of its mirror image is averaged. A picture whose correction is smaller than `least` (root mean
+    square) is returned as it came.
     """
 
     SHARES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
     DARK, LIGHT = (0.0, 0.05, 0.25), (0.75, 0.95, 1.0)
+    OUTPUTS = 12
 
     def __init__(self, working: int = 64, width: int = 24, hidden: int = 96, least: float = 0.0) -> None:
         super().__init__()
@@ -43,29 +45,29 @@ class ToneGrid(nn.Module):
         self.mix = nn.Sequential(*stack(4 * width, 1))
         self.up = nn.Conv2d(4 * width, 8 * width, 1)
         self.join = nn.Sequential(*stack(2 * width, 2))
-        self.everywhere = nn.Linear(hidden, 12)
-        self.leave = nn.Conv2d(2 * width, 12, 3, padding=1)
+        self.everywhere = nn.Linear(hidden, self.OUTPUTS)
+        self.leave = nn.Conv2d(2 * width, self.OUTPUTS, 3, padding=1)
         zeroed(self.everywhere, self.leave)
 
     def forward(self, image: Tensor) -> Tensor:
         seen = resize(image, 2 * self.working)
         small, mirrored = functional.avg_pool2d(seen, 2), seen.flip(3)
-        matrices = (self.matrices(seen) + self.matrices(mirrored).flip(3)) / 2
-        change = _applied(matrices, image, small)
+        grid = (self.grid(seen) + self.grid(mirrored).flip(3)) / 2
+        change = self._change(grid, image, small)
         if self.least > 0:
-            size = _applied(matrices, small, small).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+            size = self._change(grid, small, small).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
             change = change * (3 * (size / self.least - 1)).clamp(0, 1)
         return (image + change).clamp(0, 1)
 
     def toned(self, seen: Tensor) -> Tensor:
         """A picture of twice `working` px, reduced to `working` px with its tones put right, not clamped."""
         small = functional.avg_pool2d(seen, 2)
-        return small + _applied(self.matrices(seen), small, small)
+        return small + self._change(self.grid(seen), small, small)
 
-    def matrices(self, seen: Tensor) -> Tensor:
-        """What to add to each colour (N, 12, 16, 16): three rows of gains for red, green, blue, and an offset.
+    def grid(self, seen: Tensor) -> Tensor:
+        """What to do at every place (N, OUTPUTS, 16, 16) of a picture at twice `working` px; zeros do nothing.
 
-        `seen` is the picture at twice `working` px.
+        Here what to add to each colour: three rows of gains for red, green, blue, and an offset.
         """
         small = functional.avg_pool2d(seen, 2)
         extremes = _extremes(seen)
@@ -77,6 +79,15 @@ class ToneGrid(nn.Module):
         local: Tensor = self.leave(self.join(near + functional.pixel_shuffle(self.up(mixed), 2)))
         everywhere: Tensor = self.everywhere(told)
         return (local + everywhere[:, :, None, None]).float()
+
+    def _change(self, grid: Tensor, image: Tensor, small: Tensor) -> Tensor:
+        """What a grid changes in pictures (N, 3, H, W), `small` being their likeness."""
+        mean, spread = small.mean(dim=(2, 3), keepdim=True), small.std(dim=(2, 3), keepdim=True).clamp(min=0.02)
+        each = functional.interpolate(grid, size=image.shape[2:], mode="bilinear", align_corners=False)
+        each = each.view(len(image), 3, 4, *image.shape[2:])
+        plain = (image - mean) / spread
+        red, green, blue = (each[:, :, channel] * plain[:, channel : channel + 1] for channel in range(3))
+        return _grey_kept(red + green + blue + each[:, :, 3], small)
 
     def _statistics(self, small: Tensor) -> Tensor:
         pixels = small.flatten(2)
@@ -95,7 +106,13 @@ class CompactDehaze(ToneGrid):
 
 
 class CompactSkinTone(ToneGrid):
-    """Takes away colour casts."""
+    """Takes away colour casts by a gain (its logarithm) for every channel and place: what is dark stays dark."""
+
+    OUTPUTS = 3
+
+    def _change(self, grid: Tensor, image: Tensor, small: Tensor) -> Tensor:
+        gains = functional.interpolate(grid, size=image.shape[2:], mode="bilinear", align_corners=False)
+        return _grey_kept(image * (gains.exp() - 1), small)
 
 
 def _extremes(seen: Tensor) -> Tensor:
@@ -114,17 +131,8 @@ def _quantiles(values: Tensor, shares: tuple[float, ...]) -> Tensor:
     return ordered[:, :, [int(share * (values.shape[2] - 1)) for share in shares]]
 
 
-def _applied(matrices: Tensor, image: Tensor, small: Tensor) -> Tensor:
-    """The change that a grid of matrices (N, 12, h, w) makes to pictures (N, 3, H, W), `small` being their likeness.
-
-    What is grey stays grey: without colours to go by, only its lightness is changed.
-    """
-    mean, spread = small.mean(dim=(2, 3), keepdim=True), small.std(dim=(2, 3), keepdim=True).clamp(min=0.02)
-    each = functional.interpolate(matrices, size=image.shape[2:], mode="bilinear", align_corners=False)
-    each = each.view(len(image), 3, 4, *image.shape[2:])
-    plain = (image - mean) / spread
-    red, green, blue = (each[:, :, channel] * plain[:, channel : channel + 1] for channel in range(3))
-    change = red + green + blue + each[:, :, 3]
+def _grey_kept(change: Tensor, small: Tensor) -> Tensor:
+    """The change, of lightness alone where the picture is grey: without colours to go by, there is nothing to tell."""
     colour = (small.amax(dim=1) - small.amin(dim=1)).mean(dim=(1, 2))[:, None, None, None]
     grey = change.mean(dim=1, keepdim=True)
     return grey + (change - grey) * (colour / GREY - 1).clamp(0, 1)
