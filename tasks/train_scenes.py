@@ -65,7 +65,7 @@ def lit_naturally(image: Image, rng: np.random.Generator) -> Image:
 
 def framed(image: Image, inside: Image, colour: tuple[float, float, float]) -> Image:
     """The picture where `inside` (H×W) is 1, and a plain frame where it is 0."""
-    return np.asarray(np.where(inside[..., None] > 0.5, image, np.float32(colour)), np.float32)
+    return np.asarray(np.where(inside[..., None] > 0.5, image, np.array(colour, np.float32)), np.float32)
 
 
 def draw_frame(side: int, rng: np.random.Generator) -> tuple[Image, tuple[float, float, float]]:
