@@ -65,7 +65,7 @@ def _sizes(state: Mapping[str, torch.Tensor]) -> tuple[int, int, int]:
 
 
 class CompactDehaze(NetworkStage):
-    """A small FFA-Net whose correction is computed at low resolution and enlarged."""
+    """A small network in FFA-Net's place: a colour matrix for every part of the face, computed at 64 px."""
 
     name = "compact_dehaze"
     reads = ("restored",)

@@ -43,7 +43,7 @@ class FaceToneNet(NetworkStage):
 
 
 class CompactSkinTone(NetworkStage):
-    """A narrow FaceToneNet trained to take colour casts away and nothing else."""
+    """A small network in FaceToneNet's place: takes colour casts away by gains, and leaves natural light."""
 
     name = "compact_skin_tone"
     reads = ("restored",)
