@@ -26,7 +26,6 @@ LONGER_SIDE = 1600
 SMALLEST = 24
 SCALE_STEP = 1.15
 STRIDE = 1.5
-ACCEPT = 0.5
 OVERLAP = 0.3
 CHUNK = 64
 
@@ -46,7 +45,7 @@ class FaceBox:
     points: Points
 
 
-def detect_faces(rgb_uint8: Levels, landmark_net: nn.Module, accept: float = ACCEPT) -> list[FaceBox]:
+def detect_faces(rgb_uint8: Levels, landmark_net: nn.Module, accept: float) -> list[FaceBox]:
     """Find faces of some 24 px and more (at 1600 px on the longer side), best first.
 
     rgb_uint8: H×W×3 8-bit RGB. landmark_net: a `LandmarkNet` in evaluation mode. accept: lowest score kept.
