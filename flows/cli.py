@@ -197,9 +197,9 @@ def train(
     set_: Set = None,
 ) -> None:
     """Train one of the small networks on any folder of aligned faces; it resumes where it was stopped."""
-    from flows.train_local import train_one
+    from flows.train_local import train_with_bar
 
-    tell.print_counts(f"trained {name}", train_one(name, data, output, settings_of(set_)[0]))
+    tell.print_counts(f"trained {name}", train_with_bar(name, data, output, settings_of(set_)[0]))
 
 
 @app.command(rich_help_panel=MACHINE)

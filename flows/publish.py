@@ -103,13 +103,14 @@ def finished(run: Run, summary: dict[str, Any], report: str) -> None:
 
 
 def worth_retrying(state: State[Any]) -> bool:
-    """Whether a failed stage of a shard is tried again: the machinery's failures are, decisions of the run are not."""
+    """Whether a failed task is tried again: the machinery's failures are, decisions of the run are not."""
+    from flows.job import JobError
     from flows.run import RunStopped
     from infra.executor import ExecutorCancelled, WorkerStartFailed
     from infra.lease import LeaseLost
 
     error = state.data if isinstance(state.data, BaseException) else state.result(raise_on_failure=False)
-    return not isinstance(error, (RunStopped, WorkerStartFailed, LeaseLost, ExecutorCancelled))
+    return not isinstance(error, (JobError, RunStopped, WorkerStartFailed, LeaseLost, ExecutorCancelled))
 
 
 def outcomes(rows: Iterable[Row]) -> dict[str, int]:

@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
-if TYPE_CHECKING:
-    from tasks.train import TrainSettings
+from flows import publish
 
-ALL_NETWORKS = ("landmarks", "restorer", "severe", "quality", "dehaze", "skin_tone")
+NETWORKS = ("landmarks", "restorer", "severe", "quality", "dehaze", "skin_tone", "identity", "niqe")
 LOG_EVERY = 50
 
 
 @flow(name="train-compact")
 def train_compact(
-    data: str, out: str, names: tuple[str, ...] = ALL_NETWORKS, steps: int | None = None, seed: int = 0
-) -> list[dict[str, object]]:
+    data: str, out: str, names: tuple[str, ...] = NETWORKS, settings: dict[str, dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """Train networks one after the other and compare each with its own absence on the validation faces.
 
     data: folder of aligned 512×512 faces (see tasks.train_data.load_faces). out: folder for weights and
-    checkpoints; a training that was interrupted there goes on. steps: none takes the default.
-    Returns one row per network: name, file, sha256, steps, loss, seconds and the figures of tasks.train_measure.
+    checkpoints; a training that was interrupted there goes on. settings: of `tasks.train.TrainSettings`, by network,
+    such as {"severe": {"start": "out/restorer.safetensors"}}; those under "all" hold for all but niqe, which has none.
+    Returns one row per network, as `flows.train_local.train_one` gives it. Raises JobError as that does.
     """
-    rows = [train_network.with_options(task_run_name=f"train {name}")(name, data, out, steps, seed) for name in names]
+    chosen = settings or {}
+    rows = [
+        train_network.with_options(task_run_name=f"train {name}")(name, data, out, settings_of(name, chosen))
+        for name in names
+    ]
     create_table_artifact(key="train-compact", table=[{key: str(value) for key, value in row.items()} for row in rows])
     return rows
 
 
-@task(retries=2, retry_delay_seconds=5)
-def train_network(name: str, data: str, out: str, steps: int | None, seed: int) -> dict[str, object]:
+def settings_of(name: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What holds for one network: what was said of all, then what was said of it."""
+    return ({} if name == "niqe" else settings.get("all", {})) | settings.get(name, {})
+
+
+@task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: publish.worth_retrying(state))
+def train_network(name: str, data: str, out: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train and measure one network; a retry goes on from the checkpoint."""
-    from tasks.models.compact import load_compact
-    from tasks.train import train
-    from tasks.train_data import load_faces
-    from tasks.train_measure import measure
+    from flows.train_local import train_one
 
     logger = get_run_logger()
 
@@ -44,21 +50,4 @@ def train_network(name: str, data: str, out: str, steps: int | None, seed: int) 
         if step % LOG_EVERY == 0:
             logger.info("%s: step %d of %d, loss %.4f", name, step, total, loss)
 
-    result = train(name, _settings(data, out, steps, seed), tell)
-    figures = measure(name, load_compact(result.weights), load_faces(Path(data), "val"))
-    return {
-        "name": name,
-        "weights": str(result.weights),
-        "sha256": result.sha256,
-        "steps": result.steps,
-        "loss": result.loss,
-        "seconds": result.seconds,
-        "figures": figures,
-    }
-
-
-def _settings(data: str, out: str, steps: int | None, seed: int) -> TrainSettings:
-    from tasks.train import TrainSettings
-
-    chosen: dict[str, object] = {"data": data, "out": out, "seed": seed}
-    return TrainSettings.model_validate(chosen if steps is None else chosen | {"steps": steps})
+    return {"name": name, **train_one(name, Path(data), Path(out), settings, tell)}

@@ -1,8 +1,9 @@
-"""`mpsr train`: one network, in this process, with a bar; the flow train-compact does the same for several."""
+"""One network trained in this process: by `mpsr train` with a bar, by the flow train-compact with a log."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,27 @@ from flows import terminal
 from flows.job import JobError
 
 
-def train_one(name: str, data: Path, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def train_with_bar(name: str, data: Path, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """`train_one` with a bar on the terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=terminal.err) as bar:
+        row = bar.add_task(name, total=None, loss=0.0)
+        return train_one(
+            name,
+            data,
+            output,
+            settings,
+            lambda step, total, loss: bar.update(row, completed=step, total=total, loss=loss),
+        )
+
+
+def train_one(
+    name: str, data: Path, output: Path, settings: dict[str, Any], tell: Callable[[int, int, float], None] | None = None
+) -> dict[str, Any]:
     """Trains (or goes on training) a network and measures it against its own absence on the validation faces.
 
     `niqe` is no network: its pristine statistics are fitted to the faces in one go, and there are no settings.
+    `tell` hears (step, steps, loss) after every step.
     Returns where the weights are, their sha256, one line of figures for every row of `tasks.train_measure`, and, for
     networks that make pictures, a strip of validation faces (given, made, truth) to look at.
     Raises JobError for an unknown network, for settings that cannot be, and where the folder holds no faces.
@@ -30,9 +48,7 @@ def train_one(name: str, data: Path, output: Path, settings: dict[str, Any]) -> 
 
     try:
         chosen = TrainSettings.model_validate({"data": data, "out": output, **settings})
-        with _bar() as bar:
-            row = bar.add_task(name, total=chosen.steps, loss=0.0)
-            result = train(name, chosen, lambda step, total, loss: bar.update(row, completed=step, loss=loss))
+        result = train(name, chosen, tell)
     except (KeyError, ValidationError, FileNotFoundError) as error:
         raise JobError(str(error.args[0] if isinstance(error, KeyError) else error)) from None
     network, faces = load_compact(result.weights), faces_of(chosen, "val")
@@ -61,8 +77,3 @@ def _fit_niqe(data: Path, output: Path, settings: dict[str, Any]) -> dict[str, A
 
 def _in_words(values: dict[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=terminal.err)

@@ -86,7 +86,8 @@ def test_the_plugin_wraps_once_and_gives_way_when_prefect_moves(monkeypatch):
 def test_the_deployments_are_what_the_readme_says():
     written = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     by_name = {deployment["name"]: deployment for deployment in written}
-    assert set(by_name) == {"restore-dataset", "evaluate-dataset", "reprocess-nightly"}
+    runs, tools = {"restore-dataset", "evaluate-dataset", "reprocess-nightly"}, {"compare-recipes", "benchmark-recipes"}
+    assert set(by_name) == runs | tools | {"train-compact"}
     assert by_name["restore-dataset"]["parameters"] == {"dataset": "demo"}
     (schedule,) = by_name["reprocess-nightly"]["schedules"]
     assert (schedule["cron"], schedule["timezone"]) == ("0 2 * * *", "UTC")

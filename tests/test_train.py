@@ -18,6 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flows.job import JobError
+from flows.train_compact import settings_of, train_compact
 from tasks.degrade import Degradation
 from tasks.models.compact import build, load_compact
 from tasks.train import TrainSettings, evenly, take_over, train
@@ -167,6 +169,23 @@ def test_examples_of_a_pool_are_drawn_once_and_are_the_same_again(folder, tmp_pa
     assert len(drawn) == len(set(drawn)) <= 5
     again = train("quality", settings(folder, tmp_path / "two", steps=8, batch=4))
     assert first.loss == pytest.approx(again.loss, rel=1e-3)
+
+
+def test_the_flow_trains_measures_and_lists_the_networks(folder, tmp_path, prefect_server):
+    few = {"all": {"steps": 1, "batch": 2}, "skin_tone": {"steps": 2}}
+    (row,) = train_compact(data=str(folder), out=str(tmp_path), names=("skin_tone",), settings=few)
+    assert (row["name"], row["steps"]) == ("skin_tone", 2)
+    assert "gain" in row["colour_cast"]
+    load_compact(Path(row["weights"]))
+    with pytest.raises(JobError, match="no network is called 'skin'"):
+        train_compact(data=str(folder), out=str(tmp_path), names=("skin",))
+
+
+def test_what_is_said_of_all_networks_gives_way_to_what_is_said_of_one():
+    said = {"all": {"steps": 1, "seed": 2}, "severe": {"steps": 3}}
+    assert settings_of("severe", said) == {"steps": 3, "seed": 2}
+    assert settings_of("dehaze", said) == {"steps": 1, "seed": 2}
+    assert settings_of("niqe", said) == {}
 
 
 def test_an_unknown_network_is_refused(folder, tmp_path):
