@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check serve setup lock clean
+.PHONY: demo test check serve setup extras lock clean
 
 demo: $(STAMP) ## restore two dozen pictures made on the spot
 	$(BIN)/mpsr demo
@@ -25,6 +25,9 @@ serve: $(STAMP) ## Prefect's server, the deployments and a worker on this machin
 
 setup: $(STAMP)
 
+extras: $(STAMP) ## optional packages: make extras EXTRAS=iqa,gfpgan
+	$(UV) pip install --python $(BIN)/python -e '.[$(EXTRAS)]'
+
 $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
@@ -41,4 +44,4 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
 
 clean: ## what the demo made; not the virtual environment
-	rm -rf demo build *.egg-info
+	rm -rf data_manifests/demo build

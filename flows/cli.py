@@ -25,6 +25,7 @@ from flows.cli_options import (
     Source,
     Thumbnails,
     Workspace,
+    plain_settings,
     settings_of,
 )
 
@@ -49,7 +50,7 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: mpsr run PHOTOS -w OUT --recipe compact --exclude '*/private/*'", rich_help_panel=RESTORE)
+@app.command(epilog="Example: `mpsr run PHOTOS -w OUT --recipe compact --exclude private`", rich_help_panel=RESTORE)
 def run(
     source: Source,
     workspace: Workspace,
@@ -194,12 +195,17 @@ def train(
     name: Annotated[str, typer.Argument(help="a network of the compact recipe, or niqe", show_default=False)],
     data: Annotated[Path, typer.Option(help="folder of aligned faces, 512 px", show_default=False)],
     output: Annotated[Path, typer.Option(help="folder for checkpoints and weights")] = Path("training"),
-    set_: Set = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="a setting, as NAME=VALUE: steps, batch, learning_rate, seed, start, device, yunet …"
+        ),
+    ] = None,
 ) -> None:
     """Train one of the small networks on any folder of aligned faces; it resumes where it was stopped."""
     from flows.train_local import train_with_bar
 
-    tell.print_counts(f"trained {name}", train_with_bar(name, data, output, settings_of(set_)[0]))
+    tell.print_counts(f"trained {name}", train_with_bar(name, data, output, plain_settings(set_)))
 
 
 @app.command(rich_help_panel=MACHINE)

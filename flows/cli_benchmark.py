@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows import terminal
-from flows.cli_options import machine_settings, names_in
+from flows.cli_options import names_in, plain_settings
 
 
 def benchmark(
@@ -28,7 +28,7 @@ def benchmark(
     set_: Annotated[list[str] | None, typer.Option("--set", help="a setting, as NAME=VALUE")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Degrade clean faces in eight known ways, restore them with every recipe, and measure against the truth.
+    """Restore clean faces, as they are and degraded in seven known ways, with every recipe; measure against the truth.
 
     Without a folder it takes one portrait that comes with scikit-image, so that anyone can repeat the numbers.
     """
@@ -47,7 +47,7 @@ def benchmark(
         **({"degradations": tuple(degradation)} if degradation else {}),
         metrics=names_in(metrics),
         price_per_gpu_hour=price_per_gpu_hour,
-        settings=machine_settings(set_),
+        settings=plain_settings(set_),
     )
     job.runs(), job.cells()  # what cannot be is said at once, before any server starts
     with at_the_terminal(Steps()):

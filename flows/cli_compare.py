@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows import terminal
-from flows.cli_options import machine_settings, names_in
+from flows.cli_options import names_in, plain_settings
 from flows.progress import Progress
 
 
@@ -57,7 +57,7 @@ def compare(
         aligned=aligned,
         confidence=confidence,
         price_per_gpu_hour=price_per_gpu_hour,
-        settings=machine_settings(set_),
+        settings=plain_settings(set_),
     )
     two_sides(job)  # what cannot be is said at once, before any server starts
     quiet_prefect()

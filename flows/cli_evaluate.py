@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows import terminal
-from flows.cli_options import machine_settings, names_in
+from flows.cli_options import names_in, plain_settings
 
 if TYPE_CHECKING:
     from flows.evaluation import EvaluationJob
@@ -59,7 +59,7 @@ def evaluate(
     from tasks.evaluation_files import unmeasured
 
     more = {"truth": truth, "landmarks": landmarks, "output": output, "aligned": aligned, "sample": sample}
-    job = evaluation_job(restored, against, dataset, metrics=names_in(metrics), settings=machine_settings(set_), **more)
+    job = evaluation_job(restored, against, dataset, metrics=names_in(metrics), settings=plain_settings(set_), **more)
     facts = _run(job)
     terminal.print_json(facts) if json_ else print_evaluation(facts, _store(job))
     if unmeasured(facts):

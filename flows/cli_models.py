@@ -71,7 +71,11 @@ def add(
 
 
 @app.command()
-def verify(names: Names = None) -> None:
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="names in the table; none = every file that is here")
+    ] = None,
+) -> None:
     """Hash every file that is here again and compare."""
     store = _store()
     results = store.verify(names)
@@ -80,7 +84,7 @@ def verify(names: Names = None) -> None:
         terminal.print_error(f"{name}: {problem}")
     if problems:
         raise typer.Exit(1)
-    terminal.out.print(f"{len(results)} files are what they should be")
+    terminal.out.print(f"files that are what they should be: {len(results)}")
 
 
 def _store() -> Any:

@@ -54,13 +54,13 @@ def settings_of(pairs: list[str] | None) -> tuple[dict[str, Any], dict[str, dict
     return settings, stages
 
 
-def machine_settings(pairs: list[str] | None) -> dict[str, Any]:
-    """Settings of the machine. Those of stages belong to a recipe, and more than one may be meant here."""
+def plain_settings(pairs: list[str] | None) -> dict[str, Any]:
+    """Settings without a stage. Those of stages belong to a recipe, and more than one, or none, may be meant here."""
     settings, stages = settings_of(pairs)
     if stages:
         raise typer.BadParameter(
-            f"expected settings of the machine, got settings of stages ({', '.join(stages)}); these belong to a "
-            "recipe: write them into a .toml file",
+            f"expected NAME=VALUE, got settings of stages ({', '.join(stages)}); these belong to a recipe: write them "
+            "into a .toml file",
             param_hint="--set",
         )
     return settings

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
 
-from infra.extras import EXTRAS
+from infra.extras import EXTRAS, command
 
 PACKAGES = ("prefect", "ray", "torch", "diffusers", "spandrel", "pyarrow", "duckdb", "opencv-python-headless")
 GIB = 2**30
@@ -44,7 +44,7 @@ def _packages() -> list[Check]:
     checks = []
     for package in PACKAGES:
         found = _version(package)
-        cure = "" if found else "run `make setup`, or pip install mpsr-batch"
+        cure = "" if found else "run `make setup` in the project's folder"
         checks.append(Check(name=package, level="good" if found else "bad", found=found or "missing", cure=cure))
     return checks
 
@@ -106,7 +106,7 @@ def _extras() -> list[Check]:
     checks = []
     for extra, package in EXTRAS.items():
         found = _version(package)
-        cure = "" if found else f"pip install 'mpsr-batch[{extra}]' if you want it"
+        cure = "" if found else f"{command(extra)}, if you want it"
         checks.append(
             Check(name=f"extra {extra}", level="good" if found else "note", found=found or "not installed", cure=cure)
         )

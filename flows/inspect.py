@@ -314,7 +314,6 @@ def _run(storage: Storage, run_id: str) -> dict[str, Any]:
     return {k: facts[k] for k in ("recipe", "weights", "software", "device", "host", "started") if k in facts}
 
 
-_INPUT = ("image_id", "bytes", "format", "width", "height", "problem", "problem_text")
 _TROUBLES = """
     SELECT path, coalesce(problem, c.reason_code) AS reason, coalesce(problem_text, c.reason) AS said
     FROM inventory i LEFT JOIN commits c USING (image_id)

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flows import terminal
+from flows.job import JobError
 
 HOST = "127.0.0.1"
 POOL = "mpsr"
@@ -28,9 +29,12 @@ class ServeError(RuntimeError):
 
 
 def serve(port: int) -> None:
-    """Starts server, deployments and worker; until Ctrl-C; raises ServeError when one ends."""
+    """Starts server, deployments and worker; until Ctrl-C.
+
+    Raises JobError outside the repository's root, ServeError when a part ends.
+    """
     if not Path("prefect.yaml").is_file():
-        raise ServeError(f"expected prefect.yaml in {Path.cwd()}; run `mpsr serve` from the repository's root")
+        raise JobError(f"expected prefect.yaml in {Path.cwd()}; run `mpsr serve` from the repository's root")
     environment = _environment(port)
     with ExitStack() as stack:
         command = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
@@ -42,7 +46,8 @@ def serve(port: int) -> None:
         worker = stack.enter_context(_process(["prefect", "worker", "start", "--pool", POOL], environment))
         terminal.out.print(f"dashboard:  http://{HOST}:{port}")
         terminal.out.print(f"in another terminal:  export PREFECT_API_URL=http://{HOST}:{port}/api", soft_wrap=True)
-        terminal.out.print("                      prefect deployment run restore-dataset --watch", soft_wrap=True)
+        command_line = f"{Path(sys.executable).parent / 'prefect'} deployment run restore-dataset --watch"
+        terminal.out.print(f"                      {command_line}", soft_wrap=True)
         while server.poll() is None and worker.poll() is None:
             time.sleep(1)
         raise ServeError(f"{'the server' if worker.poll() is None else 'the worker'} ended by itself")

@@ -62,6 +62,9 @@ def print_missing(rows: Sequence[Row], recipe: str) -> None:
         return
     print_each(rows)
     needed = [row for row in rows if row["needed"]]
+    if not needed:
+        say("\nNothing that the recipe needs is missing: what is listed above is optional.")
+        return
     total = sum(row["about_bytes"] or 0 for row in needed)
     unknown = sum(not row["about_bytes"] for row in needed)
     beside = f", and {unknown} of unknown size" if unknown else ""

@@ -20,9 +20,14 @@ def is_here(extra: str) -> bool:
 
 
 def how_to_get(extra: str) -> str:
-    """`the package pyiqa: pip install …`, with its terms where they restrict anybody."""
+    """`the package pyiqa: …` and the command, with its terms where they restrict anybody."""
     terms = f" ({TERMS[extra]})" if extra in TERMS else ""
-    return f"the package {EXTRAS[extra]}: `pip install 'mpsr-batch[{extra}]'`{terms}"
+    return f"the package {EXTRAS[extra]}: {command(extra)}{terms}"
+
+
+def command(extra: str) -> str:
+    """How an extra is installed."""
+    return f"`make extras EXTRAS={extra}` in the project's folder"
 
 
 def missing(extras: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """One typed settings tree: flag > environment (`MPSR_…`) > file (`mpsr.toml`) > default.
 
-Every setting has a sentence, a unit where it has one, a range and a default; `mpsr --help`, the README's table and
-Prefect's parameter form all come from here. It knows nothing of stages: a recipe has settings of its own.
+Every setting has a sentence, a unit where it has one, a range and a default. The README's table is written by
+hand; a test checks that it names every setting. It knows nothing of stages: a recipe has settings of its own.
 """
 
 from __future__ import annotations

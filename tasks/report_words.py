@@ -73,9 +73,7 @@ def histogram(d: Distribution) -> Histogram:
         before_count=d.before_count,
         after_count=d.after_count,
         paired=d.measure.before is not None,
-        better=""
-        if d.measure.name == "change"
-        else ("higher is better" if d.measure.higher_is_better else "lower is better"),
+        better=_better(d.measure),
     )
 
 

@@ -33,7 +33,7 @@ Progress: TypeAlias = Callable[[int, int, float], None]
 
 
 class TrainSettings(BaseModel):
-    """What a training needs to know. Defaults are those of the shipped networks, apart from the data."""
+    """What a training needs to know. The model card says what the shipped networks were trained with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -107,7 +107,7 @@ class TestResolve:
     def test_a_missing_package_is_named_with_the_command_and_its_terms(self, store, monkeypatch):
         monkeypatch.setattr(metrics, "is_here", lambda extra: False)
         sentence = resolve(("musiq",), store, truth=False).missing["musiq"]
-        assert "pip install 'mpsr-batch[iqa]'" in sentence
+        assert "make extras EXTRAS=iqa" in sentence
         assert "non-commercial" in sentence
 
     def test_missing_files_are_named_with_the_command_of_the_real_table(self, tmp_path):

@@ -7,7 +7,7 @@ import tiny_checkpoints as tiny
 import torch
 
 from infra.checkpoint import load_state_dict
-from tasks.models.diffbir import DiffBIRSettings, load_diffbir, resize_short_side
+from tasks.models.diffbir import DiffBIRSettings, load_diffbir
 from tasks.models.diffbir_guidance import RestorationGuidance
 from tasks.models.diffbir_samplers import SAMPLERS, Problem, SamplerSettings
 from tasks.models.diffbir_schedules import ddim_steps, diffusion_of, spaced_steps
@@ -219,12 +219,6 @@ def test_windows_cover_a_long_thin_image():
     assert [(w.left, w.right) for w in cut] == [(0, 96), (64, 160), (104, 200)]
     with pytest.raises(ValueError, match="stride"):
         windows(10, 10, 8, 9)
-
-
-def test_the_short_side_is_enlarged_and_larger_images_are_left_alone():
-    assert resize_short_side(torch.rand(1, 3, 100, 150), 200).shape[-2:] == (200, 300)
-    large = torch.rand(1, 3, 300, 200)
-    assert resize_short_side(large, 200) is large
 
 
 def test_noise_needs_a_seed_for_every_image():

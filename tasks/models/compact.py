@@ -13,8 +13,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from tasks.models.compact_faces import LandmarkNet
 from tasks.models.compact_identity import IdentityNet
@@ -59,9 +58,3 @@ def load_compact(path: str | Path) -> nn.Module:
     net = build(metadata["network"], **json.loads(metadata.get("config", "{}")))
     net.load_state_dict(tensors)
     return net.eval().requires_grad_(False)
-
-
-def _box(x: Tensor, radius: int) -> Tensor:
-    return functional.avg_pool2d(
-        functional.pad(x, (radius,) * 4, mode="replicate"), kernel_size=2 * radius + 1, stride=1
-    )

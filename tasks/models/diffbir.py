@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from tasks.models import clip_prompts, latents, stored_prompts
 from tasks.models.color_fix import wavelet_reconstruction
@@ -246,19 +245,6 @@ def load_diffbir(
     parts = load_sd_components(base, parts=("unet", "vae"))
     control = load_ir_controlnet(controlnet)
     return DiffBIR(parts.unet, control, parts.vae, prompts[:1], prompts[1:], version).eval()
-
-
-def resize_short_side(images: Tensor, least: int = 512) -> Tensor:
-    """Enlarges (N, 3, H, W) so that the shorter side is `least`, bicubic; larger images stay as they are.
-
-    DiffBIR does so before its cleaner.
-    """
-    height, width = images.shape[-2:]
-    short = min(height, width)
-    if short >= least:
-        return images
-    size = (int(height * (least / short)), int(width * (least / short)))
-    return interpolate(images, size=size, mode="bicubic", antialias=True)
 
 
 def _multiple(condition: Tensor, tile: int) -> int:

@@ -180,8 +180,8 @@ def _architecture(name: str) -> Any:
         return importlib.import_module(f"pyiqa.archs.{name}_arch")
     except ImportError as error:
         raise IQAUnavailableError(
-            f"{name} needs pyiqa and what it needs in turn ({error}): install the extra, "
-            "`pip install 'mpsr-batch[iqa]'`, whose licence is non-commercial"
+            f"{name} needs pyiqa and what it needs in turn ({error}): "
+            "`make extras EXTRAS=iqa` in the project's folder; its licence is non-commercial"
         ) from error
 
 
