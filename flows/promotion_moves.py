@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
+from flows.delivered import deliver, restored
 from flows.job import JobError
 from flows.promotion_journal import SUPERSEDED, Journal, Row, digests_of_run, read_chunks, write
 from infra.lease import Lease
@@ -25,7 +26,6 @@ from infra.manifest_schema import DELIVERED_STATES, event_columns
 from infra.storage import Storage, StorageMissingError, decode_name
 from tasks.recipe import COMMIT, stage_key
 from tasks.stage import WHOLE_IMAGE
-from tasks.worker import RESTORED
 
 CHUNK = 1000
 """Pictures between two appends to the ledger."""
@@ -83,13 +83,13 @@ def take_back(place: Place, journal: Journal, *, again: bool) -> int:
 def deliver_kept(place: Place, run_id: str, rows: Sequence[Row], digest: str) -> list[str]:
     """Gives further paths of pictures whose older result was kept under this digest that result.
 
-    Returns the image ids of those pictures; the others of `rows` (image_id, bucket, paths) are none of its business.
+    Returns the image ids of those pictures. The others of `rows` (image_id, bucket, paths) are none of its business,
+    and one of whose older result no copy is left is to be restored anew.
     """
     moves = _Moves(place, run_id)
     known = last_rows(place.ledger, rows, COMMIT) if rows else {}
     kept = [row | {"old": old} for row in rows if (old := _kept_under(digest, known, row["image_id"]))]
-    for row in kept:
-        moves.fill_gaps(row["paths"])
+    kept = [row for row in kept if deliver(place.storage, row["paths"], row["old"])]
     if kept:
         moves.append(kept[0]["bucket"], [kept_verdict(row, digest, {}) for row in kept], known)
     return [row["image_id"] for row in kept]
@@ -113,18 +113,9 @@ class _Moves:
             rows, token = by_stage[stage], self.lease.token
             self.ledger.append_events(rows, run_id=self._run_id, token=token, stage=stage, bucket=bucket)
 
-    def fill_gaps(self, paths: Sequence[str]) -> None:
-        """A path that is new for a known picture gets what its other paths have."""
-        there = [path for path in paths if self._exists(path)]
-        if there and len(there) < len(paths):
-            self._put(self.storage.read_bytes(_restored(there[0])), set(paths) - set(there))
-
     def _put(self, data: bytes, paths: Iterable[str]) -> None:
         for path in paths:
-            self.storage.write_atomic(_restored(path), data)
-
-    def _exists(self, path: str) -> bool:
-        return self.storage.exists(_restored(path))
+            self.storage.write_atomic(restored(path), data)
 
 
 class _OfJournal(_Moves):
@@ -134,10 +125,16 @@ class _OfJournal(_Moves):
         super().__init__(place, run_id)
         self.journal, self._older = journal, f"{SUPERSEDED}/{journal.id}"
 
-    def _moved(self, move: Callable[[Row], None], rows: Sequence[Row]) -> list[Row]:
-        """Moves the files of several pictures at a time; returns the rows whose files were where they were expected."""
+    def _moved(self, move: Callable[[Row, list[str]], None], rows: Sequence[Row]) -> list[Row]:
+        """Moves the files of several pictures at a time; returns the rows whose files were where they were expected.
+
+        `move` gets the paths that hold the picture now: since the decision another may have taken one of its names.
+        """
+        now = _paths_now(self.ledger, rows)
+        todo = [(row, now.get(row["image_id"], [])) for row in rows]
         with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="promotion") as pool:
-            moved = [row for row, done in zip(rows, pool.map(partial(_unless_gone, move), rows), strict=True) if done]
+            done = list(pool.map(lambda each: bool(each[1]) and _unless_gone(move, *each), todo))
+        moved = [row for row, is_done in zip(rows, done, strict=True) if is_done]
         self.journal.moved_on += len(rows) - len(moved)
         return moved
 
@@ -149,7 +146,8 @@ class _Promotion(_OfJournal):
 
     def apply(self, rows: Sequence[Row]) -> None:
         ours, theirs = (last_rows(ledger, rows) for ledger in (self.ledger, self._candidate))
-        todo = self._moved(lambda row: self._put_files(row, theirs), [row for row in rows if self._stands(row, ours)])
+        standing = [row for row in rows if self._stands(row, ours)]
+        todo = self._moved(lambda row, paths: self._put_files(row, paths, theirs), standing)
         anew = {row["image_id"] for row in todo if row["action"] != "keep"}
         stages = [row for key, row in theirs.items() if key[0] in anew and key[2] != COMMIT]
         news = [row for row in stages if _is_news(row, ours)]
@@ -163,32 +161,34 @@ class _Promotion(_OfJournal):
             self.journal.moved_on += 1
         return stands
 
-    def _put_files(self, row: Row, theirs: Rows) -> None:
-        paths, action = row["paths"], row["action"]
-        new = theirs[row["image_id"], WHOLE_IMAGE, COMMIT]
-        if action == "keep" or (action == "promote" and not row["differs"]):
-            self.fill_gaps(paths)
-        elif action == "original":
-            self._put(self._original(row), paths)
+    def _put_files(self, row: Row, paths: list[str], theirs: Rows) -> None:
+        action, new = row["action"], theirs[row["image_id"], WHOLE_IMAGE, COMMIT]
+        stays = action == "keep" or (action == "promote" and not row["differs"])
+        if stays and deliver(self.storage, paths, json.loads(row["old"]) | {"image_id": row["image_id"]}):
+            return
+        if action == "keep":
+            raise StorageMissingError(f"no copy of the older result of {paths[0]} is left to be kept")
+        if action == "original":
+            self._put(self._original(row["image_id"], paths[0]), paths)
         elif new["state"] in DELIVERED_STATES:
             if action == "promote":
                 self._keep_older(paths)
-            self._put(self.storage.read_bytes(f"{self.journal.candidate}/{_restored(paths[0])}"), paths)
+            self._put(self.storage.read_bytes(f"{self.journal.candidate}/{restored(row['paths'][0])}"), paths)
         elif new["outcome"] != "failed" or row["planned"] == "changed":
             for path in paths:
-                self.storage.delete(_restored(path))
+                self.storage.delete(restored(path))
 
     def _keep_older(self, paths: Iterable[str]) -> None:
         """A second name for every older file, unless it has one already: then the file may be the new one."""
         for path in paths:
             kept = f"{self._older}/{decode_name(path)}"
-            if not self.storage.exists(kept) and self._exists(path):
-                self.storage.copy(_restored(path), kept)
+            if not self.storage.exists(kept) and self.storage.exists(restored(path)):
+                self.storage.copy(restored(path), kept)
 
-    def _original(self, row: Row) -> bytes:
-        data = self._source.read_bytes(decode_name(row["paths"][0]))
-        if hashlib.sha256(data).hexdigest() != row["image_id"]:
-            raise StorageMissingError(f"{row['paths'][0]} has changed since the scan; the next run takes it as it is")
+    def _original(self, image_id: str, path: str) -> bytes:
+        data = self._source.read_bytes(decode_name(path))
+        if hashlib.sha256(data).hexdigest() != image_id:
+            raise StorageMissingError(f"{path} has changed since the scan; the next run takes it as it is")
         return data
 
     def _verdict(self, row: Row, theirs: Rows) -> Row:
@@ -232,12 +232,11 @@ class _Rollback(_OfJournal):
             self.journal.moved_on += 1
         return untouched and self._was_begun
 
-    def _put_older(self, row: Row) -> None:
-        kept = [f"{self._older}/{decode_name(path)}" for path in row["paths"]]
-        there = [path for path in kept if self.storage.exists(path)]
-        for path, place in zip(row["paths"], kept, strict=True):
-            if there:
-                self._put(self.storage.read_bytes(place if place in there else there[0]), [path])
+    def _put_older(self, row: Row, paths: list[str]) -> None:
+        kept = {path: f"{self._older}/{decode_name(path)}" for path in row["paths"]}
+        there = {path: place for path, place in kept.items() if self.storage.exists(place)}
+        for path in paths if there else ():
+            self._put(self.storage.read_bytes(there.get(path, next(iter(there.values())))), [path])
 
     def _older_stages(self, rows: Sequence[Row], ours: Rows) -> list[Row]:
         """The stages' rows of the run that made the older results, where newer ones stand in the ledger now."""
@@ -314,10 +313,19 @@ def _refuse_without_older_results(place: Place, journal: Journal) -> None:
         )
 
 
-def _unless_gone(move: Callable[[Row], None], row: Row) -> bool:
+def _paths_now(ledger: Ledger, rows: Sequence[Row]) -> dict[str, list[str]]:
+    """image_id → the paths that hold the picture by the last scan."""
+    found: dict[str, list[str]] = defaultdict(list)
+    table = ledger.files(image_ids=[row["image_id"] for row in rows], columns=["image_id", "path"])
+    for row in table.to_pylist():
+        found[row["image_id"]].append(row["path"])
+    return found
+
+
+def _unless_gone(move: Callable[[Row, list[str]], None], row: Row, paths: list[str]) -> bool:
     """Whether the files were there to be moved."""
     try:
-        move(row)
+        move(row, paths)
     except StorageMissingError:
         return False
     return True
@@ -346,7 +354,3 @@ def _key(row: Row) -> tuple[str, int, str]:
 def _detail(row: Mapping[str, Any] | None) -> dict[str, Any]:
     told: dict[str, Any] = json.loads(row["detail"]) if row and row.get("detail") else {}
     return told
-
-
-def _restored(path: str) -> str:
-    return decode_name(f"{RESTORED}/{path}")

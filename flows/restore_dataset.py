@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -17,18 +17,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
 from flows import forecast, publish
+from flows.delivered import DISPLACED, deliver, make_way, restored
 from flows.in_flight import each_in_flight
-from flows.job import Job, job_for
+from flows.job import Job, JobError, job_for
 from flows.plan import Plan, make_plan, summary
 from flows.progress import watched
 from flows.report import REPORT, write_run_report
 from flows.run import Run, RunStopped, known_files, open_run, prior_rows, workers
 from flows.shard import FAILED, Row, Shard, new_row
-from infra.storage import decode_name
 from tasks.image_io import Limits
 from tasks.recipe import COMMIT, RecipeStage
-from tasks.scan import scan
-from tasks.worker import RESTORED
+from tasks.scan import READ_AGAIN, scan
 
 INVENTORY_SEGMENT = 50_000
 """Inventory rows per segment."""
@@ -85,11 +84,16 @@ def find_pictures(run: Run) -> int:
     job = run.job
     limits = Limits(max_pixels=run.settings.max_pixels)
     known = known_files(run.ledger)
+    if known.any_present and next(run.source.walk(), None) is None:
+        raise JobError(
+            f"the archive {run.source.shown_url} is empty now, and was not at the last run: is it mounted? If it was "
+            "emptied on purpose there is nothing to run; the restored files stay where they are"
+        )
     rows = scan(run.source, known, include=job.include, exclude=job.exclude, limits=limits)
     news = 0
     while part := list(islice(rows, INVENTORY_SEGMENT)):
+        _make_way(run, known, part)  # before the ledger knows: a run that dies between the two does it once more
         run.ledger.append_inventory(part, run_id=run.id)
-        _drop_outputs_of_what_is_broken_now(run, known, part)
         news += len(part)
     if news >= INVENTORY_SEGMENT:
         run.ledger.fold()  # every question from here on asks the inventory
@@ -120,14 +124,15 @@ def restore_shards(run: Run, plan: Plan) -> None:
 def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
     """One shard through every stage of the recipe, then its verdicts."""
     if plan.has_history:
-        shard.adopt(prior_rows(run, shard), cache(run.workspace.exists))
+        shard.adopt(prior_rows(run, shard), cache(run.workspace.exists), partial(deliver, run.workspace))
     for stage in run.recipe.stages:
         if not shard.complete(stage):
+            run.record(shard, COMMIT, shard.replaced_by(stage))
             settled_stage(run, shard, stage)
     verdicts = shard.verdicts()
     run.record(shard, COMMIT, verdicts)
     for path in shard.undelivered(verdicts):
-        run.workspace.delete(decode_name(f"{RESTORED}/{path}"))
+        run.workspace.delete(restored(path))
     run.keep_or_drop(shard)
     run.count(verdicts)
 
@@ -137,7 +142,7 @@ def settled_stage(run: Run, shard: Shard, stage: RecipeStage) -> None:
     named = restore_stage.with_options(name=stage.id, task_run_name=f"{stage.id} · {shard.id}")
     named(run=run, shard=shard, stage=stage)
     if not shard.complete(stage):
-        shard.adopt(prior_rows(run, shard), run.workspace.exists)
+        shard.adopt(prior_rows(run, shard), run.workspace.exists, partial(deliver, run.workspace))
     if not shard.complete(stage):
         named.with_options(refresh_cache=True)(run=run, shard=shard, stage=stage)
 
@@ -182,16 +187,20 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
         write_run_report(run)
     totals["forecast"] = forecast.at_the_end(run, plan)
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
+    run.workspace.delete_tree(DISPLACED)
     publish.finished(run, totals, run.workspace.full_path(REPORT))
     return totals
 
 
-def _drop_outputs_of_what_is_broken_now(run: Run, known: Mapping[str, Row], news: list[Row]) -> None:
-    """A file that was restored and now holds something else that is no picture must not show the old one."""
-    for row in news:
-        before = known.get(row["path"]) if row["problem"] and row["present"] else None
-        if before and not before["problem"] and before["image_id"] != row["image_id"] and row["problem"] != "excluded":
-            run.workspace.delete(decode_name(f"{RESTORED}/{row['path']}"))
+def _make_way(run: Run, known: Mapping[str, Row], news: list[Row]) -> None:
+    """A path that holds another picture now must not show the earlier one's result. What was not read tells nothing."""
+    read = [row for row in news if row["present"] and row["problem"] not in READ_AGAIN]
+    changed = [(b, row) for row in read if (b := known.get(row["path"])) and b["image_id"] != row["image_id"]]
+    if not changed:
+        return
+    columns, ids = ["image_id", "output_sha256"], sorted({row["image_id"] for _, row in changed})
+    verdicts = run.ledger.latest(stage=COMMIT, image_ids=ids, columns=columns).to_pylist()
+    make_way(run.workspace, changed, {row["image_id"]: row["output_sha256"] for row in verdicts})
 
 
 def _given_up(run: Run, stage: RecipeStage, failure: Any) -> Row:

@@ -290,8 +290,15 @@ class KnownFiles(Mapping[str, Row]):
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
+    @property
+    def any_present(self) -> bool:
+        """Whether the last scan found anything."""
+        import pyarrow.compute as pc
 
-def known_files(ledger: Ledger) -> Mapping[str, Row]:
+        return bool(pc.any(self._table.column("present")).as_py())
+
+
+def known_files(ledger: Ledger) -> KnownFiles:
     """What the last scan saw, by path."""
     return KnownFiles(ledger.files(gone=True))
 

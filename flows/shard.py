@@ -44,12 +44,20 @@ class Shard:
         self._place = {stage.id: n for n, stage in enumerate(recipe.stages)}
         self.rows: dict[str, dict[tuple[str, int], Row]] = {}  # stage id → (image_id, face) → row
 
-    def adopt(self, rows: Iterable[Row], exists: Callable[[str], bool]) -> None:
-        """Takes over rows of earlier runs that are still true: same digest, settled, and with what they wrote."""
+    def adopt(
+        self,
+        rows: Iterable[Row],
+        exists: Callable[[str], bool],
+        deliver: Callable[[Sequence[str], Row], bool],
+    ) -> None:
+        """Takes over rows of earlier runs that are still true: same digest, settled, and with what they wrote.
+
+        `deliver` brings the file that a row names to every path of its image, where there is a copy of it left.
+        """
         for row in rows:
             if row["stage_digest"] == self.digests.get(row["stage"]) and row["state"] not in TRY_AGAIN:
                 self._put(row["stage"], [row])
-        self._paste_again_where_a_path_is_new()
+        self._drop_what_is_not_delivered(deliver)
         while self._drop_what_lost_its_images(exists):
             pass
 
@@ -71,6 +79,17 @@ class Shard:
     def complete(self, stage: RecipeStage) -> bool:
         """Whether nothing is left to do at a stage."""
         return not self._waiting(stage)
+
+    def replaced_by(self, stage: RecipeStage) -> list[Row]:
+        """Rows that set verdicts aside before the stage writes over the files that they speak of.
+
+        A run that dies between files and verdicts thus leaves no verdict that the files belie.
+        """
+        if stage.scope != "image" or self._place[stage.id] == 0:
+            return []
+        waiting = [image_id for image_id, _ in self._waiting(stage)]
+        stale = [image_id for image_id in waiting if self.planned.get(image_id, {}).get("why") == "stale"]
+        return [new_row(image_id, "pending", "pending") for image_id in stale]
 
     def work_key(self, stage: RecipeStage, workspace: str) -> str:
         """Names this stage's work on this shard, in this workspace: what a cache may be asked for."""
@@ -100,12 +119,15 @@ class Shard:
         known = self.rows.setdefault(stage_id, {})
         known.update({(row["image_id"], row["face"]): row for row in rows})
 
-    def _paste_again_where_a_path_is_new(self) -> None:
+    def _drop_what_is_not_delivered(self, deliver: Callable[[Sequence[str], Row], bool]) -> None:
+        """A file that is gone, or that another recipe has written over since, is pasted again."""
         for stage in self.recipe.stages[1:]:
             if stage.scope == "image":
                 known = self.rows.get(stage.id, {})
-                for image_id in [i for i, row in self.planned.items() if row.get("why") == "new_path"]:
-                    known.pop((image_id, WHOLE_IMAGE), None)
+                named = [(key, row) for key, row in known.items() if row.get("output_uri")]
+                for key, row in named:
+                    if not deliver(self.images[key[0]], row):
+                        del known[key]
 
     def _waiting(self, stage: RecipeStage) -> list[tuple[str, int]]:
         """Images (with face -1) or faces that have no row of this stage yet and should get one."""

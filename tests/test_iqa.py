@@ -73,7 +73,7 @@ def test_unknown_metrics_files_and_packages_are_named(tmp_path, monkeypatch):
         iqa.load("musiq", tmp_path / "absent.pth")
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     (tmp_path / "musiq.pth").touch()
-    with pytest.raises(iqa.IQAUnavailableError, match=r"mpsr-batch\[iqa\].*non-commercial"):
+    with pytest.raises(iqa.IQAUnavailableError, match=r"EXTRAS=iqa.*non-commercial"):
         iqa.load("musiq", tmp_path / "musiq.pth")
 
 

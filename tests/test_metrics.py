@@ -223,7 +223,7 @@ class TestMeter:
         monkeypatch.setitem(sys.modules, "pyiqa", None)
         (tmp_path / "musiq.pth").touch()
         meter = Meter(("musiq",), {"musiq_koniq": tmp_path / "musiq.pth"})
-        with pytest.raises(Unmeasurable, match=r"musiq: .*mpsr-batch\[iqa\]"):
+        with pytest.raises(Unmeasurable, match=r"musiq: .*EXTRAS=iqa"):
             meter.measure(PAIR)
 
     def test_what_one_face_does_not_allow_is_said(self, meter):

@@ -253,7 +253,14 @@ class Site:
             if action in ("promote", "keep"):
                 self.storage.write_atomic(f"restored/{path.replace('%25', '%')}", f"old {n}".encode())
         told = {"image_id": hashlib.sha256(original).hexdigest(), "bucket": 0, "paths": paths, "why": "because"}
+        self.now_at(paths, told["image_id"])
         self.rows.append(told | {"action": action, "differs": differs, "planned": "stale"})
+
+    def now_at(self, paths, image_id):
+        """What a scan finds at some paths; no image_id: nothing."""
+        gone = {"present": False} if image_id is None else {}
+        rows = [{"path": path, "image_id": image_id or "00" * 32, "bytes": 1} | gone for path in paths]
+        self.ledger.append_inventory(rows, "run-1")
 
     def events(self, ledger, run_id, digest, rows):
         told = {"run_id": run_id, "token": 1, "bucket": 0}
@@ -353,6 +360,20 @@ def test_a_rollback_gives_the_older_results_back_byte_by_byte(site, again):
     assert not (site.folder / "superseded" / PROMOTION).exists()
     with pytest.raises(JobError, match="no promotion stands"):
         journals.find(site.storage, None)
+
+
+def test_a_rollback_follows_pictures_and_writes_over_nobody_else(site):
+    site.apply()
+    row, other = site.rows[1], hashlib.sha256(b"another person").hexdigest()
+    (path,) = row["paths"]
+    place = path.replace("%25", "%")
+    site.now_at([path], other)
+    site.now_at(["moved.png"], row["image_id"])
+    site.storage.write_atomic(f"restored/{place}", b"another person, restored")
+    site.storage.write_atomic("restored/moved.png", b"new 1")
+    site.roll_back(again=False)
+    assert site.files()[place] == "another person, restored"
+    assert site.files()["moved.png"] == "old 1"
 
 
 class PowerCut(BaseException):

@@ -122,9 +122,13 @@ def finished():
     ]
 
 
+def lies_there(paths, row):
+    return True
+
+
 def test_a_second_run_has_nothing_to_do(finished):
     s = shard(A)
-    s.adopt(finished, lambda uri: True)
+    s.adopt(finished, lambda uri: True, lies_there)
     assert all(s.complete(stage) for stage in RECIPE.stages)
 
 
@@ -138,6 +142,7 @@ def test_rows_of_another_digest_are_not_taken_over_and_those_before_it_are(finis
             for row in finished
         ],
         lambda uri: True,
+        lies_there,
     )
     to_do = [stage.id for stage in RECIPE.stages if not s.complete(stage)]
     assert to_do[0] == "skin_tone"
@@ -147,10 +152,10 @@ def test_rows_of_another_digest_are_not_taken_over_and_those_before_it_are(finis
 
 def test_lost_intermediates_rerun_what_made_them_only_when_somebody_reads_them(finished):
     s = shard(A)
-    s.adopt(finished, lambda uri: False)
+    s.adopt(finished, lambda uri: False, lies_there)
     assert all(s.complete(stage) for stage in RECIPE.stages), "nothing has to run, so nobody misses them"
     s = shard(A)
-    s.adopt([row for row in finished if row["stage"] != "evaluate"], lambda uri: False)
+    s.adopt([row for row in finished if row["stage"] != "evaluate"], lambda uri: False, lies_there)
     assert not s.complete(RECIPE.stages[0])
 
 
@@ -158,13 +163,13 @@ def test_lost_intermediates_rerun_what_made_them_only_when_somebody_reads_them(f
 def test_failed_and_reopened_rows_are_tried_again_and_quarantined_ones_are_not(finished, state, again):
     rows = [row | {"state": state} if row["stage"] == "dehaze" else row for row in finished]
     s = shard(A)
-    s.adopt(rows, lambda uri: True)
+    s.adopt(rows, lambda uri: True, lies_there)
     assert (not s.complete(RECIPE.stage("dehaze"))) == again
 
 
 def test_adopting_or_applying_twice_changes_nothing(finished):
     s = shard(A)
-    s.adopt(finished, lambda uri: True)
+    s.adopt(finished, lambda uri: True, lies_there)
     before = outcomes(s)
-    s.adopt(finished, lambda uri: True)
+    s.adopt(finished, lambda uri: True, lies_there)
     assert outcomes(s) == before

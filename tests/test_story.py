@@ -210,6 +210,56 @@ def test_a_path_that_is_new_for_a_known_picture_gets_its_file(archive, tmp_path,
     assert len(journal.read_text().split()) == done
 
 
+def test_renamed_pictures_take_their_results_along_and_nothing_is_computed_again(archive, tmp_path, recipe):
+    journal, workspace = tmp_path / "journal", tmp_path / "ws"
+    story = recipe(DETECT, brighten(journal), PASTE)
+    first = run(archive, workspace, story)
+    before, worked_on = hashes(workspace / "restored"), journal.read_text()
+    shutil.rmtree(workspace / "intermediates")
+    (archive / "a").rename(archive / "d")
+    exchanged = (archive / "b/c/00.png", archive / "b/c/02.png", archive / "b/c/04.png")
+    texts = [path.read_bytes() for path in exchanged]
+    for path, text in zip(exchanged, texts[1:] + texts[:1], strict=True):
+        path.write_bytes(text)
+    second = run(archive, workspace, story)
+    assert second["outcomes"] == first["outcomes"]
+    assert (second["stages"], journal.read_text()) == ({}, worked_on)
+    after = hashes(workspace / "restored")
+    for old, new in (("a/01", "d/01"), ("b/c/02", "b/c/00"), ("b/c/04", "b/c/02"), ("b/c/00", "b/c/04")):
+        assert after[f"{new}.png"] == before[f"{old}.png"]
+    assert not (workspace / "displaced").exists()
+    assert run(archive, workspace, story)["stages"] == {}
+
+
+def test_back_from_an_experiment_that_failed_every_file_is_there_again(archive, tmp_path, recipe):
+    workspace = tmp_path / "ws"
+    picture(archive / "white.png", 1.25)  # Poison ends on it
+    story, poison = recipe(DETECT, brighten(), PASTE), 'id = "poison"\nuse = "fake_stages:Poison"'
+    run(archive, workspace, story)
+    before = hashes(workspace / "restored")
+    run(archive, workspace, recipe(DETECT, brighten(amount=0.2), poison, PASTE, name="experiment"))
+    assert not (workspace / "restored/white.png").exists()
+    run(archive, workspace, story)
+    assert {path: text for path, text in hashes(workspace / "restored").items() if path != "white.png"} == {
+        path: text for path, text in before.items() if path != "white.png"
+    }
+    assert (workspace / "restored/white.png").exists()
+
+
+def test_an_archive_that_is_suddenly_empty_is_not_believed(archive, tmp_path, recipe):
+    from flows.job import JobError
+
+    workspace, story = tmp_path / "ws", recipe(DETECT, brighten(), PASTE)
+    run(archive, workspace, story)
+    archive.rename(tmp_path / "unmounted")
+    archive.mkdir()
+    with pytest.raises(JobError, match="is it mounted"):
+        run(archive, workspace, story)
+    archive.rmdir()
+    (tmp_path / "unmounted").rename(archive)
+    assert run(archive, workspace, story)["stages"] == {}
+
+
 def test_too_many_quarantined_pictures_stop_the_run_loudly(archive, tmp_path, recipe):
     from flows.run import RunStopped
 
