@@ -34,6 +34,8 @@ from tasks.image_io import DecodeError, decode
 from tasks.pairing import ComparisonError
 
 NAME, PICTURES = "comparison", "worst"
+KNOW_THEIR_FACES = ("evaluation", "workspace", "recipe", "folder", "originals")
+"""Kinds of sides, those first whose way of looking for faces is settled."""
 _log = logging.getLogger("mpsr.compare")
 
 
@@ -71,7 +73,7 @@ def compare_recipes(
 
 def compare_sides(job: ComparisonJob) -> dict[str, Any]:
     """The whole comparison. Raises JobError where there is nothing to compare."""
-    sides = [measured(side, job) for side in two_sides(job)]
+    sides = measured_alike(two_sides(job), job)
     try:
         found = compare(*(side.evaluation for side in sides), confidence=job.confidence)
     except ComparisonError as error:
@@ -80,13 +82,22 @@ def compare_sides(job: ComparisonJob) -> dict[str, Any]:
     return _written(job, found, told, sides)
 
 
-def measured(side: Side, job: ComparisonJob) -> Measured:
+def measured_alike(sides: Sequence[Side], job: ComparisonJob) -> list[Measured]:
+    """Both sides on the same faces: the one that knows how it looked for them is measured first."""
+    found: dict[str, Measured] = {}
+    for side in sorted(sides, key=lambda side: KNOW_THEIR_FACES.index(side.kind)):
+        like = next((known.evaluation for known in found.values()), None)
+        found[side.url] = measured(side, job, like)
+    return [found[side.url] for side in sides]
+
+
+def measured(side: Side, job: ComparisonJob, like: Evaluation | None = None) -> Measured:
     """The side with its evaluation; a recipe's pictures are restored first. What is done is not done again."""
     if side.kind == "evaluation":
         return measured_before(side)
     if side.run is not None:
         restore(side.run)
-    return Measured(side, evaluate(evaluation_of(side, job)), restored_tree(side.url))
+    return Measured(side, evaluate(evaluation_of(side, job, like)), restored_tree(side.url))
 
 
 def _told(measured: Measured, job: ComparisonJob) -> dict[str, Any]:

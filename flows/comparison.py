@@ -100,12 +100,15 @@ def side_of(text: str, job: ComparisonJob) -> Side:
     return Side("folder", name, storage.url)
 
 
-def evaluation_of(side: Side, job: ComparisonJob) -> EvaluationJob:
-    """How a side is measured. Nothing is written into what is compared: only a recipe's workspace lies in the
-    comparison's folder, and holds its evaluation."""
+def evaluation_of(side: Side, job: ComparisonJob, like: Evaluation | None = None) -> EvaluationJob:
+    """How a side is measured: with the faces that the other side, `like`, was measured on.
+
+    Nothing is written into what is compared: only a recipe's workspace lies in the comparison's folder, and holds its
+    evaluation.
+    """
     place = None if side.kind == "recipe" else _place_of(side, job)
-    aligned = job.aligned or None
-    given = {"truth": job.truth, "output": place, "metrics": job.metrics, "aligned": aligned, "settings": job.settings}
+    seen = {name: like.facts[name] for name in ("aligned", "detector")} if like else {"aligned": job.aligned or None}
+    given = {"truth": job.truth, "output": place, "metrics": job.metrics, "settings": job.settings, **seen}
     return evaluation_job(side.url, job.against, None, **given)
 
 

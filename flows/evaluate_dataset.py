@@ -47,6 +47,7 @@ def evaluate_dataset(
     output: str | None = None,
     metrics: list[str] | None = None,
     aligned: bool | None = None,
+    detector: dict[str, Any] | None = None,
     sample: float | None = None,
     settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -55,8 +56,9 @@ def evaluate_dataset(
     Name a workspace or folder and the inputs it was made from; a data set of data_manifests/ says both, and how it is
     judged. Running it again resumes, and a further metric computes only itself.
     """
-    given = {"truth": truth, "landmarks": landmarks, "output": output, "metrics": metrics, "aligned": aligned}
-    return evaluate(evaluation_job(restored, against, dataset, sample=sample, settings=settings, **given)).facts
+    given = {"truth": truth, "landmarks": landmarks, "output": output, "metrics": metrics, "sample": sample}
+    seen = {"aligned": aligned, "detector": detector}
+    return evaluate(evaluation_job(restored, against, dataset, settings=settings, **given, **seen)).facts
 
 
 def evaluate(job: EvaluationJob) -> Evaluation:

@@ -33,6 +33,9 @@ class EvaluationJob(BaseModel):
     aligned: bool | None = Field(
         default=None, description="the pictures are aligned faces; none = where the data set or their size says so"
     )
+    detector: dict[str, Any] | None = Field(
+        default=None, description="how faces are looked for, as evaluation.json says it; none = as the recipe did"
+    )
     sample: float | None = Field(default=None, gt=0, le=1, description="share of the pictures, chosen by their names")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of infra.settings, over all others")
 

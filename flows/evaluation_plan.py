@@ -141,10 +141,10 @@ def _located(run: EvaluationRun, pair_ids: Sequence[str]) -> dict[str, list[str]
     """pair_id → what the ledger says of its faces, in order (JSON): they need not be looked for again."""
     if not pair_ids or run.detector is None:
         return {}
-    rows = run.ledger.latest(stage=FACES, image_ids=pair_ids, columns=["image_id", "face", "detail"]).to_pylist()
+    columns = ["image_id", "face", "detail", "stage_digest"]
     found: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        if row["face"] >= 0:
+    for row in run.ledger.latest(stage=FACES, image_ids=pair_ids, columns=columns).to_pylist():
+        if row["face"] >= 0 and row["stage_digest"] == run.digests[FACES]:  # others another detector has seen
             found[row["image_id"]].append(row["detail"])
     return found
 

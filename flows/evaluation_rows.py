@@ -26,6 +26,10 @@ def events_of(row: Row, lacking: Collection[str], digests: Mapping[str, str]) ->
     if row["face"] != WHOLE_IMAGE:
         for metric in row["metrics"]:
             yield _event(row, metric, digests, **_said(row, metric))
+    elif row["state"] != "done":
+        for metric in lacking:
+            if metric != FACES:
+                yield _event(row, metric, digests)
 
 
 def given_up(failure: Failure) -> Row:

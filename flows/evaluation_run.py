@@ -82,6 +82,8 @@ class EvaluationRun:
         if aligned is None:
             of_recipe = recipes is not None and recipes.get("detector") == "none"
             aligned = self.protocol.aligned if self.protocol else of_recipe or squares
+        if self.job.detector is not None:
+            recipes = self.job.detector
         looking = recipes if recipes is not None and recipes.get("detector") != "none" else {}
         self.detector = None if aligned else self._named(looking)
 

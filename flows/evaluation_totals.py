@@ -36,6 +36,8 @@ _PIVOT = """
         any_value(reason_code) FILTER (stage = '{faces}') AS reason_code,
         any_value(reason) FILTER (stage = '{faces}') AS reason,
         string_agg(reason, '; ' ORDER BY stage) FILTER (stage <> '{faces}' AND state <> 'done') AS failed,
+        max(string_agg(reason, '; ' ORDER BY stage) FILTER (stage <> '{faces}' AND state <> 'done'))
+            FILTER (face = -1) OVER (PARTITION BY image_id) AS given_up,
         any_value(output_uri) FILTER (stage = '{fid}') AS features
         {values}
     FROM ({latest}) WHERE concat(stage, ':', stage_digest) IN ({current})
@@ -160,7 +162,7 @@ def _joined(pairs: pa.Table, measured: pa.Table, metrics: Sequence[str]) -> tupl
     """The faces in the order of the pairs, and where each face's features lie."""
     of_pair, of_face = _places(pairs, measured)
     left, right = pairs.take(of_pair), measured.take(of_face)
-    problem, text = _problems(left, right)
+    problem, text = _problems(left, right, metrics)
     details = [json.loads(each) if each else {} for each in right["detail"].to_pylist()]
     columns = {
         **{name: left[name] for name in COLUMNS.names if name in left.column_names},
@@ -193,16 +195,33 @@ def _places(pairs: pa.Table, measured: pa.Table) -> tuple[pa.Array, pa.Array]:
     return pa.array(of_pair, pa.int64()), pa.array(of_face, pa.int64())
 
 
-def _problems(left: pa.Table, right: pa.Table) -> tuple[pa.Array, pa.Array]:
-    """Code and sentence of every row: the pair's, else that of measuring it, else of metrics that failed."""
+def _problems(left: pa.Table, right: pa.Table, metrics: Sequence[str]) -> tuple[pa.Array, pa.Array]:
+    """Code and sentence of every row: the pair's, else that of measuring it, else of metrics that failed or lack."""
+    failed = [
+        own or whole for own, whole in zip(right["failed"].to_pylist(), _never_measured(right, metrics), strict=True)
+    ]
     known = zip(
         left["problem"].to_pylist(),
         left["problem_text"].to_pylist(),
-        *(right[name].to_pylist() for name in ("state", "reason_code", "reason", "failed")),
+        *(right[name].to_pylist() for name in ("state", "reason_code", "reason")),
+        failed,
         strict=True,
     )
     said = [_problem(*each) for each in known]
     return pa.array([code for code, _ in said], pa.string()), pa.array([text for _, text in said], pa.string())
+
+
+def _never_measured(faces: pa.Table, metrics: Sequence[str]) -> list[str | None]:
+    """Why a face lacks a number: its pair was given up while a further metric was taken of faces known before."""
+    lacking: list[list[str]] = [[] for _ in range(len(faces))]
+    for name in metrics:
+        for row in np.flatnonzero(pc.is_null(faces[name]).to_numpy()):
+            lacking[row].append(name)
+    whys = faces["given_up"].to_pylist()
+    return [
+        f"no {', '.join(names)}: {why or 'not measured yet'}" if names else None
+        for names, why in zip(lacking, whys, strict=True)
+    ]
 
 
 def _problem(

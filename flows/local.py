@@ -32,18 +32,25 @@ def run_flow(job: Job) -> dict[str, Any]:
 
     present_weights(recipe, settings)  # what is wrong or missing is said at once, before any server starts
 
-    with at_the_terminal(Progress()):
-        return restore_dataset(
-            source=job.source,
-            workspace=job.workspace,
-            recipe=job.recipe,
-            aligned=job.aligned,
-            include=list(job.include),
-            exclude=list(job.exclude),
-            retry=job.retry,
-            stages=job.stages,
-            settings=job.settings,
-        )
+    progress = Progress()
+    try:
+        with at_the_terminal(progress):
+            return restore_dataset(
+                source=job.source,
+                workspace=job.workspace,
+                recipe=job.recipe,
+                aligned=job.aligned,
+                include=list(job.include),
+                exclude=list(job.exclude),
+                retry=job.retry,
+                stages=job.stages,
+                settings=job.settings,
+            )
+    except Exception as error:
+        if progress.summary is None:
+            raise
+        terminal.print_error(f"everything is restored and written, but Prefect's server could not be told: {error}")
+        return progress.summary
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ class Plan:
     def shards(self, run: Run) -> Iterator[Shard]:
         """The work, shard by shard, in the order of the ids (a hash, so the folders of an archive come mixed)."""
         for bucket, rows in self.by_bucket("image_id", "bucket", "why", "attempt"):
-            paths = paths_by_image(run.ledger, bucket)
+            paths = run.patience.with_(partial(paths_by_image, run.ledger, bucket))
             for prefix, members in groupby(rows, key=lambda row: prefix_of(row["image_id"], self.prefix_bits)):
                 planned = {row["image_id"]: row for row in members}
                 images = {image_id: paths[image_id] for image_id in planned}

@@ -102,7 +102,7 @@ def judge(run: Run, work: Plan, candidate: Run) -> Findings:
     judged: list[str] = []
     anything = False
     for case in _cases(run, work, candidate):
-        judged += case.paths if case.differs else ()
+        judged += case.paths[:1] if case.differs else ()  # copies of one picture are no further witnesses
         anything = anything or case.differs or not case.has_older_result
     if not anything:
         return Findings(NOTHING_TO_JUDGE, {}, {})

@@ -76,7 +76,8 @@ def take_back(place: Place, journal: Journal, *, again: bool) -> int:
     taken = sum(moves.take_back(rows) for rows in read_chunks(place.storage, journal.id, CHUNK))
     place.ledger.fold()
     write(place.storage, journal, "rolled_back")
-    place.storage.delete_tree(f"{SUPERSEDED}/{journal.id}")
+    if not journal.moved_on:  # else they may be the only older results left; `mpsr clean` drops them in time
+        place.storage.delete_tree(f"{SUPERSEDED}/{journal.id}")
     return taken
 
 
@@ -225,8 +226,10 @@ class _Rollback(_OfJournal):
     def _is_to_be_taken_back(self, row: Row, ours: Rows) -> bool:
         now = ours.get((row["image_id"], WHOLE_IMAGE, COMMIT))
         told, old = _detail(now), json.loads(row["old"])
+        if _still_shows(now, self.journal):
+            return True
         if told.get("promotion") == self.journal.id:
-            return bool(told.get("promoted"))
+            return False
         untouched = _place_of(now) == _place_of(old)
         if not untouched:
             self.journal.moved_on += 1
@@ -305,7 +308,7 @@ def _refuse_without_older_results(place: Place, journal: Journal) -> None:
     for rows in read_chunks(place.storage, journal.id, CHUNK):
         replaced = [row for row in rows if row["differs"] and not kept & set(row["paths"])]
         now = last_rows(place.ledger, replaced, COMMIT) if replaced else {}
-        gone += sum(_detail(row).get("promotion") == journal.id and "promoted" in _detail(row) for row in now.values())
+        gone += sum(_still_shows(row, journal) for row in now.values())
     if gone:
         raise JobError(
             f"promotion {journal.id} cannot be rolled back: the older results of {gone} pictures are gone (`mpsr "
@@ -320,6 +323,14 @@ def _paths_now(ledger: Ledger, rows: Sequence[Row]) -> dict[str, list[str]]:
     for row in table.to_pylist():
         found[row["image_id"]].append(row["path"])
     return found
+
+
+def _still_shows(verdict: Row | None, journal: Journal) -> bool:
+    """Whether the result that a verdict speaks of is the one that was promoted, whoever wrote the verdict last.
+
+    A later night that kept it wrote a verdict of its own, and so did a rollback to it.
+    """
+    return verdict is not None and made_in(verdict) == journal.id
 
 
 def _unless_gone(move: Callable[[Row, list[str]], None], row: Row, paths: list[str]) -> bool:

@@ -6,7 +6,9 @@ it is a convenience: a dashboard that cannot be reached never stops a run.
 
 from __future__ import annotations
 
+import contextvars
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -35,6 +37,7 @@ _FAILURES = """
     SELECT path, reason_code AS reason, left(c.reason, 300) AS said FROM inventory i JOIN commits c USING (image_id)
     WHERE i.present AND i.problem IS NULL AND c.state IN ('failed_retryable', 'quarantined') ORDER BY path LIMIT ?"""
 _TOLD_OF_FORECAST = ("seconds", "low", "high", "took_seconds", "error_percent", "cost", "cost_of_run", "assumed")
+LAST_WORDS_SECONDS = 10.0
 TOP = 25
 """Rows that a table shows at most; the ledger has them all."""
 _log = logging.getLogger("mpsr.publish")
@@ -77,11 +80,37 @@ def plan(run: Run, work: Plan) -> None:
     run.progress_artifact = create_progress_artifact(0.0, key="progress", description="images with a verdict")
 
 
-@never_fatal
+class _Aside:
+    """Does one thing at a time beside the run; what comes meanwhile is left out.
+
+    A server that is gone is asked for over a minute each time, and the next shard must not wait for that.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
+    def do(self, job: Callable[[], None]) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=contextvars.copy_context().run, args=(job,), daemon=True)
+            self._thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Until it is done, or so long."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+
+_aside = _Aside()
+
+
 def progress(run: Run) -> None:
-    """How far the run is: the bar, and one page with counts, rate, time to go and the last failure."""
-    if run.progress_artifact is None:
-        return
+    """How far the run is, told beside the run: the bar, and counts, rate, time to go and the last failure."""
+    if run.progress_artifact is not None:
+        _aside.do(lambda: _progress(run))
+
+
+@never_fatal
+def _progress(run: Run) -> None:
     update_progress_artifact(run.progress_artifact, round(100 * run.progress.fraction, 1))
     create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts, rate and time to go")
 
@@ -89,6 +118,7 @@ def progress(run: Run) -> None:
 @never_fatal
 def finished(run: Run, summary: dict[str, Any], report: str) -> None:
     """The totals, the failures with their reasons, and where the report is."""
+    _aside.wait(LAST_WORDS_SECONDS)
     if run.progress_artifact is not None:
         update_progress_artifact(run.progress_artifact, 100.0)
     outcome_table = [{"outcome": name, "files": n} for name, n in summary["outcomes"].items()]

@@ -114,15 +114,15 @@ def restore_shards(run: Run, plan: Plan) -> None:
     """Takes shards through the recipe, a bounded number at a time, so that a slow stage never idles a fast one."""
     each_in_flight(
         plan.shards(run),
-        lambda shard: restore_shard(run, plan, shard),
+        lambda shard: run.patience.with_(lambda: restore_shard(run, plan, shard)),
         run.settings.shards_in_flight,
-        abandon=run.executor.cancel,
+        abandon=run.abandon,
         meanwhile=lambda: publish.progress(run),
     )
 
 
 def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
-    """One shard through every stage of the recipe, then its verdicts."""
+    """One shard through every stage of the recipe, then its verdicts. Doing so twice does no harm."""
     if plan.has_history:
         shard.adopt(prior_rows(run, shard), cache(run.workspace.exists), partial(deliver, run.workspace))
     for stage in run.recipe.stages:
@@ -188,6 +188,7 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
     totals["forecast"] = forecast.at_the_end(run, plan)
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     run.workspace.delete_tree(DISPLACED)
+    run.progress.summary = totals
     publish.finished(run, totals, run.workspace.full_path(REPORT))
     return totals
 

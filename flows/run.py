@@ -23,6 +23,7 @@ from prefect.runtime import flow_run
 
 from flows.forecast import Course
 from flows.job import Job, JobError
+from flows.patience import Patience
 from flows.progress import Progress
 from flows.shard import Row, Shard
 from infra import extras
@@ -69,6 +70,7 @@ class Run:
         self.lease: Lease
         self.executor: Executor
         self.pool: PoolSize
+        self.patience = Patience()
         self.course = Course(self.progress.began)
         self.quarantined = self.committed = 0
         self.progress_artifact: Any = None
@@ -77,6 +79,11 @@ class Run:
         self._sequence = 0
         self.kept_bytes = 0
         self._lock = threading.Lock()
+
+    def abandon(self) -> None:
+        """Ends what is in flight."""
+        self.patience.end()
+        self.executor.cancel()
 
     def record(self, shard: Shard, stage_id: str, rows: Sequence[Row]) -> None:
         """Appends a stage's rows of one shard to the ledger as one segment, provided that the lease still holds."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flows import terminal
@@ -44,14 +43,19 @@ def train_one(
     from tasks.models.compact import load_compact
     from tasks.train import TrainSettings, faces_of, train
     from tasks.train_measure import measure
+    from tasks.train_networks import NETWORKS
     from tasks.train_strip import write_strip
 
+    if name not in NETWORKS:
+        raise JobError(f"no network is called {name!r}; {', '.join(NETWORKS)} and niqe can be trained")
     try:
         chosen = TrainSettings.model_validate({"data": data, "out": output, **settings})
+        held_out = ("choose",) if chosen.patience else ()
+        faces = [faces_of(chosen, split) for split in (*held_out, "val")][-1]  # what lacks is said before, not after
         result = train(name, chosen, tell)
-    except (KeyError, ValidationError, FileNotFoundError) as error:
-        raise JobError(str(error.args[0] if isinstance(error, KeyError) else error)) from None
-    network, faces = load_compact(result.weights), faces_of(chosen, "val")
+    except (ValueError, FileNotFoundError) as error:
+        raise JobError(str(error)) from None
+    network = load_compact(result.weights)
     figures = {row: _in_words(values) for row, values in measure(name, network, faces).items()}
     strip = write_strip(name, network, faces, output / f"{name}.png")
     return {"weights": str(result.weights), "sha256": result.sha256, "steps": result.steps, **figures} | (

@@ -63,7 +63,7 @@ class Failure:
 
     item: Mapping[str, Any]
     kind: Kind
-    reason_code: Literal["killed_worker", "stage_error", "out_of_memory", "infrastructure"]
+    reason_code: Literal["killed_worker", "too_slow", "stage_error", "out_of_memory", "infrastructure"]
     reason: str
     attempts: int
 
@@ -72,13 +72,15 @@ class Failure:
 class Trouble:
     """An exception as plain data, so that it survives the way out of a process whatever its class.
 
-    `died` marks the end of the whole process, of which there is no exception to show.
+    `died` marks the end of the whole process, of which there is no exception to show; `late` that it was ended because
+    it did not answer in time.
     """
 
     kind: Kind
     text: str
     traceback: str = ""
     died: bool = False
+    late: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> Trouble:

@@ -198,7 +198,8 @@ class Scheduler:
     def _send(self, slot: Slot, batch: Batch, alone: bool = False) -> None:
         worker = slot.worker
         assert worker is not None
-        slot.in_flight[batch] = time.monotonic() + self._settings.call_timeout
+        # A worker computes one call at a time: the later one's patience begins where the earlier one's ends.
+        slot.in_flight[batch] = max([time.monotonic(), *slot.in_flight.values()]) + self._settings.call_timeout
         slot.exclusive = alone
         then = partial(self._post, self._answered, slot, worker, batch)
         worker.run(batch.job.call, list(batch.items), batch.attempt, then)
@@ -287,6 +288,8 @@ class Scheduler:
         self._stats.deaths += 1
         log.warning("a worker of pool %s died: %s", slot.pool, trouble.text)
         lost, alone = list(slot.in_flight), slot.exclusive
+        if trouble.late:
+            self._limits.failed(lost[0])
         if trouble.kind == "resource":
             for batch in lost:
                 self._out_of_memory(slot, batch, trouble)
@@ -307,8 +310,7 @@ class Scheduler:
         if batch.deaths < _DEATHS_ALONE:
             slot.suspects.appendleft(batch.again())
         else:
-            reason = f"killed its worker {batch.deaths} times while alone in it: {trouble.text}"
-            self._give_up(batch, Failure(batch.items[0], "poison", "killed_worker", reason, batch.attempt))
+            self._give_up(batch, _blamed(batch, trouble))
 
     def _restart(self, slot: Slot, trouble: Trouble) -> None:
         self._stats.restarts += 1
@@ -355,8 +357,8 @@ class Scheduler:
                 self._fail(WorkerStartFailed(self._too_slow(slot)))
             elif any(now >= deadline for deadline in slot.in_flight.values()):
                 self._stats.timeouts += 1
-                text = f"no answer within {self._settings.call_timeout:g} s"
-                self._died(slot, Trouble("poison", text, died=True))
+                text = f"no answer within {self._settings.call_timeout:g} s (call_timeout)"
+                self._died(slot, Trouble("poison", text, died=True, late=True))
 
     def _launch(self, slot: Slot) -> None:
         worker = RayWorker(slot.spec) if self._settings.backend == "ray" else InlineWorker(slot.spec)
@@ -387,3 +389,12 @@ class Scheduler:
             f"a worker of pool {slot.pool} did not start within {self._settings.start_timeout:g} s; it asks for "
             f"{size.cpus_per_actor:g} CPUs and {size.gpus_per_actor:g} GPUs: does the cluster have them free?"
         )
+
+
+def _blamed(batch: Batch, trouble: Trouble) -> Failure:
+    item, times, attempt = batch.items[0], batch.deaths, batch.attempt
+    if trouble.late:
+        reason = f"found no end {times} times while alone in its worker: {trouble.text}"
+        return Failure(item, "infrastructure", "too_slow", reason, attempt)
+    reason = f"killed its worker {times} times while alone in it: {trouble.text}"
+    return Failure(item, "poison", "killed_worker", reason, attempt)

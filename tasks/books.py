@@ -57,6 +57,7 @@ REASONS: dict[str, tuple[FileOutcome, str]] = {
     "changed_while_running": ("failed", "the file changed while it was being worked on"),
     "disappeared": ("failed", "the file was there at the scan and is gone"),
     "out_of_memory": ("failed", "memory ran out even for this one alone"),
+    "too_slow": ("failed", "no answer in time, though alone: raise call_timeout, or compute on a faster device"),
     "infrastructure": ("failed", "the machinery failed more often than the retries allow"),
     "write_failed": ("quarantined", "the restored picture could not be coded in its container"),
     "pending": ("pending", "not reached yet"),

@@ -145,7 +145,8 @@ def _own_cells(name: str, summary: Summary) -> list[str]:
 def _rank(summary: Summary) -> str:
     if summary.valid is False:
         return "N/A"
-    return f"({place(summary.score)})" if summary.valid and summary.score is not None else "–"
+    whole = summary.valid and not any(_is_short(summary, name) for name in summary.subsets)
+    return f"({place(summary.score)})" if whole and summary.score is not None else "–"
 
 
 def _caveats(summary: Summary) -> list[str]:
@@ -156,15 +157,21 @@ def _caveats(summary: Summary) -> list[str]:
     if not expected:
         said.append("Measured on other pictures than the challenge's: the rows above are for orientation only.")
     elif short := [
-        f"{name} {summary.subsets[name].images} of {n}" for name, n in expected.items() if _is_short(summary, name)
+        f"{name} {_measured(summary.subsets[name])} of {n}" for name, n in expected.items() if _is_short(summary, name)
     ]:
-        said.append(f"Not every picture of the data set was measured: {', '.join(short)}.")
+        said.append(f"Not every picture of the data set has every number: {', '.join(short)}.")
     return said
 
 
 def _is_short(summary: Summary, name: str) -> bool:
     subset = summary.subsets[name]
-    return subset.expected is not None and subset.images < subset.expected
+    return subset.expected is not None and _measured(subset) < subset.expected
+
+
+def _measured(subset: SubsetSummary) -> int:
+    """Faces with every number that the Score asks for of each face."""
+    terms = [name for name in TERMS if name in subset.means]
+    return min([subset.images, *(subset.measured[name] for name in terms)])
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -16,7 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.bootstrap import Floats, intervals, pictures_needed
-from tasks.pairing import NAMED, ComparisonError, Names, Pairs, metrics_of, named, nothing_in_common, paired
+from tasks.pairing import (
+    NAMED,
+    ComparisonError,
+    Names,
+    Pairs,
+    insist_on_the_same_faces,
+    metrics_of,
+    named,
+    nothing_in_common,
+    paired,
+)
 
 if TYPE_CHECKING:
     from tasks.evaluation_files import Evaluation
@@ -150,8 +160,9 @@ def compare(
     confidence: of the intervals, 0 to 1; they come from `resamples` draws of whole pictures (tasks.bootstrap), and
     there are none with fewer than `pictures_needed(confidence)` pictures. A verdict needs one that leaves out zero.
     worst: how many regressions are listed. Deterministic. Raises ComparisonError where a face stands twice in a set,
-    or no face is in both.
+    no face is in both, or faces were not looked for in the same way.
     """
+    insist_on_the_same_faces(a, b)
     metrics, not_compared = metrics_of(a, b)
     table = paired(a.faces, b.faces, list(metrics))
     both = table.filter(pc.equal(table["side"], "both"))

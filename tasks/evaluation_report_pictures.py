@@ -93,7 +93,8 @@ class Album:
         return made
 
     def _one(self, sheet: Sheet, place: int, row: Mapping[str, Any], rank: int) -> Shown:
-        name = f"{row['pair_id'][:2]}/{row['pair_id'][2:26]}-{row['face']}"
+        cut = hashlib.sha256(repr(row["matrix"]).encode()).hexdigest()[:8]  # another detector cuts other faces
+        name = f"{row['pair_id'][:2]}/{row['pair_id'][2:26]}-{row['face']}-{cut}"
         sides: tuple[Side, ...] = ("input", "restored", "truth") if row["truth_path"] else ("input", "restored")
         try:
             self._panels(name, sides, row, large=rank < ENLARGED)

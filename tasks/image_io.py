@@ -189,7 +189,9 @@ def _decode_deep_png(data: bytes, header: Header, orientation: int) -> Picture:
 
 def _from_pillow(image: Image.Image, header: Header, orientation: int) -> Picture:
     """An 8-bit picture (16-bit grey too) from Pillow; palettes and CMYK become RGB, and a note says so."""
+    kept = _not_kept(image)
     image, notes = _plain(image, header)
+    notes += kept
     levels = tiff_io.upright(np.asarray(image), orientation)
     alpha = levels[..., -1].copy() if image.mode in ("LA", "RGBA") else None
     grey = image.mode in GREY_MODES
@@ -197,6 +199,15 @@ def _from_pillow(image: Image.Image, header: Header, orientation: int) -> Pictur
         levels = np.dstack([levels if levels.ndim == 2 else levels[..., 0]] * 3)
     depth = 16 if levels.dtype == np.uint16 else 8
     return Picture(to_float(levels[..., :3]), alpha, grey, header.format, depth, header.mode, notes)  # type: ignore[arg-type]
+
+
+def _not_kept(image: Image.Image) -> tuple[str, ...]:
+    """What a file holds beside the 8-bit picture that Pillow makes of it."""
+    if image.format == "MPO" and (count := int(getattr(image, "n_frames", 1))) > 1:
+        return (f"{count} pictures in one file (a gain map, depth, a second view); the first is kept",)
+    if (bits := int(image.info.get("bit_depth", 8))) > 8:
+        return (f"{bits} bits reduced to 8",)
+    return ()
 
 
 def _plain(image: Image.Image, header: Header) -> tuple[Image.Image, tuple[str, ...]]:

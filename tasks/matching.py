@@ -19,6 +19,24 @@ from tasks.evaluation_files import PROBLEMS
 Row = dict[str, Any]
 PICTURES = {"png", "jpg", "jpeg", "jpe", "webp", "tif", "tiff", "bmp", "gif", "heic", "heif", "avif"}
 """Suffixes by which a file claims to be a picture."""
+OTHERS = {
+    "csv",
+    "html",
+    "json",
+    "log",
+    "md",
+    "mov",
+    "mp4",
+    "parquet",
+    "pdf",
+    "toml",
+    "txt",
+    "xml",
+    "xmp",
+    "yaml",
+    "zip",
+}
+"""Suffixes of files that are none; all others are looked into, as restoring does, and left out where they are none."""
 RESTORED, INPUT, TRUTH = "restored", "input", "truth"
 ROLES = (RESTORED, INPUT, TRUTH)
 
@@ -33,7 +51,7 @@ class Rules:
 
     def counts(self, path: str) -> bool:
         """Whether a restored file is looked at: a data set counts PNG files only, and a sample a share of the keys."""
-        claims = _suffix(path) == "png" if self.protocol else _suffix(path) in PICTURES
+        claims = _suffix(path) == "png" if self.protocol else _suffix(path) not in OTHERS
         return claims and share_of(self.key(path)) < self.sample
 
     def key(self, path: str) -> str:
@@ -100,11 +118,11 @@ class Trees:
         for info in self._below(self.names[role]):
             path = _rest(info.ledger_path)
             key = self._rules.key(path)
-            if _suffix(path) not in PICTURES or share_of(key) >= self._rules.sample:
+            if _suffix(path) in OTHERS or share_of(key) >= self._rules.sample:
                 continue
             if key in keys:
                 yield info
-            elif key not in seen and role == INPUT:
+            elif key not in seen and role == INPUT and _suffix(path) in PICTURES:
                 seen.add(key)
                 self.unrestored += 1
 
@@ -117,11 +135,16 @@ def matched(files: Mapping[str, Iterable[Row]], rules: Rules) -> Iterator[Row]:
     A restored file takes the input of the very same path, else the only one of the same key.
     """
     others = {role: _Index(files[role], rules) for role in (INPUT, TRUTH) if role in files}
-    restored = list(files[RESTORED])
+    restored = [row for row in files[RESTORED] if _is_meant(row)]
     alike = Counter(rules.key(row["path"]) for row in restored)
     for row in restored:
         key = rules.key(row["path"])
         yield _pair(row, key if alike[key] == 1 else row["path"], others, rules)
+
+
+def _is_meant(row: Row) -> bool:
+    """A file that neither is a picture nor says so by its name is nobody's result."""
+    return row["problem"] != "not_an_image" or _suffix(row["path"]) in PICTURES
 
 
 class _Index:
@@ -199,7 +222,9 @@ def _bare(path: str) -> str:
 
 
 def _suffix(path: str) -> str:
-    return path.rpartition("/")[2].rpartition(".")[2].lower()
+    """Without its dot; "" where the name has none."""
+    _, dot, suffix = path.rpartition("/")[2].rpartition(".")
+    return suffix.lower() if dot else ""
 
 
 def _stem(name: str) -> str:

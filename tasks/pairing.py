@@ -37,7 +37,9 @@ class Pairs:
         signs = np.array([1.0 if facts["better"] == "higher" else -1.0 for facts in metrics.values()])
         self.gain = (self.b - self.a) * signs
         self.gain[np.isclose(self.a, self.b, rtol=1e-5, atol=1e-7)] = 0.0  # noise of the machine's numbers
-        codes = both["key"].combine_chunks().dictionary_encode()
+        # Copies of one picture under several names are one picture: they say nothing that it does not.
+        one = pc.coalesce(both["input_sha256"], both["key"])
+        codes = one.combine_chunks().dictionary_encode()
         self.picture = codes.indices.to_numpy()
         self.pictures = len(codes.dictionary)
 
@@ -48,6 +50,18 @@ class Pairs:
     def names_of(self, rows: Sequence[int]) -> Names:
         """(key, face) of at most NAMED rows."""
         return named(self.table.take(pa.array(rows[:NAMED], pa.int64())))
+
+
+def insist_on_the_same_faces(a: Evaluation, b: Evaluation) -> None:
+    """Raises ComparisonError where faces have numbers by different detectors: number 1 would be two people."""
+    if a.facts.get("detector") != b.facts.get("detector"):
+        looked = [(side.facts.get("detector") or {"detector": "no detector (aligned pictures)"}) for side in (a, b)]
+        raise ComparisonError(
+            "expected faces looked for in the same way; A was measured with {detector}, ".format(**looked[0])
+            + "B with {detector}, or with other settings of it: evaluate both alike, or compare the folders".format(
+                **looked[1]
+            )
+        )
 
 
 def metrics_of(a: Evaluation, b: Evaluation) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
@@ -71,8 +85,8 @@ def paired(a: pa.Table, b: pa.Table, metrics: list[str]) -> pa.Table:
     """A row per face of either side, ordered by key and face.
 
     side: "both"; "a" or "b" (the face is in one set only); "other_input" (in both, but restored from different inputs
-    or held against different truths, and so not to be compared). Then key, face, subset, input_path, path_a, path_b,
-    and <metric>_a, <metric>_b.
+    or held against different truths, and so not to be compared). Then key, face, subset, input_path, input_sha256,
+    path_a, path_b, and <metric>_a, <metric>_b.
     Raises ComparisonError where a face stands twice in a set.
     """
     left, right = _side(a, "a", metrics), _side(b, "b", metrics)
@@ -83,7 +97,9 @@ def paired(a: pa.Table, b: pa.Table, metrics: list[str]) -> pa.Table:
     is_pair = pc.and_(pc.is_valid(joined["path_a"]), pc.is_valid(joined["path_b"]))
     alike = pc.and_(_equal(joined, "input_sha256", False), _equal(joined, "truth_sha256", True))
     side = pc.if_else(is_pair, pc.if_else(alike, "both", "other_input"), lone)
-    either = {name: pc.coalesce(joined[f"{name}_b"], joined[f"{name}_a"]) for name in ("subset", "input_path")}
+    either = {
+        name: pc.coalesce(joined[f"{name}_b"], joined[f"{name}_a"]) for name in ("subset", "input_path", "input_sha256")
+    }
     columns = {"side": side, **{name: joined[name] for name in ("key", "face")}, **either}
     columns |= {name: joined[name] for name in ("path_a", "path_b")}
     columns |= {f"{name}_{s}": joined[f"{name}_{s}"] for name in metrics for s in "ab"}

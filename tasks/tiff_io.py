@@ -29,6 +29,7 @@ UNPACKED = ("NONE", "ADOBE_DEFLATE", "DEFLATE")
 """Compressions that tifffile undoes without an optional package."""
 CLASSIC = 4_000_000_000
 """Bytes of pixels above which a TIFF is not surely a classic one, with 32-bit offsets."""
+SUB_IFDS, DNG_VERSION = 330, 50706
 STAND_INS = {EXIF_TAG: 65000, GPS_TAG: 65001}
 """Private tags that keep a place for tags that tifffile does not write."""
 UNCARRIED = (37500, 40965)
@@ -48,6 +49,9 @@ def read_tiff_header(stream: BinaryIO) -> tuple[Header, int]:
     """Header of the first page and the number of pages that are not reduced copies of another."""
     with tifffile.TiffFile(stream) as file:
         page = file.pages.first
+        if _is_camera_raw(page, stream):
+            sentence = "expected a picture, came a camera's raw file with a preview in it; develop it to a TIFF first"
+            raise DecodeError("unsupported_format", sentence)
         bits = _bits(page)
         samples = page.size // max(page.imagewidth * page.imagelength, 1)
         if page.dtype not in (np.bool_, np.uint8, np.uint16) or bits not in (1, 2, 4, 8, 16) or samples > 5:
@@ -57,6 +61,14 @@ def read_tiff_header(stream: BinaryIO) -> tuple[Header, int]:
         mode = MODES.get(page.photometric.name, page.photometric.name) + (";16" if bits == 16 else "")
         header = Header("TIFF", int(page.imagewidth), int(page.imagelength), mode)
     return header, max(_count_pages(stream), 1)
+
+
+def _is_camera_raw(page: Any, stream: BinaryIO) -> bool:
+    """Whether the first page is a preview of undeveloped data (DNG, NEF, ARW, CR2 …) or those data themselves."""
+    stream.seek(8)
+    preview = page.subfiletype & 1 and page.tags.get(SUB_IFDS) is not None
+    raw = page.photometric.name in ("CFA", "LINEAR_RAW") or page.tags.get(DNG_VERSION) is not None
+    return stream.read(2) == b"CR" or bool(preview) or raw
 
 
 def _count_pages(stream: BinaryIO) -> int:

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
 from tasks.models.compact import build, load_compact, save_compact
@@ -51,6 +51,14 @@ class TrainSettings(BaseModel):
     device: str = Field(default="cpu", description="torch device, such as cpu or cuda")
     half: bool = Field(default=True, description="compute in bfloat16 where that is safe")
     save_every: int = Field(default=200, ge=1, description="steps between checkpoints")
+
+    @field_validator("device")
+    @classmethod
+    def _is_here(cls, device: str) -> str:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError("there is no CUDA device here; leave it at cpu")
+        return device
+
     patience: int | None = Field(
         default=None, ge=1, description="stop after so many checkpoints without a better loss on held-out faces"
     )
@@ -87,8 +95,9 @@ def train(name: str, settings: TrainSettings, on_progress: Progress | None = Non
         if on_progress is not None:
             on_progress(run.step, settings.steps, losses[-1])
         if run.step % settings.save_every == 0:
+            run.judge()
             run.save()
-            if run.has_stalled():
+            if run.has_stalled:
                 break
     run.save()
     weights = run.export()
@@ -116,6 +125,7 @@ class _Run:
         self.optimiser = torch.optim.AdamW(self.net.parameters(), self.rate, weight_decay=1e-4, betas=(0.9, 0.99))
         self.step = 0
         self.judged: list[float] = []
+        self.best: dict[str, torch.Tensor] | None = None  # judged best on held-out faces, where patience is asked for
         self.pool: dict[int, Batch] = {}
 
     @property
@@ -124,6 +134,8 @@ class _Run:
 
     def batches(self, faces: list[Face]) -> Iterator[Batch]:
         """One batch for every step that is left; the next is drawn while the current one is learnt."""
+        if self.has_stalled:
+            return
         self.shares = evenly(faces)
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(self._draw, faces, self.step)
@@ -175,13 +187,21 @@ class _Run:
             else:
                 value.copy_(current[key])
 
+    def judge(self) -> None:
+        """Where patience is asked for: measures the average on held-out faces, and remembers the best."""
+        if self.settings.patience is None:
+            return
+        self.judged.append(self._loss_on_held_out())
+        if self.judged[-1] == min(self.judged):
+            self.best = {key: value.clone() for key, value in self.average.state_dict().items()}
+
+    @property
     def has_stalled(self) -> bool:
         """Whether the last `patience` checkpoints were no better than the best before them, on held-out faces."""
         patience = self.settings.patience
-        if patience is None:
+        if patience is None or len(self.judged) <= patience:
             return False
-        self.judged.append(self._loss_on_held_out())
-        return len(self.judged) > patience and min(self.judged[-patience:]) >= min(self.judged[:-patience])
+        return min(self.judged[-patience:]) >= min(self.judged[:-patience])
 
     @torch.no_grad()
     def _loss_on_held_out(self) -> float:
@@ -201,6 +221,7 @@ class _Run:
             "settings": self._identity(),
             "step": self.step,
             "judged": self.judged,
+            "best": self.best,
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -218,7 +239,7 @@ class _Run:
                 f"{self.checkpoint} was made with other settings; remove it to begin anew, or give the old ones"
             )
         self.step = int(state["step"])
-        self.judged = list(state.get("judged", []))
+        self.judged, self.best = list(state.get("judged", [])), state.get("best")
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -226,6 +247,8 @@ class _Run:
     def export(self) -> Path:
         final = self.settings.out / f"{self.name}.safetensors"
         partial = final.with_suffix(".partial")
+        if self.best is not None:
+            self.average.load_state_dict(self.best)
         save_compact(self.average, self.name, self.network.config, partial)
         partial.replace(final)
         return final

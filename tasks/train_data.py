@@ -22,6 +22,7 @@ from tasks.train_scenes import draw_frame, elsewhere, framed
 POINT_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 FFHQ_POINTS = np.array([(193.0, 239.9), (318.9, 240.2), (256.6, 314.0), (201.3, 371.4), (313.1, 371.2)])
 SIDE = 512
+SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def load_faces(folder: Path, split: str) -> list[Face]:
     is `val`. Raises FileNotFoundError when there is no picture.
     """
     inner = folder / "aligned512"
-    pictures = sorted(p for p in (inner if inner.is_dir() else folder).iterdir() if p.suffix in {".jpg", ".png"})
+    pictures = sorted(p for p in (inner if inner.is_dir() else folder).iterdir() if p.suffix.lower() in SUFFIXES)
     rows = _table(folder / "portraits.csv")
     outer = "val" if split == "val" else "train"
     chosen = [p for i, p in enumerate(pictures) if _split_of(rows.get(p.stem), i) == outer]
@@ -62,7 +63,10 @@ def _table(path: Path) -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
+        table = csv.DictReader(file)
+        if lacking := {"id", "split"} - set(table.fieldnames or ()):
+            raise ValueError(f"{path} has no column {' and '.join(sorted(lacking))}; add it or remove the table")
+        return {row["id"]: row for row in table}
 
 
 def _split_of(row: dict[str, str] | None, index: int) -> str:

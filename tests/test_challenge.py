@@ -305,6 +305,14 @@ class TestMarkdown:
         assert "clipiqa" in caveats
         assert "A 1 of 2, B 0 of 1" in caveats
 
+    def test_a_term_that_most_faces_lack_costs_the_rank_and_is_said(self):
+        rows = [face(str(n), "A", **columns_of(MPSR) | {"identity": 0.7}) for n in range(2)]
+        rows += [face("c", "B", **columns_of(MPSR) | {"identity": 0.7})]
+        del rows[1].values["qalign"]
+        cells, caveats = self.row(summarise(rows, small(), fid=MPSR.fid))
+        assert (cells[0], cells[2]) == ("–", "4.2231")
+        assert "A 1 of 2" in caveats
+
     def test_too_many_failures_are_not_ranked(self):
         rows = [face(str(n), "A", **FULL | {"identity": 0.0}) for n in range(2)] + [face("c", "B", **FULL)]
         cells, _ = self.row(summarise(rows, small(max_failures=1), fid=40.0))

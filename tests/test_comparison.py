@@ -101,6 +101,23 @@ def test_gains_are_in_each_metric_s_own_direction(before):
     assert (identity.verdict, identity.ties, identity.gain, identity.low) == ("not told apart", FACES, 0, 0)
 
 
+def test_copies_of_a_picture_are_one_witness():
+    values, copies = {"quality": np.linspace(0.4, 0.6, 8)}, ["one picture"] * 8
+    better = {"quality": values["quality"] + 0.1}
+    assert compare(evaluation(values, inputs=copies), evaluation(better, inputs=copies)).pictures == 1
+    assert compare(evaluation(values), evaluation(better)).pictures == 8
+
+
+def test_faces_that_were_looked_for_in_different_ways_are_not_compared(before):
+    a, b = evaluation(before), evaluation(before)
+    a.facts["detector"], b.facts["detector"] = {"detector": "yunet"}, {"detector": "compact"}
+    with pytest.raises(ComparisonError, match="measured with yunet, B with compact"):
+        compare(a, b)
+    b.facts["detector"] = None
+    with pytest.raises(ComparisonError, match="aligned pictures"):
+        compare(a, b)
+
+
 def test_few_pictures_are_never_told_apart():
     assert pictures_needed(0.95) == 6
     for number, verdict, has_interval in ((5, "not told apart", False), (6, "better", True)):

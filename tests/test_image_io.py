@@ -46,6 +46,15 @@ def tiff(array: np.ndarray, **options) -> bytes:
     return sink.getvalue()
 
 
+def camera_raw(subfiletype):
+    """As cameras write them: a small preview, and what the sensor saw in a directory below it."""
+    sink = io.BytesIO()
+    with tifffile.TiffWriter(sink) as file:
+        file.write(photo(), photometric="rgb", subfiletype=subfiletype, subifds=1, metadata=None)
+        file.write(photo(1, 16), photometric="cfa", metadata=None)
+    return sink.getvalue()
+
+
 def png16(array: np.ndarray) -> bytes:
     order = [2, 1, 0, 3][: array.shape[2]] if array.ndim == 3 else None
     return bytes(cv2.imencode(".png", array if order is None else np.ascontiguousarray(array[..., order]))[1])
@@ -451,6 +460,8 @@ BAD = {
     "big-endian pages": (lambda: pages(byteorder=">"), "multi_page"),
     "endless circle of pages": (circle, "multi_page"),
     "float tiff": (lambda: tiff(photo().astype(np.float32), photometric="rgb"), "unsupported_format"),
+    "camera raw": (lambda: camera_raw(subfiletype=1), "unsupported_format"),
+    "dng": (lambda: tiff(photo(), photometric="rgb", extratags=[(50706, 1, 4, b"\1\4\0\0")]), "unsupported_format"),
     "float16 tiff": (lambda: tiff(photo().astype(np.float16), photometric="rgb"), "unsupported_format"),
     "bomb": (lambda: bomb(100_000, 100_000), "too_large"),
     "long bomb": (lambda: bomb(70_000, 2), "too_large"),
@@ -555,3 +566,20 @@ def test_samples_decode_and_come_back():
         change = np.abs(again.pixels - picture.pixels)
         assert change.mean() * 255 < 0.5, path.name
         assert picture.format == "JPEG" or not change.any(), path.name
+
+
+def test_a_tiff_with_a_pyramid_is_no_raw_file():
+    assert image_io.decode(camera_raw(subfiletype=0)).pixels.shape == (*SHAPE, 3)
+
+
+def test_a_second_picture_in_a_jpeg_is_said_to_be_left():
+    sink = io.BytesIO()
+    Image.fromarray(photo()).save(sink, "MPO", save_all=True, append_images=[Image.fromarray(photo(seed=1))])
+    assert image_io.decode(sink.getvalue()).notes[0].startswith("2 pictures in one file")
+
+
+def test_deep_heif_is_said_to_be_reduced():
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
+    sink = io.BytesIO()
+    pillow_heif.from_bytes("RGB;16", SHAPE[::-1], photo(depth=16).tobytes()).save(sink, quality=90)
+    assert image_io.decode(sink.getvalue()).notes == ("10 bits reduced to 8",)

@@ -6,6 +6,7 @@ import hashlib
 
 import pyarrow as pa
 
+from flows.patience import Patience
 from flows.plan import Plan, collisions
 from infra.manifest import Ledger
 from infra.storage import Storage
@@ -31,7 +32,7 @@ class Run:
     digests = None
 
     def __init__(self, ledger):
-        self.ledger = ledger
+        self.ledger, self.patience = ledger, Patience()
 
 
 def shards(ledger, ids, bits):

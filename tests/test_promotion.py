@@ -362,6 +362,34 @@ def test_a_rollback_gives_the_older_results_back_byte_by_byte(site, again):
         journals.find(site.storage, None)
 
 
+@pytest.mark.parametrize("action", ["keep", "promote"])
+def test_a_promotion_can_be_rolled_back_after_a_later_night(site, action):
+    """A second recipe's night has the last word on every verdict; what it kept is still the first promotion's."""
+    before, later, digest = site.files(), "20260102T020000-abcdef", "z" * 64
+    site.apply()
+    place = f"candidates/{digest[:12]}"
+    candidate = Ledger.open(Storage(site.folder / place), buckets=1)
+    rows = [row | {"action": action} for row in site.rows if row["action"] == "promote" and row["differs"]]
+    for row in rows:
+        for path in row["paths"]:
+            Storage(site.folder / place).write_atomic(f"restored/{path.replace('%25', '%')}", b"third")
+    site.events(candidate, "run-z", digest, [row | {"sha": "third"} for row in rows])
+    stood = {v["image_id"]: v for v in site.ledger.latest(stage=COMMIT, columns=["image_id", *REMEMBERED]).to_pylist()}
+    rows = [row | {"old": json.dumps(stood[row["image_id"]])} for row in rows]
+    digests = {"detect_align": "same", "brighten": "z", COMMIT: digest}
+    site.storage.write_atomic(f"runs/{later}.json", json.dumps({"digests": digests}).encode())
+    journals.write_rows(site.storage, later, rows)
+    counts = {action: len(rows)}
+    journals.write(site.storage, Journal(id=later, digest=digest, recipe="third", candidate=place, counts=counts))
+    with site.held() as held:
+        carry_out(held, journals.find(site.storage, later), site.source)
+        if action == "promote":
+            assert take_back(held, journals.find(site.storage, None), again=False) == len(rows)
+        assert take_back(held, journals.find(site.storage, PROMOTION), again=False) == 5
+    after = site.files()
+    assert {path: after[path] for path in before} == before
+
+
 def test_a_rollback_follows_pictures_and_writes_over_nobody_else(site):
     site.apply()
     row, other = site.rows[1], hashlib.sha256(b"another person").hexdigest()

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from flows.job import JobError
 from flows.train_compact import settings_of, train_compact
+from flows.train_local import train_one
 from tasks.degrade import Degradation
 from tasks.models.compact import build, load_compact
 from tasks.train import TrainSettings, evenly, take_over, train
@@ -110,9 +111,7 @@ def test_an_interrupted_training_ends_where_it_would_have(folder, tmp_path):
     seen = []
     parts = train("severe", settings(folder, tmp_path / "parts"), lambda step, steps, loss: seen.append(step))
     assert seen == [5, 6], "it went on from the checkpoint of step 4"
-    one, other = (load_file(result.weights) for result in (parts, whole))
-    apart = max(float((one[name].float() - other[name].float()).abs().max()) for name in one)
-    assert apart < 1e-3, "the same but for the order in which sums were added up"
+    assert parts.sha256 == whole.sha256
 
 
 def test_a_killed_training_leaves_a_checkpoint_that_can_be_read(folder, tmp_path):
@@ -158,6 +157,26 @@ def test_a_training_that_gets_no_better_stops_early(folder, tmp_path):
     assert spoilt.steps < 40
     learning = train("skin_tone", settings(plain, tmp_path / "other", steps=4, save_every=2, patience=50))
     assert learning.steps == 4
+    again = train("skin_tone", settings(plain, tmp_path, steps=40, save_every=1, patience=2, learning_rate=0.1))
+    assert (again.steps, again.sha256) == (spoilt.steps, spoilt.sha256), "what has stopped early is finished"
+
+
+def test_patience_remembers_what_was_judged_before_a_stop_and_ships_the_best(folder, tmp_path, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr("tasks.train._Run._loss_on_held_out", lambda run: next(losses))
+    told = {"save_every": 1, "patience": 2}
+    plain = folder / "aligned512"
+    best = train("skin_tone", settings(plain, tmp_path / "best", steps=2, **told))
+    assert best.steps == 2
+    losses = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    train("skin_tone", settings(plain, tmp_path, steps=3, **told))
+    resumed = train("skin_tone", settings(plain, tmp_path, steps=40, **told))
+    assert resumed.steps == 4, "two looks after the best, one of them before the stop"
+    kept = torch.load(tmp_path / "skin_tone.ckpt", weights_only=True)
+    assert kept["judged"] == [3.0, 1.0, 2.0, 2.0]
+    shipped = load_file(resumed.weights)
+    assert all(torch.allclose(shipped[key], kept["best"][key].half()) for key in shipped)
+    assert any(not torch.equal(kept["best"][key], kept["average"][key]) for key in kept["best"])
 
 
 def test_examples_of_a_pool_are_drawn_once_and_are_the_same_again(folder, tmp_path, monkeypatch):
@@ -179,6 +198,25 @@ def test_the_flow_trains_measures_and_lists_the_networks(folder, tmp_path, prefe
     load_compact(Path(row["weights"]))
     with pytest.raises(JobError, match="no network is called 'skin'"):
         train_compact(data=str(folder), out=str(tmp_path), names=("skin",))
+
+
+def test_what_a_training_lacks_is_said_before_it_begins(folder, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    for picture in sorted((folder / "aligned512").iterdir())[:9]:
+        (few / picture.with_suffix(".JPG").name).write_bytes(picture.read_bytes())
+    began = []
+    for data, asked, words in (
+        (few, {"steps": 1}, "no val pictures"),
+        (folder, {"steps": 1, "device": "cuda:9"}, "no CUDA device"),
+        (folder, {"stepps": 1}, "stepps"),
+    ):
+        with pytest.raises(JobError, match=words):
+            train_one("skin_tone", data, tmp_path / "out", asked, lambda *told: began.append(told))
+    assert not began
+    (few / "portraits.csv").write_text("name,split\na,train\n")
+    with pytest.raises(JobError, match="no column id"):
+        train_one("skin_tone", few, tmp_path / "out", {"steps": 1})
 
 
 def test_what_is_said_of_all_networks_gives_way_to_what_is_said_of_one():

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from tasks.models.compact_faces import LandmarkNet
@@ -40,9 +40,20 @@ def build(name: str, **config: object) -> nn.Module:
 
 
 def save_compact(net: nn.Module, name: str, config: dict[str, object], path: Path) -> None:
-    """Write weights as 16-bit floats with the network's name and configuration in the metadata."""
+    """Write weights as 16-bit floats with the network's name and configuration in the metadata.
+
+    The same weights give the same bytes.
+    """
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in net.state_dict().items()}
-    save_file(tensors, str(path), metadata={"network": name, "config": json.dumps(config, sort_keys=True)})
+    path.write_bytes(_in_order(save(tensors, {"network": name, "config": json.dumps(config, sort_keys=True)})))
+
+
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its header's names in order; the library writes metadata in any."""
+    size = int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[8 + size :]
 
 
 def load_compact(path: str | Path) -> nn.Module:
