@@ -125,7 +125,9 @@ class DetectAlign(ImageStage):
             "notes": list(picture.notes),
         }
         if self._find is None:
-            return _result([_whole(picture)], "ok", said)
+            side = f"{picture.width}×{picture.height} brought to {geometry.SIDE}×{geometry.SIDE}"
+            resized = [side] if (picture.width, picture.height) != (geometry.SIDE, geometry.SIDE) else []
+            return _result([_whole(picture)], "ok", said | {"notes": [*said["notes"], *resized]})
         if min(picture.width, picture.height) < self.settings.min_face_px:
             return _result([], "too_small", said)
         found = self._find(np.rint(picture.pixels * 255).astype(np.uint8))
