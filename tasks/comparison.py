@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.bootstrap import Floats, intervals, pictures_needed
+from tasks.challenge import TERMS
 from tasks.pairing import (
     NAMED,
     ComparisonError,
@@ -170,6 +171,7 @@ def compare(
         raise ComparisonError(nothing_in_common(a, b, table))
     pairs = Pairs(both, metrics)
     differences = _differences(pairs, confidence, resamples, seed)
+    not_compared |= _unlike_sets(a, b, not_compared)
     empty = dict.fromkeys(set(metrics) - {d.metric for d in differences}, "no face has it in both sets")
     return Comparison(
         confidence=confidence,
@@ -182,7 +184,7 @@ def compare(
         problems_b=problems_of(b.faces),
         differences=differences,
         not_compared=dict(sorted((not_compared | empty).items())),
-        sets={name: (_overall(a, name), _overall(b, name)) for name in ("fid", "score")},
+        sets={name: (_overall(a, name), _overall(b, name)) for name in ("fid", "score") if name not in not_compared},
         identity=tuple(_identity(pairs, thresholds, _own_thresholds(a, b, both))),
         worst=_worst(pairs, worst),
         table=table,
@@ -311,6 +313,18 @@ def problems_of(faces: pa.Table) -> dict[str, int]:
     """Pictures and faces that could not be measured, by reason code."""
     counts = Counter(faces["problem"].to_pylist())
     return {code: n for code, n in sorted(counts.items()) if code}
+
+
+def _unlike_sets(a: Evaluation, b: Evaluation, not_compared: Mapping[str, str]) -> dict[str, str]:
+    """Numbers of whole sets that would mislead side by side: FIDs to different references, Scores of unlike terms."""
+    found: dict[str, str] = {}
+    ours, theirs = (side.facts["metrics"].get("fid") for side in (a, b))
+    if ours and theirs and ours != theirs:
+        found["fid"] = "A and B were measured with different weights or references; evaluate both again"
+    unlike = [name for name in TERMS if name in {**not_compared, **found}]
+    if unlike and any(_overall(side, "score") is not None for side in (a, b)):
+        found["score"] = f"its terms were not measured alike: {', '.join(unlike)}"
+    return found
 
 
 def _overall(evaluation: Evaluation, name: str) -> float | None:

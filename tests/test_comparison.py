@@ -118,6 +118,22 @@ def test_faces_that_were_looked_for_in_different_ways_are_not_compared(before):
         compare(a, b)
 
 
+def test_numbers_of_whole_sets_stand_side_by_side_only_where_they_mean_the_same(before):
+    a, b = evaluation(before), evaluation(before)
+    for side, reference in ((a, "1"), (b, "2")):
+        side.facts["overall"] = {"fid": 60.0, "score": 4.0}
+        side.facts["metrics"]["fid"] = {
+            "title": "FID",
+            "better": "lower",
+            "kind": "set",
+            "weights": {"fid_ffhq512": reference},
+        }
+    found = compare(a, b, resamples=200)
+    assert (found.sets, sorted(found.not_compared)) == ({}, ["fid", "score"])
+    b.facts["metrics"]["fid"] = a.facts["metrics"]["fid"]
+    assert compare(a, b, resamples=200).sets == {"fid": (60.0, 60.0), "score": (4.0, 4.0)}
+
+
 def test_few_pictures_are_never_told_apart():
     assert pictures_needed(0.95) == 6
     for number, verdict, has_interval in ((5, "not told apart", False), (6, "better", True)):
