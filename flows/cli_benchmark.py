@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows import terminal
-from flows.cli_options import names_in, plain_settings
+from flows.cli.options import names_in, plain_settings
+from flows.cli.words import terminal
 
 
 def benchmark(
@@ -32,12 +32,12 @@ def benchmark(
 
     Without a folder it takes one portrait that comes with scikit-image, so that anyone can repeat the numbers.
     """
+    from flows.cli.local import at_the_terminal, quiet_prefect
+    from flows.cli.words.comparison import print_benchmark
     from flows.cli_compare import Steps
-    from flows.local import at_the_terminal, quiet_prefect
-    from flows.tell_comparison import print_benchmark
 
     quiet_prefect()
-    from flows.benchmark import BenchmarkJob, benchmark_recipes
+    from flows.benchmark_recipes import BenchmarkJob, benchmark_recipes
 
     job = BenchmarkJob(
         output=output,

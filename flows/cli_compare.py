@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from flows import terminal
-from flows.cli_options import names_in, plain_settings
-from flows.progress import Progress
+from flows.cli.options import names_in, plain_settings
+from flows.cli.words import terminal
+from flows.session.progress import Progress
 
 
 def compare(
@@ -43,9 +43,9 @@ def compare(
     Other weights or settings of stages are another recipe: name them in a .toml file, or restore with `mpsr run
     --set …` into two workspaces and compare those.
     """
-    from flows.comparison import ComparisonJob, two_sides
-    from flows.local import at_the_terminal, quiet_prefect
-    from flows.tell_comparison import print_comparison
+    from flows.cli.local import at_the_terminal, quiet_prefect
+    from flows.cli.words.comparison import print_comparison
+    from flows.jobs.comparison import ComparisonJob, two_sides
 
     job = ComparisonJob(
         a=a,
@@ -61,7 +61,7 @@ def compare(
     )
     two_sides(job)  # what cannot be is said at once, before any server starts
     quiet_prefect()
-    from flows.compare import compare_recipes
+    from flows.compare_recipes import compare_recipes
 
     with at_the_terminal(Steps()):
         facts = compare_recipes(**job.model_dump(mode="json"))

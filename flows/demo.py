@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from flows import tell, terminal
-from flows.job import DEMO_SEED, Job
+from flows.cli.words import restoration as tell
+from flows.cli.words import terminal
+from flows.jobs.restoration import DEMO_SEED, Job
 
 if TYPE_CHECKING:
-    from tasks.demo_archive import Expected, Gain
+    from tasks.archive.demo import Expected, Gain
 
 
 def run_demo(folder: Path, as_json: bool) -> int:
     """Makes the archive, restores it, prints gains and balance; 0 when every file had an outcome it should have."""
-    from flows.inspect import file_outcomes
-    from flows.local import run_flow
-    from infra.manifest import Ledger
-    from infra.storage import Storage
-    from tasks.demo_archive import gains, make
+    from flows.cli.local import run_flow
+    from flows.cli.questions.preview import file_outcomes
+    from infra.ledger.ledger import Ledger
+    from infra.storage.storage import Storage
+    from tasks.archive.demo import gains, make
 
     began = time.monotonic()
     archive, workspace = folder / "archive", folder / "workspace"

@@ -15,21 +15,23 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from flows import evaluation_plan, evaluation_totals, publish
-from flows.evaluation import EvaluationJob, evaluation_job
-from flows.evaluation_plan import Portion, Work
-from flows.evaluation_rows import events_of, given_up
-from flows.evaluation_run import EvaluationRun, open_evaluation_run, workers
-from flows.in_flight import each_in_flight
-from flows.progress import watched
-from tasks.evaluation_files import Evaluation, write_evaluation
-from tasks.matching import Row
-from tasks.measure import FACES
+from flows.evaluation import plan as evaluation_plan
+from flows.evaluation import totals as evaluation_totals
+from flows.evaluation.plan import Portion, Work
+from flows.evaluation.rows import events_of, given_up
+from flows.evaluation.run import EvaluationRun, open_evaluation_run, workers
+from flows.jobs.evaluation import EvaluationJob, evaluation_job
+from flows.restoration import dashboard as publish
+from flows.session.in_flight import each_in_flight
+from flows.session.progress import watched
+from tasks.measuring.files import Evaluation, write_evaluation
+from tasks.measuring.matching import Row
+from tasks.measuring.measurer import FACES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from infra.executor import Done
+    from infra.workers.executor import Done
 
 BATCH = 4
 """Pairs per call of a worker: what is lost when one dies, and what one intermediate file holds."""
@@ -175,7 +177,7 @@ def _show(run: EvaluationRun, done: Done) -> None:
 
 def _write_report(run: EvaluationRun) -> str:
     """The page of the evaluation; without pictures where the settings say so."""
-    from flows.evaluation_report import write_evaluation_report
+    from flows.evaluation.page import write_evaluation_report
 
     return write_evaluation_report(run.folder, None if run.settings.report_thumbnails else False)
 

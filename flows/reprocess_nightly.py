@@ -6,8 +6,8 @@ from typing import Any
 
 from prefect import flow
 
-from flows.job import job_for
-from flows.promotion import night
+from flows.gate.night import night
+from flows.jobs.restoration import job_for
 from flows.restore_dataset import restore
 
 

@@ -16,18 +16,19 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from flows import forecast, publish
-from flows.delivered import DISPLACED, deliver, make_way, restored
-from flows.in_flight import each_in_flight
-from flows.job import Job, JobError, job_for
-from flows.plan import Plan, make_plan, summary
-from flows.progress import watched
-from flows.report import REPORT, write_run_report
-from flows.run import Run, RunStopped, known_files, open_run, prior_rows, workers
-from flows.shard import FAILED, Row, Shard, new_row
-from tasks.image_io import Limits
-from tasks.recipe import COMMIT, RecipeStage
-from tasks.scan import READ_AGAIN, scan
+from flows.jobs.restoration import Job, JobError, job_for
+from flows.restoration import dashboard as publish
+from flows.restoration import forecast
+from flows.restoration.delivered import DISPLACED, deliver, make_way, restored
+from flows.restoration.page import REPORT, write_run_report
+from flows.restoration.plan import Plan, make_plan, summary
+from flows.restoration.run import Run, RunStopped, known_files, open_run, prior_rows, workers
+from flows.restoration.shard import FAILED, Row, Shard, new_row
+from flows.session.in_flight import each_in_flight
+from flows.session.progress import watched
+from tasks.archive.scan import READ_AGAIN, scan
+from tasks.pictures.codec import Limits
+from tasks.recipes.recipe import COMMIT, RecipeStage
 
 INVENTORY_SEGMENT = 50_000
 """Inventory rows per segment."""

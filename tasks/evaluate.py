@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from tasks.score import SCORERS, sharpness
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
-from tasks.tensors import to_tensor
+from tasks.stages.network import to_tensor
+from tasks.stages.score import SCORERS, sharpness
 
 
 class EvaluateSettings(StageSettings):
@@ -42,7 +42,7 @@ class Evaluate(FaceStage):
         self._device = device
         self._quality: Any = None
         if self.weights:
-            from tasks.models.compact import load_compact
+            from tasks.models.compact.table import load_compact
 
             self._quality = load_compact(self.weights["compact_quality"]).to(device).eval()
 

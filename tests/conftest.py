@@ -55,7 +55,7 @@ def _enter_harness(stack):
 @pytest.fixture(scope="session")
 def ray_cluster():
     """One local Ray for all tests that need one; runs find it and leave it open."""
-    from infra.cluster import ClusterSettings, start_or_join
+    from infra.workers.cluster import ClusterSettings, start_or_join
 
     with start_or_join(ClusterSettings()) as cluster:
         yield cluster

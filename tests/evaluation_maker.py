@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from infra.manifest import Ledger, bucket_of
-from infra.storage import Storage
-from tasks import intermediate
-from tasks.evaluation_files import faces_schema, write_evaluation
+from infra.ledger.ledger import Ledger, bucket_of
+from infra.storage.storage import Storage
+from tasks.measuring.files import faces_schema, write_evaluation
+from tasks.worker import intermediate
 
 SUBSETS = {"CelebA": 0.5, "LFW-Test": 0.6, "</script><b>": 0.3}
 METRICS = {"clipiqa": "higher", "musiq": "higher", "niqe": "lower", "quality": "higher", "identity": "higher"}

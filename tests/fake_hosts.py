@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from infra.errors import ResourceExhausted
+from infra.workers.errors import ResourceExhausted
 
 Row = dict[str, object]
 

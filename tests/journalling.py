@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tasks.measure import MeasureConfig, Measurer
+from tasks.measuring.measurer import MeasureConfig, Measurer
 
 JOURNAL, SLOWLY = "journal.txt", "slowly"
 """Files in the evaluation folder: what was measured, and one whose presence gives time to interrupt it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from infra.storage import Storage
+from infra.storage.storage import Storage
 
 
 @contextmanager

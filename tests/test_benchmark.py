@@ -16,18 +16,18 @@ from PIL import Image
 from test_comparison import evaluation
 from typer.testing import CliRunner
 
-from flows.benchmark import BenchmarkJob
-from flows.cli import app, exit_code_of
-from flows.comparison import ComparisonJob, side_of, two_sides
-from flows.job import JobError
-from infra.storage import Storage
-from tasks.benchmark_archive import CELLS, NoFaces, default_faces, described, faces_of, write_archive
-from tasks.benchmark_table import rows
-from tasks.curves import MOST, curves
-from tasks.degrade import SEVERE
-from tasks.document import Figure, Heading, Paragraph, Table, to_html, to_markdown
-from tasks.evaluation_files import read_evaluation, write_evaluation
-from tasks.recipe import RecipeError
+from flows.benchmark_recipes import BenchmarkJob
+from flows.cli.main import app, exit_code_of
+from flows.jobs.comparison import ComparisonJob, side_of, two_sides
+from flows.jobs.restoration import JobError
+from infra.storage.storage import Storage
+from tasks.archive.degrade import SEVERE
+from tasks.comparing.grid import CELLS, NoFaces, default_faces, described, faces_of, write_archive
+from tasks.comparing.table import rows
+from tasks.measuring.files import read_evaluation, write_evaluation
+from tasks.pages.documents.curves import MOST, curves
+from tasks.pages.documents.document import Figure, Heading, Paragraph, Table, to_html, to_markdown
+from tasks.recipes.recipe import RecipeError
 
 CHOSEN = ("severe", "haze")
 SETTINGS = {"workers": 1, "threads": 1}
@@ -52,7 +52,7 @@ def psnr(clean, other):
 @pytest.fixture(scope="module")
 def benched(tmp_path_factory, prefect_server, ray_cluster):
     """One small benchmark: two faces, two degradations, a recipe of two shipped networks."""
-    from flows.benchmark import benchmark_recipes
+    from flows.benchmark_recipes import benchmark_recipes
 
     folder = tmp_path_factory.mktemp("benchmark")
     recipe = folder / "careful.toml"
@@ -195,7 +195,7 @@ def write_planted(found, tree, storage):
 
 def test_a_planted_loss_is_found_shown_and_said(benched, tmp_path):
     """A recipe that has run before, against an evaluation of a copy in which one face was blurred and one lost."""
-    from flows.compare import compare_recipes
+    from flows.compare_recipes import compare_recipes
 
     out, _ = benched
     planted = tmp_path / "planted"

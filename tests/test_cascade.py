@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import skimage
 
-from tasks.cascade import FaceBox, _strongest, detect_faces, propose
-from tasks.detect_align import CONFIDENCE
-from tasks.models.compact import load_compact
+from tasks.faces.cascade import FaceBox, _strongest, detect_faces, propose
+from tasks.models.compact.table import load_compact
+from tasks.stages.detect_align import CONFIDENCE
 
 WEIGHTS = Path(__file__).parents[1] / "tasks" / "models" / "weights" / "landmarks.safetensors"
 SHARED = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.challenge import (
+from tasks.measuring.challenge_files import (
     PUBLISHED,
     MissingTerm,
     Protocol,
@@ -32,7 +32,7 @@ from tasks.challenge import (
     validity,
     weighted,
 )
-from tasks.metrics import CHALLENGE
+from tasks.measuring.metrics import CHALLENGE
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(os.environ.get("MPSR_SHARED", ROOT.parent / "shared")) / "parity" / "score_table1.json"

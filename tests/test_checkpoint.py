@@ -13,8 +13,8 @@ import torch
 from evil_checkpoints import Evil, save_evil
 from safetensors.torch import load_file, save_file
 
-from infra.checkpoint import convert, load_checkpoint, load_into, load_state_dict
-from infra.weights_errors import WeightsCorrupt, WeightsMismatch, WeightsMissing, WeightsUnsafe
+from infra.weights.checkpoint import convert, load_checkpoint, load_into, load_state_dict
+from infra.weights.errors import WeightsCorrupt, WeightsMismatch, WeightsMissing, WeightsUnsafe
 
 
 @contextmanager

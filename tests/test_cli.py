@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import EXIT_CODES, app, exit_code_of
-from flows.job import JobError, job_for
+from flows.cli.main import EXIT_CODES, app, exit_code_of
+from flows.jobs.restoration import JobError, job_for
 from infra.settings import SettingsError, load_settings
 
 runner = CliRunner()

@@ -8,8 +8,10 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli, tell_weights, terminal
-from infra.weights import open_store
+from flows.cli import main as cli
+from flows.cli.words import terminal
+from flows.cli.words import weights as tell_weights
+from infra.weights.store import open_store
 
 GATE = {"clip_rn50", "musiq_koniq"}
 NEEDED = {"sd21_base", "pisa_sr", "gfpgan_v1_3", "diffbir_v2", "ffa_net_ots", "face_tone_net", *GATE}
@@ -72,7 +74,7 @@ def test_scripts_get_every_field(mpsr):
 
 def test_pulling_a_recipe_leaves_what_only_a_browser_can_get_and_says_so(mpsr, monkeypatch):
     asked = []
-    monkeypatch.setattr("infra.weights.WeightsStore.pull", lambda self, names, **options: asked.extend(names))
+    monkeypatch.setattr("infra.weights.store.WeightsStore.pull", lambda self, names, **options: asked.extend(names))
     result = mpsr("models", "pull", "--recipe", "mpsr")
     assert result.exit_code == 1
     assert set(asked) >= NEEDED - BY_HAND

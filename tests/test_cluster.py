@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.actor import PoolSize
-from infra.cluster import (
+from infra.workers.actor import PoolSize
+from infra.workers.cluster import (
     ClusterFacts,
     ClusterSettings,
     InsecureDashboard,

@@ -12,11 +12,11 @@ import skimage
 import torch
 from safetensors.torch import save_file
 
-from tasks.degrade import MEDIUM, MILD, SEVERE, degrade
-from tasks.models.compact import NETWORKS, build, load_compact, save_compact
-from tasks.models.compact_faces import LandmarkNet, both_ways, box_of_points, landmark_crop
-from tasks.models.compact_quality import score_of
-from tasks.models.compact_restorers import resize
+from tasks.archive.degrade import MEDIUM, MILD, SEVERE, degrade
+from tasks.models.compact.faces import LandmarkNet, both_ways, box_of_points, landmark_crop
+from tasks.models.compact.quality import score_of
+from tasks.models.compact.restorers import resize
+from tasks.models.compact.table import NETWORKS, build, load_compact, save_compact
 
 WEIGHTS = Path(__file__).parents[1] / "tasks" / "models" / "weights"
 PICTURES = [name for name in NETWORKS if name not in {"landmarks", "quality", "identity"}]

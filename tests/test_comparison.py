@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.bootstrap import GROUPS, intervals, pictures_needed
-from tasks.comparison import compare
-from tasks.evaluation_files import COLUMNS, Evaluation, faces_schema
-from tasks.pairing import ComparisonError
+from tasks.comparing.comparison import compare
+from tasks.comparing.intervals import GROUPS, intervals, pictures_needed
+from tasks.comparing.pairing import ComparisonError
+from tasks.measuring.files import COLUMNS, Evaluation, faces_schema
 
 BETTER = {"quality": "higher", "identity": "higher", "niqe": "lower"}
 FACES = 12

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tasks.degrade import MEDIUM, MILD, PRESETS, SEVERE, VERY_SEVERE, Degradation, degrade, sample_degradation
+from tasks.archive.degrade import MEDIUM, MILD, PRESETS, SEVERE, VERY_SEVERE, Degradation, degrade, sample_degradation
 
 BASE = Degradation(
     haze=0.3,

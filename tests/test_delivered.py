@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from flows.delivered import deliver, make_way
-from flows.promotion_moves import Place, deliver_kept
-from infra.lease import Lease
-from infra.manifest import COMMIT, Ledger
-from infra.storage import Storage
+from flows.gate.moves import Place, deliver_kept
+from flows.restoration.delivered import deliver, make_way
+from infra.ledger.lease import Lease
+from infra.ledger.ledger import COMMIT, Ledger
+from infra.storage.storage import Storage
 
 
 def sha(text):

@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from infra.storage import Storage
-from tasks import books
-from tasks.demo_archive import gains, make
-from tasks.image_io import DecodeError, decode
-from tasks.scan import scan
+from infra.storage.storage import Storage
+from tasks.archive import books
+from tasks.archive.demo import gains, make
+from tasks.archive.scan import scan
+from tasks.pictures.codec import DecodeError, decode
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,13 @@ import pytest
 from pydantic import ValidationError
 from skimage import data
 
-from tasks import books, geometry
-from tasks.detect_align import DetectAlign, DetectAlignSettings, fitted
-from tasks.image_io import decode
-from tasks.picture import Picture
+from tasks.archive import books
+from tasks.faces import geometry
+from tasks.faces.yunet import Found, YuNet, apart
+from tasks.pictures.codec import decode
+from tasks.pictures.picture import Picture
 from tasks.stage import Batch
-from tasks.yunet import Found, YuNet, apart
+from tasks.stages.detect_align import DetectAlign, DetectAlignSettings, fitted
 
 SHARED = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 YUNET = SHARED / "weights" / "yunet_n_640_640.onnx"
@@ -163,7 +164,7 @@ def test_the_compact_detector_is_loaded_and_asked(tmp_path):
     """An untrained network knows no face, but asked to doubt nothing it returns what the cascade proposes."""
     import torch
 
-    from tasks.models.compact import build, save_compact
+    from tasks.models.compact.table import build, save_compact
 
     torch.manual_seed(0)
     save_compact(build("landmarks"), "landmarks", {}, tmp_path / "net.safetensors")
@@ -189,9 +190,9 @@ def retina_rows(confidence):
 def test_retinaface_faces_come_back_at_the_pictures_scale(monkeypatch):
     import torch
 
-    monkeypatch.setattr("infra.checkpoint.load_into", lambda net, file, expect: torch.nn.Identity())
-    monkeypatch.setattr("tasks.models.retinaface.RetinaFace", lambda body: None)
-    monkeypatch.setattr("tasks.models.retinaface.detect", retina_rows(0.98))
+    monkeypatch.setattr("infra.weights.checkpoint.load_into", lambda net, file, expect: torch.nn.Identity())
+    monkeypatch.setattr("tasks.models.faces.retinaface.RetinaFace", lambda body: None)
+    monkeypatch.setattr("tasks.models.faces.retinaface.detect", retina_rows(0.98))
     for confidence, count in ((None, 1), (0.99, 0)):
         settings = DetectAlignSettings(detector="retinaface", confidence=confidence, working_side=320)
         stage = DetectAlign(settings, {"retinaface_resnet50": Path("nowhere")})

@@ -9,10 +9,10 @@ import threading
 import numpy as np
 import pytest
 
-from infra.download import fetch
-from infra.weights import WeightsStore, WeightsTable
-from infra.weights_errors import DownloadFailed, LicenceNotAccepted, WeightsMissing
-from infra.weights_table import Licence, Weight
+from infra.weights.download import fetch
+from infra.weights.errors import DownloadFailed, LicenceNotAccepted, WeightsMissing
+from infra.weights.store import WeightsStore, WeightsTable
+from infra.weights.table import Licence, Weight
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, np.uint8))
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -123,7 +123,7 @@ def known(server, **more):
 @pytest.fixture
 def quick(monkeypatch):
     """No waiting between tries."""
-    monkeypatch.setattr("infra.download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("infra.weights.download.time.sleep", lambda seconds: None)
 
 
 class TestPull:
@@ -244,6 +244,6 @@ class TestPull:
 
     def test_a_full_disk_is_said_beforehand(self, server, store, monkeypatch, quick):
         usage = type("Usage", (), {"free": 1000})
-        monkeypatch.setattr("infra.download.shutil.disk_usage", lambda path: usage)
+        monkeypatch.setattr("infra.weights.download.shutil.disk_usage", lambda path: usage)
         with pytest.raises(DownloadFailed, match="needs 300,000 bytes"):
             store(a=known(server)).pull(["a"])

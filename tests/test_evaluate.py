@@ -18,11 +18,11 @@ import pytest
 import tiny_metrics as tiny
 from typer.testing import CliRunner
 
-from infra.storage import Storage
-from tasks import geometry
-from tasks.challenge import Placed, Protocol
-from tasks.evaluation_files import COLUMNS, EvaluationMissing, faces_schema, read_evaluation, write_evaluation
-from tasks.matching import INPUT, RESTORED, Rules, Trees, matched
+from infra.storage.storage import Storage
+from tasks.faces import geometry
+from tasks.measuring.challenge_files import Placed, Protocol
+from tasks.measuring.files import COLUMNS, EvaluationMissing, faces_schema, read_evaluation, write_evaluation
+from tasks.measuring.matching import INPUT, RESTORED, Rules, Trees, matched
 
 DATASET = "ntire2025-realworld-face"
 IMAGES = {"CelebA": 1, "LFW-Test": 2, "CelebChild-Test": 1, "WebPhoto-Test": 1, "Wider-Test": 1}
@@ -147,7 +147,8 @@ def dataset(tmp_path_factory):
 @pytest.fixture
 def settings(tmp_path_factory, monkeypatch, dataset):
     """The data set's own file with a picture or two per subset, and weights of a few kilobytes."""
-    from flows import evaluation_run, job
+    from flows.evaluation import run as evaluation_run
+    from flows.jobs import restoration as job
 
     manifests = dataset / "data_manifests"
     manifests.mkdir(exist_ok=True)
@@ -174,8 +175,9 @@ def settings(tmp_path_factory, monkeypatch, dataset):
 @pytest.fixture
 def inline(monkeypatch):
     """The engine without processes of its own: the same scheduler, hosts in threads."""
-    from flows import evaluate_dataset, evaluation_run
-    from infra.executor import Executor, ExecutorSettings, PoolSize
+    from flows import evaluate_dataset
+    from flows.evaluation import run as evaluation_run
+    from infra.workers.executor import Executor, ExecutorSettings, PoolSize
 
     @contextlib.contextmanager
     def workers(run):
@@ -195,7 +197,7 @@ def reference(dataset, settings, inline, prefect_server):
 
 def evaluated(dataset, output, settings, **more):
     from flows.evaluate_dataset import evaluate
-    from flows.evaluation import EvaluationJob
+    from flows.jobs.evaluation import EvaluationJob
 
     asked = {"restored": dataset / "out", "against": dataset / "lq", "output": dataset / output, "dataset": DATASET}
     return evaluate(EvaluationJob.model_validate({k: str(v) for k, v in asked.items()} | {"settings": settings} | more))
@@ -252,8 +254,9 @@ class TestProtocol:
 
 @pytest.mark.usefixtures("prefect_server", "ray_cluster")
 def test_what_was_cut_short_goes_on_and_gives_the_same_numbers(dataset, settings, reference, monkeypatch):
-    from flows import evaluate_dataset, evaluation_run
-    from flows.progress import Progress
+    from flows import evaluate_dataset
+    from flows.evaluation import run as evaluation_run
+    from flows.session.progress import Progress
 
     monkeypatch.setattr(evaluate_dataset, "workers", evaluation_run.workers)  # real ones, in processes of their own
     (dataset / "cut").mkdir()
@@ -300,7 +303,7 @@ def test_what_a_cache_says_counts_only_with_the_ledger(dataset, settings, inline
 
 
 def test_fid_takes_the_first_pictures_by_path_and_says_when_they_are_too_few(dataset, settings, inline, prefect_server):
-    from flows import job
+    from flows.jobs import restoration as job
 
     manifest = job.DATA_MANIFESTS / f"{DATASET}.toml"
     manifest.write_text(re.sub(r"(?m)^fid_cap = \d+", "fid_cap = 3", manifest.read_text()))
@@ -375,9 +378,9 @@ class TestRefusals:
         ],
     )
     def test_what_cannot_be_is_said_before_anything_is_written(self, dataset, settings, monkeypatch, asked, sentence):
-        from flows import job
-        from flows.evaluation import evaluation_job
-        from flows.evaluation_run import open_evaluation_run
+        from flows.evaluation.run import open_evaluation_run
+        from flows.jobs import restoration as job
+        from flows.jobs.evaluation import evaluation_job
 
         (job.DATA_MANIFESTS / "demo.toml").write_text('source = "demo/archive"\nworkspace = "demo/ws"\n')
         given = {"restored": "out", "against": "lq", "output": "refused", "dataset": None} | asked
@@ -401,7 +404,7 @@ def hashes(folder):
 
 
 def invoke(arguments, settings):
-    from flows.cli import app
+    from flows.cli.main import app
 
     chosen = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
     return CliRunner().invoke(app, [*map(str, arguments), *chosen])

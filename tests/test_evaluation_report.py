@@ -13,15 +13,15 @@ from evaluation_maker import HOSTILE, SUBSETS, Maker, sha, stem
 from PIL import Image
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.evaluation_report import write_evaluation_report
-from infra.storage import Storage
-from tasks.evaluation_files import read_evaluation, write_evaluation
-from tasks.evaluation_report import CHUNK
-from tasks.evaluation_report_charts import plane_of
-from tasks.evaluation_report_data import failures, sheet_of
-from tasks.evaluation_report_ledger import Gate, Restoring
-from tasks.evaluation_report_pictures import SMALL
+from flows.cli.main import app
+from flows.evaluation.page import write_evaluation_report
+from infra.storage.storage import Storage
+from tasks.measuring.files import read_evaluation, write_evaluation
+from tasks.pages.evaluation.charts import plane_of
+from tasks.pages.evaluation.page import CHUNK
+from tasks.pages.evaluation.pictures import SMALL
+from tasks.pages.evaluation.restoring import Gate, Restoring
+from tasks.pages.evaluation.sheet import failures, sheet_of
 
 FACES = 60
 

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.evaluation_plan import PAIRS, _located
-from flows.evaluation_rows import events_of, given_up
-from flows.evaluation_totals import _joined, _measured
-from infra.manifest import Ledger
-from infra.storage import Storage
-from tasks.matching import INPUT, RESTORED, Rules, Trees, matched
-from tasks.measure import FACES
-from tasks.scan import scan
+from flows.evaluation.plan import PAIRS, _located
+from flows.evaluation.rows import events_of, given_up
+from flows.evaluation.totals import _joined, _measured
+from infra.ledger.ledger import Ledger
+from infra.storage.storage import Storage
+from tasks.archive.scan import scan
+from tasks.measuring.matching import INPUT, RESTORED, Rules, Trees, matched
+from tasks.measuring.measurer import FACES
 
 PAIR = "ab" * 32
 NOW = "2026-01-01T00:00:00+00:00"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.cluster import ClusterSettings, start_or_join
-from infra.errors import InfrastructureError, Trouble, kind_of
-from infra.executor import (
+from infra.workers.cluster import ClusterSettings, start_or_join
+from infra.workers.errors import InfrastructureError, Trouble, kind_of
+from infra.workers.executor import (
     Done,
     Executor,
     ExecutorCancelled,
@@ -27,7 +27,7 @@ from infra.executor import (
     WorkersKeepDying,
     WorkerStartFailed,
 )
-from infra.jobs import Batch, Job, SizeLimits
+from infra.workers.maps import Batch, Job, SizeLimits
 
 HERE = str(Path(__file__).parent)
 BACKENDS = ["inline", "ray"]

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torchvision.models import inception_v3
 
-from infra.checkpoint import load_state_dict
-from infra.weights_errors import WeightsMismatch, WeightsUnsafe
-from tasks.fid import Gaussian, fid, frechet_distance, gaussian, load_gaussian
-from tasks.models.fid_inception import FidInception, inception_for
+from infra.weights.checkpoint import load_state_dict
+from infra.weights.errors import WeightsMismatch, WeightsUnsafe
+from tasks.measuring.fid import Gaussian, fid, frechet_distance, gaussian, load_gaussian
+from tasks.models.quality.fid_inception import FidInception, inception_for
 
 AVERAGED = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b")
 FACTS = {

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tasks import geometry
-from tasks.geometry import BORDER, TEMPLATE, DegenerateLandmarksError
+from tasks.faces import geometry
+from tasks.faces.geometry import BORDER, TEMPLATE, DegenerateLandmarksError
 
 PARITY = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "parity"
 needs_fixtures = pytest.mark.skipif(not PARITY.is_dir(), reason=f"parity fixtures are not at {PARITY}")

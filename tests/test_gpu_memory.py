@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import gpu_memory
-from tasks.models.adaface import AdaFace
-from tasks.models.face_tone_net import FaceToneNet
-from tasks.models.ffa_net import FFANet
-from tasks.models.parsenet import ParseNet
-from tasks.recipe import load_recipe
+from tasks.models.faces.adaface import AdaFace
+from tasks.models.faces.parsenet import ParseNet
+from tasks.models.restorers.face_tone_net import FaceToneNet
+from tasks.models.restorers.ffa_net import FFANet
+from tasks.recipes import memory as gpu_memory
+from tasks.recipes.recipe import load_recipe
 
 PARITY = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "parity"
 

@@ -91,7 +91,7 @@ def test_every_setting_stands_in_the_readme():
 
 
 def test_every_reason_stands_in_the_architecture_page():
-    from tasks.books import REASONS
+    from tasks.archive.books import REASONS
 
     page = (ROOT / "ARCHITECTURE.md").read_text()
     assert [code for code in REASONS if f"`{code}`" not in page] == []
@@ -99,7 +99,7 @@ def test_every_reason_stands_in_the_architecture_page():
 
 def test_every_setting_has_a_sentence():
     from infra.settings import Settings
-    from tasks.recipe import load_recipe, recipe_names
+    from tasks.recipes.recipe import load_recipe, recipe_names
 
     models = {Settings, *(stage.cls.Settings for name in recipe_names() for stage in load_recipe(name).stages)}
     for model in models:

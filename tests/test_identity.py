@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.identity import Identity, IdentitySettings, onnx_judge, recognition_crop
 from tasks.stage import Batch, Face
+from tasks.stages.identity import Identity, IdentitySettings, onnx_judge, recognition_crop
 
 
 def face(seed):

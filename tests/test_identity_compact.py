@@ -11,16 +11,16 @@ import torch
 from test_compact_models import WEIGHTS, aligned_astronaut
 from test_identity import judge
 
-from tasks.degrade import MEDIUM, MILD, SEVERE, degrade
-from tasks.identity import ADAFACE, ONNX, Identity, IdentitySettings
-from tasks.identity_compact import COMPACT, THRESHOLDS, TRUSTED, CompactJudge, threshold_at
-from tasks.metrics import METRICS
-from tasks.promotion import IDENTITIES
+from tasks.archive.degrade import MEDIUM, MILD, SEVERE, degrade
+from tasks.comparing.gate import IDENTITIES
+from tasks.faces.small_judge import COMPACT, THRESHOLDS, TRUSTED, CompactJudge, threshold_at
+from tasks.measuring.metrics import METRICS
 from tasks.stage import Batch, Face
-from tasks.train_data import FFHQ_POINTS, load_faces, to_float
-from tasks.train_data import Face as Portrait
-from tasks.train_identity import identity_loss, identity_views, restored
-from tasks.train_identity_measure import area, planted, small_grey, trials
+from tasks.stages.identity import ADAFACE, ONNX, Identity, IdentitySettings
+from tasks.training.data import FFHQ_POINTS, load_faces, to_float
+from tasks.training.data import Face as Portrait
+from tasks.training.identity import identity_loss, identity_views, restored
+from tasks.training.identity_measure import area, planted, small_grey, trials
 
 ASTRONAUT = aligned_astronaut()
 FILE = WEIGHTS / "identity.safetensors"
@@ -95,8 +95,8 @@ def test_where_the_input_shows_too_little_it_says_so(setting):
 
 
 def test_recognition_networks_come_first_and_keep_their_metric(monkeypatch):
-    monkeypatch.setattr("tasks.identity.adaface_judge", lambda path, device: judge)
-    monkeypatch.setattr("tasks.identity.onnx_judge", lambda path: judge)
+    monkeypatch.setattr("tasks.stages.identity.adaface_judge", lambda path, device: judge)
+    monkeypatch.setattr("tasks.stages.identity.onnx_judge", lambda path: judge)
     for present in ([ADAFACE, ONNX, COMPACT], [ONNX, COMPACT], [COMPACT]):
         made = Identity(IdentitySettings(earlier=None), dict.fromkeys(present, FILE))
         made.load("cpu", "float32")

@@ -14,9 +14,11 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from tasks import image_io, metadata, segments
-from tasks.image_encode import finer_tables
-from tasks.picture import Picture, to_float, to_levels
+from tasks.pictures import codec as image_io
+from tasks.pictures import metadata
+from tasks.pictures.formats import png as segments
+from tasks.pictures.formats.jpeg import finer_tables
+from tasks.pictures.picture import Picture, to_float, to_levels
 
 SAMPLES = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "samples"
 PROVENANCE = {"software": "mpsr-batch 0.1", "recipe": "compact", "key": "ab" * 32, "weights": "yunet:0123"}

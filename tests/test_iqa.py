@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from infra.weights_table import WeightsTable
-from tasks.models import iqa
+from infra.weights.table import WeightsTable
+from tasks.models.quality import iqa
 
 SHARED = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared"))
 PARITY = SHARED / "parity"

@@ -20,8 +20,8 @@ from test_identity import judge
 from test_paste_back import batch_of, matrix_at, scene
 from torch import nn
 
-from tasks.picture import Picture
-from tasks.recipe import STAGES
+from tasks.pictures.picture import Picture
+from tasks.recipes.recipe import STAGES
 from tasks.stage import Batch, Face
 
 SIDE = {"diffbir": 64, "face_tone_net": 256, "compact_skin_tone": 256, "identity": 512, "evaluate": 512}
@@ -171,7 +171,7 @@ def loaded(use, values, weights, monkeypatch):
     optional = [name for name in cls.weights_optional(settings) if name == "compact_quality"]
     stage = cls(settings, {name: weights[name] for name in (*cls.weights_needed(settings), *optional)})
     if use == "gfpgan":
-        monkeypatch.setattr("tasks.models.gfpgan.build_gfpgan", lambda state, backend: Multiplier(state["by"]))
+        monkeypatch.setattr("tasks.models.restorers.gfpgan.build_gfpgan", lambda state, backend: Multiplier(state["by"]))
     stage.load("cpu", "float32")
     return stage
 
@@ -187,9 +187,9 @@ def run_paste_back(use, values, weights, monkeypatch):
 def run_detect_align(use, values, weights, monkeypatch):
     """Faces of three sizes, given by a detector that always finds them; the named detectors look for themselves."""
     if "detector" in values:
-        monkeypatch.setattr("infra.checkpoint.load_into", lambda net, file, expect: nn.Identity())
-        monkeypatch.setattr("tasks.models.retinaface.RetinaFace", lambda body: None)
-        monkeypatch.setattr("tasks.models.retinaface.detect", retina_rows(0.98))
+        monkeypatch.setattr("infra.weights.checkpoint.load_into", lambda net, file, expect: nn.Identity())
+        monkeypatch.setattr("tasks.models.faces.retinaface.RetinaFace", lambda body: None)
+        monkeypatch.setattr("tasks.models.faces.retinaface.detect", retina_rows(0.98))
         stage = loaded(use, {"min_eye_px": 0} | values, weights, monkeypatch)
     else:
         stage = stage_with([face_at(100, 100, 40), face_at(200, 300, 200), face_at(300, 200, 600)], **values)
@@ -215,10 +215,10 @@ class Multiplier(nn.Module):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Every weights file that a case needs, tiny and random, by its name in the table."""
-    from infra.weights import open_store
-    from tasks.models.face_tone_net import FaceToneNet
-    from tasks.models.ffa_net import FFANet
-    from tasks.models.parsenet import ParseNet
+    from infra.weights.store import open_store
+    from tasks.models.faces.parsenet import ParseNet
+    from tasks.models.restorers.face_tone_net import FaceToneNet
+    from tasks.models.restorers.ffa_net import FFANet
 
     folder = tmp_path_factory.mktemp("knobs")
     shipped = open_store(folder / "store")
@@ -312,14 +312,14 @@ def test_compiled_networks_are_the_large_ones_and_kept_in_a_cache(use, networks,
     "use", ["pisa_sr", "swinir", "ffa_net", *(use for use in CASES if "tone" in use or "compact" in use)]
 )
 def test_the_layout_that_a_gpu_is_given_changes_nothing(use, weights, monkeypatch):
-    from tasks import tensors
+    from tasks.stages import network as tensors
 
     def placed(network, device, dtype, channels_last=True):
         assert channels_last
         return copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
 
     plain = run_on_faces(use, {}, weights, monkeypatch)
-    for module in (tensors, importlib.import_module("tasks.pisa_sr")):
+    for module in (tensors, importlib.import_module("tasks.stages.restorers.pisa_sr")):
         monkeypatch.setattr(module, "placed", placed)
     (turned,) = run_on_faces(use, {}, weights, monkeypatch)[1]
     np.testing.assert_allclose(turned, plain[1][0], atol=2e-4)
@@ -331,7 +331,7 @@ def test_the_backend_is_the_one_that_builds(backend, weights, monkeypatch):
     cls = stage_class("gfpgan")
     stage = cls(cls.Settings(backend=backend), {"gfpgan_v1_3": weights["gfpgan_v1_3"]})
     monkeypatch.setattr(
-        "tasks.models.gfpgan.build_gfpgan", lambda state, backend: asked.append(backend) or nn.Linear(1, 1)
+        "tasks.models.restorers.gfpgan.build_gfpgan", lambda state, backend: asked.append(backend) or nn.Linear(1, 1)
     )
     stage.load("cpu", "float32")
     assert asked == [backend]

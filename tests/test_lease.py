@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from s3_server import fresh_bucket, s3_options
 
-from infra import lease as lease_module
-from infra.lease import Lease, LeaseLost, WorkspaceBusy, holder_of
-from infra.storage import Storage
+from infra.ledger import lease as lease_module
+from infra.ledger.lease import Lease, LeaseLost, WorkspaceBusy, holder_of
+from infra.storage.storage import Storage
 
 ROOT = Path(__file__).parents[1]
 HOLD = """

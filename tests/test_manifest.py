@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from s3_server import fresh_bucket, s3_options
 
-from infra.manifest import STATES, TRANSITIONS, Ledger, LedgerError, bucket_of, buckets_for, unreadable_id
-from infra.manifest_files import snapshot_path
-from infra.manifest_schema import bucket_sql, event_schema
-from infra.storage import Storage
+from infra.ledger.files import snapshot_path
+from infra.ledger.ledger import STATES, TRANSITIONS, Ledger, LedgerError, bucket_of, buckets_for, unreadable_id
+from infra.ledger.schema import bucket_sql, event_schema
+from infra.storage.storage import Storage
 
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(60)]
 PROBLEMS = {"corrupt": "quarantined", "not_an_image": "skipped"}
@@ -314,7 +314,7 @@ def test_a_fold_cut_short_does_not_count(ledger, monkeypatch):
     def power_cut(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("infra.manifest_fold.commit_version", power_cut)
+    monkeypatch.setattr("infra.ledger.fold.commit_version", power_cut)
     with pytest.raises(KeyboardInterrupt):
         ledger.fold()
     monkeypatch.undo()
@@ -325,7 +325,7 @@ def test_a_fold_cut_short_does_not_count(ledger, monkeypatch):
 
 
 def test_a_segment_that_arrives_during_a_fold_is_not_lost(ledger, monkeypatch):
-    from infra import manifest_fold
+    from infra.ledger import fold as manifest_fold
 
     judged(ledger, IDS[:20])
     real = manifest_fold.commit_version

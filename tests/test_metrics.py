@@ -14,12 +14,23 @@ import tiny_metrics as tiny
 import torch
 from torchvision.models import alexnet
 
-from infra.weights import WeightsTable, open_store
-from tasks import full_reference, geometry, metrics
-from tasks.instruments import recognition_crop
-from tasks.metrics import CHALLENGE, METRICS, FacePair, Meter, UnknownMetric, Unmeasurable, resolve, weights_of
-from tasks.models import iqa
-from tasks.models.lpips import CONVOLUTIONS, SCALE, SHIFT, lpips_for
+from infra.weights.store import WeightsTable, open_store
+from tasks.faces import geometry
+from tasks.measuring import formulas as full_reference
+from tasks.measuring import metrics
+from tasks.measuring.instruments import recognition_crop
+from tasks.measuring.metrics import (
+    CHALLENGE,
+    METRICS,
+    FacePair,
+    Meter,
+    UnknownMetric,
+    Unmeasurable,
+    resolve,
+    weights_of,
+)
+from tasks.models.quality import iqa
+from tasks.models.quality.lpips import CONVOLUTIONS, SCALE, SHIFT, lpips_for
 
 ROOT = Path(__file__).parents[1]
 HERE = ("niqe", "quality", "sharpness", "identity", "psnr", "ssim", "lpips", "identity_truth", "fid")

@@ -15,11 +15,12 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from scipy.io import loadmat
 
-from infra.checkpoint import fitting, load_into, load_state_dict
-from infra.weights_errors import WeightsMismatch
-from tasks.models import gfpgan, niqe, photometric, swinir
-from tasks.models.face_tone_net import FaceToneNet, tone
-from tasks.models.ffa_net import FFANet, dehaze, normalise
+from infra.weights.checkpoint import fitting, load_into, load_state_dict
+from infra.weights.errors import WeightsMismatch
+from tasks.models.quality import niqe
+from tasks.models.restorers import gfpgan, photometric, swinir
+from tasks.models.restorers.face_tone_net import FaceToneNet, tone
+from tasks.models.restorers.ffa_net import FFANet, dehaze, normalise
 
 SHARED = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared"))
 PARITY = SHARED / "parity"

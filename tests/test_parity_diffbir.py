@@ -9,16 +9,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from infra.checkpoint import load_state_dict
-from tasks.models import clip_prompts, diffbir_schedules
-from tasks.models.color_fix import wavelet_reconstruction
-from tasks.models.diffbir import DiffBIR
-from tasks.models.diffbir_guidance import RestorationGuidance
-from tasks.models.diffbir_samplers import SAMPLERS, Problem, SamplerSettings
-from tasks.models.ir_controlnet import load_ir_controlnet
-from tasks.models.sd_convert import load_sd_components
-from tasks.models.swinir import build_swinir, clean
-from tasks.models.tiling import Tiling, Window, diffbir_mask, windows
+from infra.weights.checkpoint import load_state_dict
+from tasks.models.diffusion import clip_prompts
+from tasks.models.diffusion import schedules as diffbir_schedules
+from tasks.models.diffusion.color_fix import wavelet_reconstruction
+from tasks.models.diffusion.diffbir import DiffBIR
+from tasks.models.diffusion.guidance import RestorationGuidance
+from tasks.models.diffusion.ir_controlnet import load_ir_controlnet
+from tasks.models.diffusion.samplers import SAMPLERS, Problem, SamplerSettings
+from tasks.models.diffusion.tiling import Tiling, Window, diffbir_mask, windows
+from tasks.models.restorers.swinir import build_swinir, clean
+from tasks.models.stable_diffusion.convert import load_sd_components
 
 PARITY = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "parity"
 pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason=f"no parity fixtures at {PARITY}")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from infra.checkpoint import load_into, load_state_dict
-from infra.weights_errors import WeightsMismatch
-from tasks.models.adaface import AdaFace, embed, network_weights
-from tasks.models.parsenet import ParseNet, parse
-from tasks.models.retinaface import MEAN_BGR, RetinaFace, detect
+from infra.weights.checkpoint import load_into, load_state_dict
+from infra.weights.errors import WeightsMismatch
+from tasks.models.faces.adaface import AdaFace, embed, network_weights
+from tasks.models.faces.parsenet import ParseNet, parse
+from tasks.models.faces.retinaface import MEAN_BGR, RetinaFace, detect
 
 SHARED = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared"))
 PARITY = SHARED / "parity"

@@ -10,12 +10,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from infra.checkpoint import load_checkpoint
-from tasks.models.color_fix import adain_8bit, wavelet_8bit
-from tasks.models.noise import RecordedNoise
-from tasks.models.pisa_sr import PiSASRSettings, load_pisa_sr, merge_lora
-from tasks.models.sd_convert import load_sd_components
-from tasks.sd_files import read_base
+from infra.weights.checkpoint import load_checkpoint
+from tasks.models.diffusion.color_fix import adain_8bit, wavelet_8bit
+from tasks.models.diffusion.noise import RecordedNoise
+from tasks.models.diffusion.pisa_sr import PiSASRSettings, load_pisa_sr, merge_lora
+from tasks.models.stable_diffusion.convert import load_sd_components
+from tasks.stages.restorers.sd_files import read_base
 
 PARITY = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "parity"
 pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason=f"no parity fixtures at {PARITY}")

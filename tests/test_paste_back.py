@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from tasks import geometry
-from tasks.paste_back import PasteBack, PasteBackSettings, face_mask, shared_masks
-from tasks.picture import Picture, to_levels
+from tasks.faces import geometry
+from tasks.faces.tone import tone_of
+from tasks.pictures.picture import Picture, to_levels
 from tasks.stage import Batch, Face
-from tasks.tone import tone_of
+from tasks.stages.paste_back import PasteBack, PasteBackSettings, face_mask, shared_masks
 
 PARITY = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "parity"
 PARSED_BY_FACEXLIB = {

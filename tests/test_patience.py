@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from flows.patience import Patience
-from infra.storage import StorageError, StorageFullError
+from flows.session.patience import Patience
+from infra.storage.storage import StorageError, StorageFullError
 
 
 class Flaky:

@@ -6,11 +6,11 @@ import hashlib
 
 import pyarrow as pa
 
-from flows.patience import Patience
-from flows.plan import Plan, collisions
-from infra.manifest import Ledger
-from infra.storage import Storage
-from tasks.recipe import load_recipe
+from flows.restoration.plan import Plan, collisions
+from flows.session.patience import Patience
+from infra.ledger.ledger import Ledger
+from infra.storage.storage import Storage
+from tasks.recipes.recipe import load_recipe
 
 
 def inventory(tmp_path, *paths):

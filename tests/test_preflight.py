@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.forecast import Memory, assumptions, parts_of
-from flows.tell import _shares
+from flows.cli.words.restoration import _shares
+from flows.restoration.forecast import Memory, assumptions, parts_of
 from infra.settings import Settings
-from tasks.preflight import (
+from tasks.recipes.forecast import (
     LARGEST,
     Part,
     Rates,
@@ -220,7 +220,7 @@ id = "paste_back"
 
 @pytest.fixture
 def job(archive, tmp_path):
-    from flows.job import Job
+    from flows.jobs.restoration import Job
 
     (tmp_path / "forecast.toml").write_text(RECIPE)
     settings = {"workers": 2, "threads": 1, "weights_dir": str(tmp_path / "cache" / "weights"), "price_per_gpu_hour": 9}
@@ -230,8 +230,8 @@ def job(archive, tmp_path):
 
 @pytest.mark.usefixtures("prefect_server", "ray_cluster")
 def test_a_plan_measures_once_and_the_run_is_held_to_it(job, archive, tmp_path, monkeypatch):
-    from flows import preflight
-    from flows.inspect import preview
+    from flows.cli.questions.preview import preview
+    from flows.restoration import rehearsal as preflight
     from flows.restore_dataset import restore
 
     before = {path: path.stat().st_mtime_ns for path in archive.iterdir()}
@@ -266,7 +266,7 @@ def restore_in_a_flow(restore, job):
 
 
 def test_without_weights_nothing_is_measured_and_that_is_said(job):
-    from flows.inspect import preview
+    from flows.cli.questions.preview import preview
 
     told = preview(job.model_copy(update={"recipe": "mpsr", "settings": {**job.settings, "device": "cpu"}}))
     assert told["forecast"] is None
@@ -281,7 +281,7 @@ def test_the_server_does_not_hear_the_ctrl_c_that_is_meant_for_the_run(monkeypat
     import prefect.server.api.server as server_module
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows import local
+    from flows.cli import local
 
     class Server:
         server_process = None
@@ -308,7 +308,7 @@ def test_a_server_that_is_named_is_used(monkeypatch):
     import prefect.server.api.server as server_module
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows import local
+    from flows.cli import local
 
     monkeypatch.setattr(server_module, "SubprocessASGIServer", lambda: pytest.fail("a server is there already"))
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):

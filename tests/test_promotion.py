@@ -12,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows import promotion_journal as journals
-from flows.job import JobError
-from flows.promotion_journal import Journal
-from flows.promotion_moves import REMEMBERED, Place, carry_out, deliver_kept, take_back
-from infra.lease import Lease
-from infra.manifest import Ledger
+from flows.gate import journal as journals
+from flows.gate.journal import Journal
+from flows.gate.moves import REMEMBERED, Place, carry_out, deliver_kept, take_back
+from flows.jobs.restoration import JobError
+from infra.ledger.lease import Lease
+from infra.ledger.ledger import Ledger
 from infra.settings import Promotion
-from infra.storage import Storage
-from tasks.evaluation_files import COLUMNS, Evaluation, faces_schema
-from tasks.promotion import Case, below_floors, decide
-from tasks.recipe import COMMIT
+from infra.storage.storage import Storage
+from tasks.comparing.gate import Case, below_floors, decide
+from tasks.measuring.files import COLUMNS, Evaluation, faces_schema
+from tasks.recipes.recipe import COMMIT
 
 BETTER = {"quality": "higher", "identity": "higher", "niqe": "lower", "sharpness": "higher"}
 

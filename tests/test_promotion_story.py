@@ -78,7 +78,7 @@ def hashes(workspace):
 
 
 def mpsr(*arguments):
-    from flows.cli import app
+    from flows.cli.main import app
 
     done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
     assert done.exit_code == 0, (done.output, done.exception)
@@ -88,7 +88,7 @@ def mpsr(*arguments):
 def test_nights_under_a_changed_recipe(archive, night, tmp_path, monkeypatch):
     from prefect.artifacts import Artifact
 
-    from flows import promotion
+    from flows.gate import night as promotion
 
     workspace, journal = tmp_path / "ws", tmp_path / "journal"
     first = night(recipe(tmp_path, journal))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.recipe import COMMIT, Condition, Recipe, RecipeError, load_recipe, recipe_names, seed_of, stage_key
+from tasks.recipes.recipe import COMMIT, Condition, Recipe, RecipeError, load_recipe, recipe_names, seed_of, stage_key
 
 WEIGHTS = {"compact_skin_tone": "aa", "compact_restorer": "bb", "compact_quality": "cc"}
 

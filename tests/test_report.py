@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.books import OUTCOMES
-from tasks.report import PAGE_BYTES, as_json, page, write_report
-from tasks.report_collect import GALLERY, collect
-from tasks.report_data import RunFacts
-from tasks.report_pictures import pictures_of
+from tasks.archive.books import OUTCOMES
+from tasks.pages.run.collect import GALLERY, collect
+from tasks.pages.run.page import PAGE_BYTES, as_json, page, write_report
+from tasks.pages.run.pictures import pictures_of
+from tasks.pages.run.records import RunFacts
 
 HOSTILE = (
     "</script><script>alert(1)</script>.jpg",

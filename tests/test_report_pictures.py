@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from test_report import HOSTILE, Archive, noise, scored
 
-from tasks.report import page
-from tasks.report_pictures import pictures_of
+from tasks.pages.run.page import page
+from tasks.pages.run.pictures import pictures_of
 
 
 def test_pictures_keep_their_budget_and_their_size():

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from infra import retention
-from infra.manifest import Ledger, bucket_of
-from infra.retention import Policy, clean
-from infra.storage import Storage
+from infra.ledger import retention
+from infra.ledger.ledger import Ledger, bucket_of
+from infra.ledger.retention import Policy, clean
+from infra.storage.storage import Storage
 
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(40)]
 DAY_S = 86_400

@@ -6,14 +6,14 @@ import pytest
 import tiny_checkpoints as tiny
 import torch
 
-from infra.checkpoint import load_state_dict
-from tasks.models.diffbir import DiffBIRSettings, load_diffbir
-from tasks.models.diffbir_guidance import RestorationGuidance
-from tasks.models.diffbir_samplers import SAMPLERS, Problem, SamplerSettings
-from tasks.models.diffbir_schedules import ddim_steps, diffusion_of, spaced_steps
-from tasks.models.noise import RecordedNoise, SeededNoise
-from tasks.models.tiling import Tiling, centred_mask, windows
-from tasks.sd_files import read_base
+from infra.weights.checkpoint import load_state_dict
+from tasks.models.diffusion.diffbir import DiffBIRSettings, load_diffbir
+from tasks.models.diffusion.guidance import RestorationGuidance
+from tasks.models.diffusion.noise import RecordedNoise, SeededNoise
+from tasks.models.diffusion.samplers import SAMPLERS, Problem, SamplerSettings
+from tasks.models.diffusion.schedules import ddim_steps, diffusion_of, spaced_steps
+from tasks.models.diffusion.tiling import Tiling, centred_mask, windows
+from tasks.stages.restorers.sd_files import read_base
 
 FEW = SamplerSettings(cfg_scale=2.0)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra.storage import Storage, StorageMissingError
-from tasks import books
-from tasks.image_io import Limits
-from tasks.scan import matcher, scan, unreadable_id
+from infra.storage.storage import Storage, StorageMissingError
+from tasks.archive import books
+from tasks.archive.scan import matcher, scan, unreadable_id
+from tasks.pictures.codec import Limits
 
 
 def png(seed=0, size=(30, 20)):
@@ -174,7 +174,7 @@ def test_a_file_still_being_written_is_left_for_the_next_run(archive):
 
 
 def test_a_file_too_large_for_memory_is_streamed(archive, monkeypatch):
-    monkeypatch.setattr("tasks.scan.IN_MEMORY", 10)
+    monkeypatch.setattr("tasks.archive.scan.IN_MEMORY", 10)
     assert rows_of(archive)["a.png"]["image_id"] == hashlib.sha256(png(1)).hexdigest()
 
 

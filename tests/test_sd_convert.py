@@ -9,18 +9,18 @@ import torch
 from evil_checkpoints import save_evil
 from safetensors.torch import load_file, save_file
 
-from infra.checkpoint import load_checkpoint, load_state_dict
-from infra.weights_errors import WeightsCorrupt, WeightsMismatch, WeightsMissing, WeightsUnsafe
-from tasks.diffbir import DiffBir, DiffBirSettings
-from tasks.models import clip_prompts
-from tasks.models.ir_controlnet import load_ir_controlnet
-from tasks.models.noise import SeededNoise
-from tasks.models.pisa_sr import PiSASRSettings, load_pisa_sr, merge_lora
-from tasks.models.sd_checkpoint import CheckpointError
-from tasks.models.sd_convert import PARTS, load_sd_components
-from tasks.models.stored_prompts import MPSR_NEGATIVE
-from tasks.pisa_sr import PisaSR, PisaSRSettings
-from tasks.sd_files import read_base
+from infra.weights.checkpoint import load_checkpoint, load_state_dict
+from infra.weights.errors import WeightsCorrupt, WeightsMismatch, WeightsMissing, WeightsUnsafe
+from tasks.models.diffusion import clip_prompts
+from tasks.models.diffusion.ir_controlnet import load_ir_controlnet
+from tasks.models.diffusion.noise import SeededNoise
+from tasks.models.diffusion.pisa_sr import PiSASRSettings, load_pisa_sr, merge_lora
+from tasks.models.diffusion.stored_prompts import MPSR_NEGATIVE
+from tasks.models.stable_diffusion.checkpoint import CheckpointError
+from tasks.models.stable_diffusion.convert import PARTS, load_sd_components
+from tasks.stages.restorers.diffbir import DiffBir, DiffBirSettings
+from tasks.stages.restorers.pisa_sr import PisaSR, PisaSRSettings
+from tasks.stages.restorers.sd_files import read_base
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flows.shard import Shard, new_row
-from tasks.recipe import load_recipe
+from flows.restoration.shard import Shard, new_row
+from tasks.recipes.recipe import load_recipe
 
 RECIPE = load_recipe("compact")
 DIGESTS = RECIPE.digests({"compact_quality": "q", "compact_restorer": "r"}, "cpu-float32")

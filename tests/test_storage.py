@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from s3_server import fresh_bucket, s3_options
 
-from infra.storage import (
+from infra.storage.storage import (
     FileInfo,
     PathRefusedError,
     Storage,
@@ -319,7 +319,7 @@ def test_without_hard_links_the_refusal_says_what_to_do(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr("infra.storage_local.os.link", refuse)
+    monkeypatch.setattr("infra.storage.local.os.link", refuse)
     with pytest.raises(StorageError, match="no hard links; put the workspace on another one"):
         Storage(tmp_path).create_new("x", b"1")
     assert list(tmp_path.iterdir()) == []

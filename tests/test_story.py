@@ -74,8 +74,8 @@ def hashes(folder):
 
 
 def illegal_transitions(workspace):
-    from infra.manifest import Ledger
-    from infra.storage import Storage
+    from infra.ledger.ledger import Ledger
+    from infra.storage.storage import Storage
 
     return Ledger.open(Storage(workspace), create=False).illegal_transitions()
 
@@ -189,7 +189,7 @@ def test_a_failure_is_tried_again_and_not_remembered_as_a_result(archive, tmp_pa
 
 
 def test_a_folder_restored_that_is_not_ours_is_not_touched(archive, tmp_path, recipe):
-    from flows.job import JobError
+    from flows.jobs.restoration import JobError
 
     mine = tmp_path / "ws/restored/a/01.png"
     picture(mine, 0.5)
@@ -247,7 +247,7 @@ def test_back_from_an_experiment_that_failed_every_file_is_there_again(archive, 
 
 
 def test_an_archive_that_is_suddenly_empty_is_not_believed(archive, tmp_path, recipe):
-    from flows.job import JobError
+    from flows.jobs.restoration import JobError
 
     workspace, story = tmp_path / "ws", recipe(DETECT, brighten(), PASTE)
     run(archive, workspace, story)
@@ -261,7 +261,7 @@ def test_an_archive_that_is_suddenly_empty_is_not_believed(archive, tmp_path, re
 
 
 def test_too_many_quarantined_pictures_stop_the_run_loudly(archive, tmp_path, recipe):
-    from flows.run import RunStopped
+    from flows.restoration.run import RunStopped
 
     for n in range(4):
         good = (archive / "a/01.png").read_bytes()
@@ -272,8 +272,8 @@ def test_too_many_quarantined_pictures_stop_the_run_loudly(archive, tmp_path, re
 
 
 def test_a_second_run_in_the_same_workspace_is_refused_by_name(archive, tmp_path, recipe):
-    from infra.lease import Lease, WorkspaceBusy
-    from infra.storage import Storage
+    from infra.ledger.lease import Lease, WorkspaceBusy
+    from infra.storage.storage import Storage
 
     story = recipe(DETECT, brighten(), PASTE)
     with (

@@ -26,8 +26,8 @@ def weights(tmp_path_factory):
     torch = pytest.importorskip("torch")
     import tiny_checkpoints as tiny
 
-    from tasks.models.face_tone_net import FaceToneNet
-    from tasks.models.ffa_net import FFANet
+    from tasks.models.restorers.face_tone_net import FaceToneNet
+    from tasks.models.restorers.ffa_net import FFANet
 
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
@@ -107,8 +107,8 @@ def run(faces, workspace, recipe, weights):
 
 
 def stages_of(workspace):
-    from infra.manifest import Ledger
-    from infra.storage import Storage
+    from infra.ledger.ledger import Ledger
+    from infra.storage.storage import Storage
 
     table = Ledger.open(Storage(workspace), create=False).query(
         "SELECT path, stage, state FROM latest JOIN inventory USING (image_id) WHERE face = 0"
@@ -136,8 +136,8 @@ def test_the_released_recipe_runs_whole_and_its_gate_goes_both_ways(first):
 def test_a_second_run_does_nothing_and_changed_weights_rerun_what_follows(first, weights, tmp_path):
     import torch
 
-    from infra.weights import open_store
-    from tasks.models.face_tone_net import FaceToneNet
+    from infra.weights.store import open_store
+    from tasks.models.restorers.face_tone_net import FaceToneNet
 
     faces, workspace, recipe, _ = first
     workspace = Path(shutil.copytree(workspace, tmp_path / "ws"))
@@ -164,7 +164,7 @@ def test_bf16_stays_near_fp32(first, weights, tmp_path):
 
 
 def test_a_missing_file_is_named_with_what_to_do_before_anything_runs(first, weights, tmp_path):
-    from infra.weights_errors import WeightsError
+    from infra.weights.errors import WeightsError
 
     empty = tmp_path / "none"
     empty.mkdir()

@@ -18,18 +18,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flows.job import JobError
+from flows.jobs.restoration import JobError
 from flows.train_compact import settings_of, train_compact
-from flows.train_local import train_one
-from tasks.degrade import Degradation
-from tasks.models.compact import build, load_compact
-from tasks.train import TrainSettings, evenly, take_over, train
-from tasks.train_data import FFHQ_POINTS, POINT_NAMES, Pair, draw_cast, ita, load_faces, restorer_pair, tone_pair
-from tasks.train_faces import face_crop, nonface_crop
-from tasks.train_measure import ROWS, measure_landmarks, measure_picture
-from tasks.train_networks import NETWORKS, quality_truth
-from tasks.train_scenes import draw_frame, elsewhere, framed
-from tasks.train_strip import write_strip
+from tasks.archive.degrade import Degradation
+from tasks.models.compact.table import build, load_compact
+from tasks.training.data import FFHQ_POINTS, POINT_NAMES, Pair, draw_cast, ita, load_faces, restorer_pair, tone_pair
+from tasks.training.faces import face_crop, nonface_crop
+from tasks.training.loop import TrainSettings, evenly, take_over, train
+from tasks.training.measure import ROWS, measure_landmarks, measure_picture
+from tasks.training.networks import NETWORKS, quality_truth
+from tasks.training.scenes import draw_frame, elsewhere, framed
+from tasks.training.session import train_one
+from tasks.training.strip import write_strip
 
 ROOT = Path(__file__).parents[1]
 
@@ -163,7 +163,7 @@ def test_a_training_that_gets_no_better_stops_early(folder, tmp_path):
 
 def test_patience_remembers_what_was_judged_before_a_stop_and_ships_the_best(folder, tmp_path, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
-    monkeypatch.setattr("tasks.train._Run._loss_on_held_out", lambda run: next(losses))
+    monkeypatch.setattr("tasks.training.loop._Run._loss_on_held_out", lambda run: next(losses))
     told = {"save_every": 1, "patience": 2}
     plain = folder / "aligned512"
     best = train("skin_tone", settings(plain, tmp_path / "best", steps=2, **told))

@@ -11,14 +11,14 @@ import pytest
 import skimage
 import torch
 
-from flows.job import JobError
-from flows.train_local import train_one
-from infra.weights import WeightsStore
-from tasks.degrade import MEDIUM, MILD, SEVERE, degrade
-from tasks.metrics import Meter, resolve, weights_of
-from tasks.models import iqa
-from tasks.models.niqe import _sharp, fit
-from tasks.train_niqe import fit_niqe
+from flows.jobs.restoration import JobError
+from infra.weights.store import WeightsStore
+from tasks.archive.degrade import MEDIUM, MILD, SEVERE, degrade
+from tasks.measuring.metrics import Meter, resolve, weights_of
+from tasks.models.quality import iqa
+from tasks.models.quality.niqe import _sharp, fit
+from tasks.training.niqe import fit_niqe
+from tasks.training.session import train_one
 
 PARITY = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "parity"
 SHIPPED = Path(__file__).parents[1] / "tasks" / "models" / "weights" / "niqe_portraits.npz"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import skimage
 
-from tasks.train import TrainSettings, faces_of
-from tasks.train_data import Face
-from tasks.train_points import EYE_DISTANCES, _mean_points, with_mean_points
+from tasks.training.data import Face
+from tasks.training.loop import TrainSettings, faces_of
+from tasks.training.points import EYE_DISTANCES, _mean_points, with_mean_points
 
 YUNET = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[2] / "shared")) / "data/weights/yunet_n_640_640.onnx"
 ROUGH = np.array([(203.0, 104), (247, 104), (225, 128), (207, 147), (243, 147)])

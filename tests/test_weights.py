@@ -14,9 +14,8 @@ import torch
 from evil_checkpoints import save_evil
 from safetensors.torch import load_file
 
-from infra import weights as weights_module
-from infra.weights import WeightsStore, WeightsTable
-from infra.weights_errors import (
+from infra.weights import store as weights_module
+from infra.weights.errors import (
     LicenceNotAccepted,
     WeightsCorrupt,
     WeightsError,
@@ -24,6 +23,7 @@ from infra.weights_errors import (
     WeightsUnknown,
     WeightsUnsafe,
 )
+from infra.weights.store import WeightsStore, WeightsTable
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, np.uint8))
 HASH = hashlib.sha256(CONTENT).hexdigest()

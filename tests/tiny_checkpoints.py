@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tasks.models import sd_keys
-from tasks.models.ir_controlnet import IRControlNet
+from tasks.models.diffusion.ir_controlnet import IRControlNet
+from tasks.models.stable_diffusion import keys as sd_keys
 
 ATTENTION = [True, True, True, False]
 WIDTH, LAYERS, LEVELS, RANK, TEXT_LAYERS = 32, 1, 4, 4, 2

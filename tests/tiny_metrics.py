@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.models.adaface import AdaFace
-from tasks.models.fid_inception import FidInception
-from tasks.models.lpips import CONVOLUTIONS, LPIPS
+from tasks.models.faces.adaface import AdaFace
+from tasks.models.quality.fid_inception import FidInception
+from tasks.models.quality.lpips import CONVOLUTIONS, LPIPS
 
 NARROW = 16
 FEATURES = 2048 // NARROW

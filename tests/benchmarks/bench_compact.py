@@ -26,9 +26,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tasks.degrade import PRESETS, Degradation, Image, degrade
-from tasks.train_data import Face, ita, load_faces, to_float
-from tasks.train_measure import psnr
+from tasks.archive.degrade import PRESETS, Degradation, Image, degrade
+from tasks.training.data import Face, ita, load_faces, to_float
+from tasks.training.measure import psnr
 
 SHARED = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[3] / "shared"))
 JUDGE = SHARED / "data" / "weights" / "MobileFaceNet.onnx"
@@ -120,7 +120,7 @@ class Graph:
     """The recipe's face stages, loaded; calling it restores one aligned face."""
 
     def __init__(self, only: list[str] | None, weights: Path | None) -> None:
-        from tasks.recipe import load_recipe
+        from tasks.recipes.recipe import load_recipe
 
         chosen = [s for s in load_recipe("compact").stages if s.scope == "face" and s.cls.name != "evaluate"]
         self.stages = []
@@ -149,7 +149,7 @@ class Graph:
 def _file(name: str, folder: Path | None) -> Path:
     """Weights of the table, from `folder` where it has them: a training's result before it is shipped."""
     from infra.settings import load_settings
-    from infra.weights import WeightsStore
+    from infra.weights.store import WeightsStore
 
     shipped = WeightsStore(load_settings().weights_dir).path(name)
     other = None if folder is None else folder / shipped.name
@@ -158,14 +158,14 @@ def _file(name: str, folder: Path | None) -> Path:
 
 @cache
 def _judge() -> Any:
-    from tasks.identity import onnx_judge
+    from tasks.stages.identity import onnx_judge
 
     return onnx_judge(JUDGE) if JUDGE.exists() else None
 
 
 def likeness(one: Image, other: Image) -> float:
     """Cosine of the judge's vectors; not a number where the judge is absent."""
-    from tasks.identity import recognition_crop
+    from tasks.stages.identity import recognition_crop
 
     if _judge() is None:
         return float("nan")

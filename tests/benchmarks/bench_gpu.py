@@ -31,12 +31,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.models.diffbir import DiffBIR, DiffBIRSettings
-from tasks.models.diffbir_samplers import SAMPLERS, Problem, SamplerSettings
-from tasks.models.face_tone_net import tone
-from tasks.models.ffa_net import dehaze
-from tasks.models.gfpgan import restore as restore_gfpgan
-from tasks.models.noise import SeededNoise
+from tasks.models.diffusion.diffbir import DiffBIR, DiffBIRSettings
+from tasks.models.diffusion.noise import SeededNoise
+from tasks.models.diffusion.samplers import SAMPLERS, Problem, SamplerSettings
+from tasks.models.restorers.face_tone_net import tone
+from tasks.models.restorers.ffa_net import dehaze
+from tasks.models.restorers.gfpgan import restore as restore_gfpgan
 
 FLOOR_TFLOPS = 790.0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

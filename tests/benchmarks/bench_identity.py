@@ -22,11 +22,11 @@ import torch
 from bench_compact import JUDGE, SHARED, Graph
 from numpy.typing import NDArray
 
-from tasks.degrade import MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, sample_degradation
-from tasks.identity import onnx_judge
-from tasks.identity_compact import THRESHOLDS, TRUSTED, CompactJudge, threshold_at
-from tasks.train_data import Face, ita, load_faces, to_float
-from tasks.train_identity_measure import HONEST, REGIONS, Likeness, Trial, area, small_grey, trials
+from tasks.archive.degrade import MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, sample_degradation
+from tasks.faces.small_judge import THRESHOLDS, TRUSTED, CompactJudge, threshold_at
+from tasks.stages.identity import onnx_judge
+from tasks.training.data import Face, ita, load_faces, to_float
+from tasks.training.identity_measure import HONEST, REGIONS, Likeness, Trial, area, small_grey, trials
 
 WEIGHTS = Path(__file__).parents[2] / "tasks" / "models" / "weights" / "identity.safetensors"
 LEVELS: dict[str, Callable[[int], Degradation]] = {

@@ -28,12 +28,12 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from infra.lease import Lease
-from infra.manifest import Ledger, bucket_of, event_schema, inventory_schema
-from infra.manifest_files import event_path, inventory_path
-from infra.manifest_fold import parquet_bytes
-from infra.manifest_schema import bucket_sql, next_seq
-from infra.storage import Storage
+from infra.ledger.files import event_path, inventory_path
+from infra.ledger.fold import parquet_bytes
+from infra.ledger.lease import Lease
+from infra.ledger.ledger import Ledger, bucket_of, event_schema, inventory_schema
+from infra.ledger.schema import bucket_sql, next_seq
+from infra.storage.storage import Storage
 
 SEGMENT_ROWS, SCAN_ROWS, NIGHTLY_ROWS, CHUNK = 1_000, 100_000, 10_000, 500_000
 PROBLEMS: dict[str, str] = {}

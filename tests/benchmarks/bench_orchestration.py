@@ -36,7 +36,7 @@ use = "bench_orchestration:NoOp"
 id = "paste_back"
 """
 
-from flows.local import quiet_prefect  # noqa: E402
+from flows.cli.local import quiet_prefect
 from tasks.stage import FaceStage  # noqa: E402
 
 
@@ -80,10 +80,10 @@ def once(images: int) -> tuple[float, float]:
     quiet_prefect()
     from prefect import flow
 
-    from flows.job import Job
-    from flows.plan import make_plan
+    from flows.jobs.restoration import Job
+    from flows.restoration.plan import make_plan
+    from flows.restoration.run import open_run, workers
     from flows.restore_dataset import restore_shards
-    from flows.run import open_run, workers
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

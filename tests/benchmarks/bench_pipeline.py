@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.local import quiet_prefect
+from flows.cli.local import quiet_prefect
 
 RECIPE = "compact"
 SETTINGS = {"detector": "none"}
@@ -32,7 +32,7 @@ def make_faces(folder: Path, count: int) -> None:
     import cv2
     from skimage.data import astronaut
 
-    from tasks.degrade import degrade, sample_degradation
+    from tasks.archive.degrade import degrade, sample_degradation
 
     crop = cv2.resize(astronaut()[0:256, 96:352], (512, 512), interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
     folder.mkdir()
@@ -46,10 +46,10 @@ def bare_loop(archive: Path, output: Path) -> float:
     """Seconds that the stages take in one process, files in and files out."""
     import torch
 
-    from flows.run import present_weights
+    from flows.restoration.run import present_weights
     from infra.settings import load_settings
-    from infra.weights import WeightsStore
-    from tasks.recipe import load_recipe
+    from infra.weights.store import WeightsStore
+    from tasks.recipes.recipe import load_recipe
 
     torch.set_num_threads(os.cpu_count() or 1)
     recipe, settings = load_recipe(RECIPE, {"detect_align": SETTINGS}), load_settings()
@@ -67,7 +67,7 @@ def bare_loop(archive: Path, output: Path) -> float:
 
 
 def _run_all(stages: Sequence[Any], paths: Sequence[Path], output: Path) -> None:
-    from tasks.image_io import decode, encode
+    from tasks.pictures.codec import decode, encode
     from tasks.stage import Batch, Face
 
     (_, detect), *others = stages

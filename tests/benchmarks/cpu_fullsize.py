@@ -30,8 +30,8 @@ def pisa(face: Picture) -> Picture:
     import full_networks as networks
     from tiny_checkpoints import pisa_lora
 
-    from tasks.models.noise import SeededNoise
-    from tasks.models.pisa_sr import merge_lora
+    from tasks.models.diffusion.noise import SeededNoise
+    from tasks.models.diffusion.pisa_sr import merge_lora
 
     model = networks.pisa_sr("cpu", tiny=False)
     checkpoint = pisa_lora(model.unet.state_dict(), seed=0)
@@ -46,7 +46,7 @@ def ffa(face: Picture) -> Picture:
     """FFA-Net."""
     import full_networks as networks
 
-    from tasks.models.ffa_net import dehaze
+    from tasks.models.restorers.ffa_net import dehaze
 
     network = networks.ffa_net("cpu", tiny=False)
     return through(lambda image: dehaze(network, image), face)
@@ -56,7 +56,7 @@ def gfpgan(face: Picture) -> Picture:
     """GFPGAN."""
     import full_networks as networks
 
-    from tasks.models.gfpgan import restore
+    from tasks.models.restorers.gfpgan import restore
 
     network = networks.gfpgan("cpu")
     return through(lambda image: restore(network, image), face)
@@ -66,8 +66,8 @@ def diffbir(face: Picture) -> Picture:
     """DiffBIR v2, two steps, both halves of classifier-free guidance in one batch."""
     import full_networks as networks
 
-    from tasks.models.diffbir import DiffBIRSettings
-    from tasks.models.noise import SeededNoise
+    from tasks.models.diffusion.diffbir import DiffBIRSettings
+    from tasks.models.diffusion.noise import SeededNoise
 
     model = networks.diffbir("v2", "cpu", tiny=False)
     return through(lambda image: model.restore(image, DiffBIRSettings(steps=2), SeededNoise([1])), face)
@@ -77,7 +77,7 @@ def tone(face: Picture) -> Picture:
     """FaceToneNet."""
     import full_networks as networks
 
-    from tasks.models.face_tone_net import tone as correct
+    from tasks.models.restorers.face_tone_net import tone as correct
 
     network = networks.face_tone_net("cpu", tiny=False)
     return through(lambda image: correct(network, image), face)

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tasks.models.diffbir import DiffBIR
-from tasks.models.diffbir_schedules import Version
-from tasks.models.face_tone_net import FaceToneNet
-from tasks.models.ffa_net import FFANet
-from tasks.models.ir_controlnet import IRControlNet
-from tasks.models.pisa_sr import PiSASR
+from tasks.models.diffusion.diffbir import DiffBIR
+from tasks.models.diffusion.ir_controlnet import IRControlNet
+from tasks.models.diffusion.pisa_sr import PiSASR
+from tasks.models.diffusion.schedules import Version
+from tasks.models.restorers.face_tone_net import FaceToneNet
+from tasks.models.restorers.ffa_net import FFANet
 
 CONTEXT = 1024
 UNET: dict[str, Any] = {

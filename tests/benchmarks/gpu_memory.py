@@ -19,13 +19,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from tasks.models.adaface import AdaFace
-from tasks.models.diffbir import DiffBIRSettings
-from tasks.models.face_tone_net import tone
-from tasks.models.ffa_net import dehaze
-from tasks.models.gfpgan import restore as restore_gfpgan
-from tasks.models.noise import SeededNoise
-from tasks.models.parsenet import ParseNet
+from tasks.models.diffusion.diffbir import DiffBIRSettings
+from tasks.models.diffusion.noise import SeededNoise
+from tasks.models.faces.adaface import AdaFace
+from tasks.models.faces.parsenet import ParseNet
+from tasks.models.restorers.face_tone_net import tone
+from tasks.models.restorers.ffa_net import dehaze
+from tasks.models.restorers.gfpgan import restore as restore_gfpgan
 
 SIDE = 512
 

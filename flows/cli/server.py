@@ -1,0 +1,144 @@
+"""`mpsr serve`: Prefect's server, the deployments of prefect.yaml and a worker, on one machine, until Ctrl-C.
+
+Everything listens on loopback. Larger sites run the same parts apart (infra/docker, infra/k8s).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from flows.cli.words import terminal
+from flows.jobs.restoration import JobError
+
+HOST = "127.0.0.1"
+POOL = "mpsr"
+START_SECONDS = 120.0
+HEARTBEATS_MISSED_SECONDS = 540  # three of Prefect's default heartbeats
+
+
+class ServeError(RuntimeError):
+    """A part of the service did not come up or ended; the message says which and what it printed."""
+
+
+def serve(port: int) -> None:
+    """Starts server, deployments and worker; until Ctrl-C.
+
+    Raises JobError outside the repository's root, ServeError when a part ends.
+    """
+    if not Path("prefect.yaml").is_file():
+        raise JobError(f"expected prefect.yaml in {Path.cwd()}; run `mpsr serve` from the repository's root")
+    environment = _environment(port)
+    with ExitStack() as stack:
+        command = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
+        server = stack.enter_context(_process(command, environment))
+        _wait_for(f"http://{HOST}:{port}/api/health")
+        _prefect(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
+        _prefect(["--no-prompt", "deploy", "--all"], environment)
+        _create_zombie_automation(environment)
+        worker = stack.enter_context(_process(["prefect", "worker", "start", "--pool", POOL], environment))
+        terminal.out.print(f"dashboard:  http://{HOST}:{port}")
+        terminal.out.print(f"in another terminal:  export PREFECT_API_URL=http://{HOST}:{port}/api", soft_wrap=True)
+        command_line = f"{Path(sys.executable).parent / 'prefect'} deployment run restore-dataset --watch"
+        terminal.out.print(f"                      {command_line}", soft_wrap=True)
+        while server.poll() is None and worker.poll() is None:
+            time.sleep(1)
+        raise ServeError(f"{'the server' if worker.poll() is None else 'the worker'} ended by itself")
+
+
+def _environment(port: int) -> dict[str, str]:
+    quiet = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "RAY_USAGE_STATS_ENABLED": "0"}
+    addresses = {
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api",
+    }
+    # Old flow runs are swept away only when this is asked for; without it the database grows for ever.
+    vacuum = {"PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs"}
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    return {**os.environ, **quiet, **addresses, **vacuum, **path, "PREFECT_PLUGINS_ENABLED": "1"}
+
+
+@contextmanager
+def _process(command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _prefect(arguments: Sequence[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "prefect", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    if done.returncode != 0:
+        raise ServeError(f"`prefect {' '.join(arguments)}` failed: {(done.stderr or done.stdout).strip()[-800:]}")
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.5)
+    raise ServeError(f"Prefect's server did not answer at {url} within {START_SECONDS:.0f} s")
+
+
+def _create_zombie_automation(environment: dict[str, str]) -> None:
+    """A flow run whose process is gone is marked as crashed; a self-hosted server does that only when told to."""
+    _run_python(_ZOMBIES, environment)
+
+
+def _run_python(code: str, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        terminal.print_error(
+            "the automation that marks dead runs as crashed could not be created",
+            f"runs whose process died stay 'Running' in the dashboard: {done.stderr.strip()[-300:]}",
+        )
+
+
+_ZOMBIES = f"""
+from datetime import timedelta
+from prefect.automations import Automation
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+name = "mark dead runs as crashed"
+try:
+    Automation.read(name=name)
+except ValueError:
+    Automation(
+        name=name,
+        trigger=EventTrigger(
+            after={{"prefect.flow-run.heartbeat"}},
+            expect={{"prefect.flow-run.*"}},
+            match=ResourceSpecification({{"prefect.resource.id": ["prefect.flow-run.*"]}}),
+            for_each={{"prefect.resource.id"}},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds={HEARTBEATS_MISSED_SECONDS}),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: its process is gone.")],
+    ).create()
+"""

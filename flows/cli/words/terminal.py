@@ -1,0 +1,124 @@
+"""What a person at a terminal sees: results on stdout, progress and errors on stderr, in words."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from flows.session.progress import Progress
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+PLAIN_SECONDS = 30.0
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """One object on stdout, for scripts. ASCII, so that no odd file name breaks a pipe."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=True, default=str) + "\n")
+
+
+def print_error(message: str, hint: str = "") -> None:
+    """`error:` and, where there is a next step, `hint:`."""
+    err.print(f"[bold red]error:[/] {plain(message)}")
+    if hint:
+        err.print(f"[bold]hint:[/] {plain(hint)}")
+
+
+def print_summary(summary: Mapping[str, Any], report: str | None = None) -> None:
+    """The balance of a run: outcomes that add up, reasons, and where to look."""
+    table = Table(title=f"{summary['found']} files", title_justify="left", show_edge=False)
+    table.add_column("outcome")
+    table.add_column("files", justify="right")
+    for outcome, files in summary["outcomes"].items():
+        table.add_row(outcome.replace("_", " "), str(files), style=None if files else "dim")
+    out.print(table)
+    reasons = ", ".join(f"{name} {n}" for name, n in summary["reasons"].items())
+    out.print(f"reasons: {reasons or 'none'}")
+    say(f"faces:   {summary['faces']['found']}")
+    if summary["seconds"] is not None:
+        say(f"time:    {summary['seconds']:.1f} s")
+    if summary.get("forecast"):
+        say(f"forecast: {_held_to_it(summary['forecast'])}")
+    if report:
+        out.print(f"report:  {plain(report)}", soft_wrap=True)
+
+
+def _held_to_it(told: Mapping[str, Any]) -> str:
+    """A forecast beside what the run took and cost."""
+    error, within = told["error_percent"], told["low"] <= told["took_seconds"] <= told["high"]
+    off = f"{abs(error):.0f} % {'more' if error > 0 else 'less'} than the {duration(told['took_seconds'])} it took"
+    range_ = f"{duration(told['low'])} to {duration(told['high'])}, {'kept' if within else 'missed'}"
+    money = "" if told["cost"] is None else f"; cost {told['cost_of_run']:.2f}, forecast {told['cost']:.2f}"
+    return f"{duration(told['seconds'])} ({range_}), {off}, start of Prefect and report included{money}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that people would use."""
+    for unit, length, below in (("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172_800.0)):
+        if seconds < below:
+            return f"{seconds / length:.0f} {unit}" if unit == "s" else f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+@contextmanager
+def shown(progress: Progress) -> Iterator[Progress]:
+    """Shows a run's progress on stderr while it lasts: live on a terminal, else one plain line every 30 seconds."""
+    if err.is_terminal:
+        with Live(get_renderable=lambda: _bars(progress), console=err, refresh_per_second=2, transient=True):
+            yield progress
+        return
+    stop = threading.Event()
+    ticker = threading.Thread(target=_tick, args=(progress, stop), daemon=True)
+    ticker.start()
+    try:
+        yield progress
+    finally:
+        stop.set()
+        ticker.join(timeout=1)
+
+
+def _tick(progress: Progress, stop: threading.Event) -> None:
+    while not stop.wait(PLAIN_SECONDS):
+        err.print(_line(progress), style=None)
+
+
+def _line(progress: Progress) -> str:
+    if not progress.images:
+        return "starting"
+    eta = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} to go"
+    if not eta and progress.expected_seconds is not None:
+        eta = f", about {duration(progress.expected_seconds)} in all expected"
+    return f"{progress.done}/{progress.images} images, {progress.rate:.2f} images/s{eta}"
+
+
+def _bars(progress: Progress) -> Table:
+    table = Table(show_edge=False, box=None, padding=(0, 2))
+    for title in ("stage", "items", "reused", "failed", "items/s"):
+        table.add_column(
+            title, justify="left" if title == "stage" else "right", style="dim" if title == "reused" else ""
+        )
+    for name, count in list(progress.stages.items()):
+        table.add_row(name, str(count.done), str(count.reused), str(count.failed), f"{count.rate:.1f}")
+    table.caption = _line(progress) + (
+        f"\nlast failure: {plain(progress.last_failure[:200])}" if progress.last_failure else ""
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def say(*parts: str) -> None:
+    """A line of results; texts come from files and are not markup. Never wrapped, so that paths can be copied."""
+    out.print(plain(" ".join(part for part in parts if part)), soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Names of files are not markup."""
+    return text.replace("[", r"\[")

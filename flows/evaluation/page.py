@@ -1,0 +1,120 @@
+"""Fills an evaluation's page from its folder, from the ledger of the run that restored, and from the pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from flows.restoration.page import REPORT, last_run_facts, levels, run_facts, sampled_rows, shown_pixels
+from infra.ledger.ledger import Ledger, LedgerError
+from infra.storage.storage import Storage, decode_name
+from tasks.measuring.files import FACTS, Evaluation, read_evaluation
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tasks.pages.evaluation.pictures import PixelLoader, StageLoader
+    from tasks.pages.evaluation.restoring import Key, Restoring
+
+SAID = "report/report.json"
+
+
+def is_evaluation(url: str) -> bool:
+    """Whether an evaluation lies in a folder."""
+    return Storage(url).exists(FACTS)
+
+
+def rewrite_evaluation_report(url: str, thumbnails: bool | None) -> str:
+    """Writes the page of the evaluation at a path or URL anew; see `write_evaluation_report`."""
+    return write_evaluation_report(Storage(url), thumbnails)
+
+
+def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> str:
+    """Writes the page of the evaluation in `folder` anew; returns its address.
+
+    `pictures`: None means as the page before it, else as the run that restored, else yes. Without, no pixel is
+    written and those of an earlier page go. Raises EvaluationMissing where there is no evaluation.
+    """
+    from tasks.pages.evaluation.page import Surroundings, write_page
+    from tasks.pages.evaluation.pictures import FOLDER, Album
+    from tasks.pages.evaluation.sheet import sheet_of
+
+    evaluation = read_evaluation(folder)
+    workspace = Storage(decode_name(url)) if (url := evaluation.facts.get("workspace")) else None
+    run, why = _last_run(workspace)
+    wanted = _wants_pictures(folder, run) if pictures is None else pictures
+    restoring = _restoring(evaluation, workspace, run) if workspace and run else None
+    sheet = sheet_of(evaluation, restoring)
+    if wanted:
+        shown = Album(folder, _loader(evaluation.facts), _stage_loader(workspace)).make(sheet)
+    else:
+        shown = {}
+        folder.delete_tree(FOLDER)
+    around = Surroundings(why, wanted, _trees(folder, evaluation.facts))
+    page = write_page(sheet, shown, folder, around)
+    return str(folder.local_path(page)) if folder.is_local else f"{folder.shown_url}/{page}"
+
+
+def _last_run(workspace: Storage | None) -> tuple[dict[str, Any] | None, str]:
+    """What the run that restored wrote down about itself, or why that is not known."""
+    if workspace is None:
+        return (
+            None,
+            "the restored pictures are no workspace of this program, so that there is no ledger of their making",
+        )
+    try:
+        Ledger.open(workspace, create=False)
+        return last_run_facts(workspace), ""
+    except (LookupError, LedgerError, OSError) as error:
+        return None, f"the workspace {workspace.shown_url} could not be asked: {error}"
+
+
+def _wants_pictures(folder: Storage, run: dict[str, Any] | None) -> bool:
+    if folder.exists(SAID):
+        return bool(json.loads(folder.read_bytes(SAID))["pictures"])
+    return bool(run["settings"]["report_thumbnails"]) if run else True
+
+
+def _restoring(evaluation: Evaluation, workspace: Storage, run: dict[str, Any]) -> Restoring:
+    from tasks.pages.evaluation.restoring import restoring_of
+    from tasks.pages.evaluation.sheet import most_needed_inputs
+    from tasks.recipes.recipe import Condition
+
+    sample, rows = sampled_rows(Ledger.open(workspace, create=False))
+    wanted = most_needed_inputs(evaluation)
+    conditions = {stage["id"]: Condition(stage["when"]) for stage in run["recipe"]["stage"] if stage.get("when")}
+    return restoring_of(run_facts(run, sample), conditions, *rows, metrics=evaluation.metrics, detailed=wanted)
+
+
+def _loader(facts: dict[str, Any]) -> PixelLoader:
+    places = {"restored": facts["restored"], "input": facts["against"], "truth": facts.get("truth")}
+    trees = {side: Storage(decode_name(url)) for side, url in places.items() if url}
+    return lambda side, path: shown_pixels(trees[side], path)
+
+
+def _stage_loader(workspace: Storage | None) -> StageLoader:
+    def load(uri: str, key: Key) -> NDArray[np.uint8] | None:
+        from tasks.worker import intermediate
+
+        found = intermediate.read(workspace, uri) if workspace else None
+        for name in ("restored", "aligned"):
+            try:
+                return levels(found.image(f"{key[0]}:{key[1]}", name)) if found else None
+            except KeyError:
+                continue
+        return None
+
+    return load
+
+
+def _trees(folder: Storage, facts: dict[str, Any]) -> dict[str, str] | None:
+    """Addresses of the trees relative to the page, where everything is on this machine's disk."""
+    places = {"restored": facts["restored"], "input": facts["against"], "truth": facts.get("truth")}
+    found = {side: Storage(decode_name(url)) for side, url in places.items() if url}
+    if not folder.is_local or not all(tree.is_local for tree in found.values()):
+        return None
+    page = folder.local_path(REPORT).parent
+    return {side: quote(os.fsencode(os.path.relpath(tree.local_path(), page))) + "/" for side, tree in found.items()}

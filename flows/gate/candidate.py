@@ -1,0 +1,116 @@
+"""The candidate: a workspace inside the workspace, in which a changed recipe restores what it would replace.
+
+It has a ledger and a lease of its own, so that it resumes like any other; its inventory is handed over, so that no
+file of the archive is looked at twice; intermediates that are still true are shared as second names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.gate.journal import CANDIDATES
+from flows.restoration.plan import Plan
+from flows.restoration.run import GIGABYTE, Run, known_files, open_run, workers
+from flows.restoration.shard import Row
+from flows.restore_dataset import plan_work, restore_shards
+from infra.ledger.files import listing
+from infra.ledger.ledger import Ledger
+from infra.storage.storage import Storage
+from tasks.recipes.recipe import COMMIT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+INTERMEDIATES = "intermediates"
+HANDED_OVER = ("path", "image_id", "bytes", "mtime_ns", "etag", "format", "width", "height", "mode", "problem")
+AT_ONCE = 50_000
+"""Inventory rows per segment."""
+
+
+@task(name="restore beside", cache_policy=NO_CACHE)
+def restore_beside(run: Run, work: Plan) -> Run:
+    """Restores what is to be done into a candidate workspace; one that is there from an earlier night goes on."""
+    place = f"{CANDIDATES}/{run.digests[COMMIT][:12]}"
+    _forget_others(run.workspace, place)
+    job = run.job.model_copy(update={"workspace": f"{run.workspace.url.rstrip('/')}/{place}", "retry": False})
+    Ledger.open(Storage(job.workspace), buckets=run.ledger.buckets)
+    with open_run(job, run.progress) as candidate:
+        _hand_over(run, work, candidate)
+        still_true = {f"{stage}-{digest[:16]}" for stage, digest in run.digests.items()}
+        share_intermediates(run.workspace, "", f"{place}/", still_true)
+        plan = plan_work(candidate)
+        if plan.images:
+            with workers(candidate):
+                restore_shards(candidate, plan)
+        candidate.ledger.fold()
+        candidate.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat())
+    return candidate
+
+
+def forget(workspace: Storage, place: str) -> None:
+    """Deletes a candidate; its mark as a workspace goes first, so that what a crash leaves is no candidate."""
+    workspace.delete(f"{place}/_format.json")
+    workspace.delete_tree(place)
+
+
+def share_intermediates(
+    storage: Storage, source: str, target: str, folders: Collection[str] | None = None, room: float | None = None
+) -> None:
+    """Gives intermediates below one prefix a second name below another, on local disks, where it costs nothing.
+
+    folders: only these. room: GB that the target may hold.
+    """
+    if not storage.is_local:
+        return
+    held = {info.path.removeprefix(target): info.bytes or 0 for info in listing(storage, f"{target}{INTERMEDIATES}")}
+    total = sum(held.values())
+    for info in listing(storage, f"{source}{INTERMEDIATES}"):
+        path = info.path.removeprefix(source)
+        if path in held or (folders is not None and path.split("/")[1] not in folders):
+            continue
+        total += info.bytes or 0
+        if room is not None and total > room * GIGABYTE:
+            return
+        storage.copy(info.path, f"{target}{path}")
+
+
+def _forget_others(workspace: Storage, place: str) -> None:
+    """Leaves the candidate of this recipe alone, if it is whole."""
+    for name in {"/".join(info.path.split("/")[:2]) for info in listing(workspace, CANDIDATES)}:
+        if name != place or not workspace.exists(f"{name}/_format.json"):
+            forget(workspace, name)
+
+
+def _hand_over(run: Run, work: Plan, candidate: Run) -> None:
+    """Tells the candidate's ledger of every file that is to be done, and of what has gone since an earlier night."""
+    known, handed = known_files(candidate.ledger), set[str]()
+    news: list[Row] = []
+    for rows in _files(run, work):
+        for row in rows:
+            handed.add(row["path"])
+            before = known.get(row["path"])
+            if before is None or not before["present"] or any(before[name] != row[name] for name in HANDED_OVER):
+                news.append(row)
+    news += [{**row, "present": False} for path, row in known.items() if row["present"] and path not in handed]
+    for start in range(0, len(news), AT_ONCE):
+        rows = [{name: row.get(name) for name in HANDED_OVER} for row in news[start : start + AT_ONCE]]
+        candidate.ledger.append_inventory(
+            [row | {"present": new.get("present", True)} for row, new in zip(rows, news[start:], strict=False)],
+            run_id=candidate.id,
+        )
+
+
+def _files(run: Run, work: Plan) -> Iterator[list[Row]]:
+    """Inventory rows of the planned pictures, and of files with a problem, which keep the shards as large as ever."""
+    import pyarrow.compute as pc
+
+    for bucket in range(run.ledger.buckets):
+        table: pa.Table = run.ledger.files(bucket=bucket)
+        planned = work.table.filter(pc.equal(work.table["bucket"], bucket))["image_id"]
+        wanted = pc.or_(pc.is_in(table["image_id"], value_set=planned.combine_chunks()), pc.is_valid(table["problem"]))
+        yield table.filter(wanted).select(HANDED_OVER).to_pylist()

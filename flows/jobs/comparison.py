@@ -1,0 +1,180 @@
+"""What a comparison is asked to do, and what its sides are: runs, folders, evaluations, recipes, the originals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.jobs.evaluation import EvaluationJob, evaluation_job, is_workspace, open_evaluation
+from flows.jobs.restoration import Job, JobError, job_for, recipe_label
+from flows.restoration.page import last_run_facts
+from flows.restoration.plan import face_counts
+from infra.ledger.ledger import Ledger
+from infra.storage.storage import Storage, decode_name
+from tasks.measuring.files import FACTS, Evaluation
+from tasks.measuring.metrics import METRICS
+from tasks.recipes.recipe import COMMIT
+
+Kind = Literal["recipe", "workspace", "evaluation", "originals", "folder"]
+RECIPE = "recipe:"
+
+
+class ComparisonJob(BaseModel):
+    """One comparison: which two sides, on which pictures, and where the answer goes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    a: str = Field(description="what there is: a side, see `side_of`")
+    b: str = Field(description="what is held against it: a side, see `side_of`")
+    against: str = Field(description="folder or URL of the pictures that both were restored from; it is only read")
+    truth: str | None = Field(default=None, description="folder or URL of the true pictures, where they are known")
+    output: str = Field(default="comparison", description="folder or URL for the answer, and for what recipes restore")
+    metrics: tuple[str, ...] = Field(default=(), description="names of metrics; none = all that can be computed")
+    aligned: bool = Field(default=False, description="the pictures are aligned faces: nothing is detected")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="confidence of the intervals")
+    price_per_gpu_hour: float | None = Field(default=None, ge=0, description="what an hour of a worker costs")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of infra.settings, over all others")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side: what it is, where its files are, and for a recipe the run that makes them."""
+
+    kind: Kind
+    name: str
+    url: str
+    run: Job | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A side with its evaluation. tree: address of its restored pictures."""
+
+    side: Side
+    evaluation: Evaluation
+    tree: str
+
+
+def two_sides(job: ComparisonJob) -> tuple[Side, Side]:
+    """Both sides, before anything is done. Raises JobError where they are one and the same, where a metric does
+    not exist, and where the comparison's folder would lie in the archive."""
+    insist_on_known(job.metrics)
+    job_for(None, job.against, job.output)  # refuses places that overlap
+    a, b = side_of(job.a, job), side_of(job.b, job)
+    if a.url == b.url:
+        raise JobError(
+            f"expected two different sides, got {Storage(a.url).shown_url} twice; two recipes need two names"
+        )
+    return a, b
+
+
+def insist_on_known(metrics: Sequence[str]) -> None:
+    """Raises JobError for a metric that does not exist, before hours are spent on restoring what it should measure."""
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise JobError(f"expected metrics of {', '.join(METRICS)}; got {', '.join(unknown)}")
+
+
+def side_of(text: str, job: ComparisonJob) -> Side:
+    """Reads one side: `recipe:NAME` or a recipe's .toml file, an evaluation folder, a workspace, the pictures
+    themselves, or a folder of restored pictures. Raises JobError or RecipeError."""
+    if text.startswith(RECIPE) or text.endswith(".toml"):
+        return _recipe_side(text.removeprefix(RECIPE), job)
+    storage = Storage(text)
+    name = storage.url.rstrip("/").rpartition("/")[2]
+    if storage.url == Storage(job.against).url:
+        return Side("originals", "originals", storage.url)
+    if storage.exists(FACTS):
+        return Side("evaluation", name, storage.url)
+    if is_workspace(text):
+        return Side("workspace", name, storage.url)
+    if not storage.exists(""):
+        raise JobError(
+            f"expected a workspace, a folder of restored pictures, an evaluation, {RECIPE}NAME or a recipe's .toml "
+            f"file; there is nothing at {storage.shown_url}"
+        )
+    return Side("folder", name, storage.url)
+
+
+def evaluation_of(side: Side, job: ComparisonJob, like: Evaluation | None = None) -> EvaluationJob:
+    """How a side is measured: with the faces that the other side, `like`, was measured on.
+
+    Nothing is written into what is compared: only a recipe's workspace lies in the comparison's folder, and holds its
+    evaluation.
+    """
+    place = None if side.kind == "recipe" else _place_of(side, job)
+    seen = {name: like.facts[name] for name in ("aligned", "detector")} if like else {"aligned": job.aligned or None}
+    given = {"truth": job.truth, "output": place, "metrics": job.metrics, "settings": job.settings, **seen}
+    return evaluation_job(side.url, job.against, None, **given)
+
+
+def measured_before(side: Side) -> Measured:
+    """The side that is an evaluation folder. Raises JobError where it cannot be read."""
+    evaluation = open_evaluation(side.url)
+    return Measured(side, evaluation, decode_name(evaluation.facts["restored"]))
+
+
+def effort_facts(measured: Measured, price_per_gpu_hour: float | None) -> dict[str, Any] | None:
+    """What a workspace's restored pictures took; None for what is only a folder.
+
+    stages: seconds inside each, added over workers, of the results that were kept. wall_seconds: of the runs, by the
+    clock; None where one did not finish. cost: `seconds` at the price.
+    """
+    url = measured.evaluation.facts.get("workspace")
+    if not url or measured.side.kind == "originals":
+        return None
+    storage = Storage(decode_name(url))
+    facts = last_run_facts(storage)
+    digests = facts["digests"]
+    ledger = Ledger.open(storage, create=False)
+    stages = ledger.query(_SECONDS, [[digest for name, digest in digests.items() if name != COMMIT]])
+    seconds = {row["stage"]: row["seconds"] for row in stages.to_pylist()}
+    return {
+        "recipe": facts["recipe"]["name"],
+        "device": facts["device"],
+        "pictures": ledger.query("SELECT count(*) AS n FROM commits").column("n")[0].as_py(),
+        "faces": face_counts(ledger)["found"],
+        "stages": seconds,
+        "seconds": sum(seconds.values()),
+        "wall_seconds": _wall_seconds(storage, digests[COMMIT]),
+        "price_per_gpu_hour": price_per_gpu_hour,
+        "cost": None if price_per_gpu_hour is None else sum(seconds.values()) / 3600 * price_per_gpu_hour,
+    }
+
+
+def _place_of(side: Side, job: ComparisonJob) -> str:
+    """Two folders may have one name, so the address is part of it."""
+    address = hashlib.sha256(side.url.encode()).hexdigest()[:8]
+    return f"{job.output.rstrip('/')}/evaluations/{side.name}-{address}"
+
+
+def _recipe_side(recipe: str, job: ComparisonJob) -> Side:
+    name = recipe_label(recipe)
+    run = job_for(
+        None,
+        job.against,
+        f"{job.output.rstrip('/')}/{name}",
+        recipe=recipe,
+        aligned=job.aligned,
+        settings=job.settings,
+    )
+    run.load_recipe()
+    return Side("recipe", name, run.workspace, run)
+
+
+def _wall_seconds(storage: Storage, digest: str) -> float | None:
+    """Of all runs under that recipe; None where one did not finish."""
+    paths = [info.path for info in storage.walk("runs") if info.path.endswith(".json")]
+    runs = [json.loads(storage.read_bytes(path)) for path in paths]
+    wanted = [run for run in runs if run["digests"].get(COMMIT) == digest]
+    walls = [run["summary"]["seconds"] for run in wanted if run.get("finished")]
+    return sum(walls) if len(walls) == len(wanted) else None
+
+
+_SECONDS = """
+    SELECT stage, sum(device_ms) / 1000 AS seconds FROM latest
+    WHERE list_contains(?, stage_digest) GROUP BY stage ORDER BY stage"""

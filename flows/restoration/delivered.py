@@ -1,0 +1,76 @@
+"""What lies in the restored tree, and whose it is: a file counts as a picture's result by its content alone.
+
+Files of an archive are renamed, exchanged and replaced; a result goes where its picture went, and never stays under
+a name that means somebody else now. Knows the restored tree and the ledger's rows, nothing of recipes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from infra.storage.storage import Storage, StorageMissingError, decode_name
+from tasks.worker.worker import RESTORED
+
+Row = Mapping[str, Any]
+DISPLACED = "displaced"
+"""Folder for results whose path holds another picture now, until the run that found this out is finished."""
+
+
+def restored(path: str) -> str:
+    """Where the result of a file of the archive lies; takes the ledger's spelling of the path."""
+    return decode_name(f"{RESTORED}/{path}")
+
+
+def make_way(storage: Storage, changed: Iterable[tuple[Row, Row]], results: Mapping[str, str | None]) -> None:
+    """Puts results aside whose path holds another picture now.
+
+    changed: inventory rows of a path, the earlier and the present one. results: image_id → sha256 of its result; a
+    file that is the present picture's already stays.
+    """
+    for before, now in changed:
+        path = restored(now["path"])
+        lies_there = _sha256(storage, path)
+        if lies_there is not None and lies_there != results.get(now["image_id"]):
+            aside = f"{DISPLACED}/{before['image_id']}"
+            storage.delete(aside)
+            storage.copy(path, aside)
+            storage.delete(path)
+
+
+def deliver(storage: Storage, paths: Iterable[str], verdict: Row) -> bool:
+    """Makes every path hold the result that a row of the ledger names; False where no copy of it is left."""
+    wanted = verdict["output_sha256"]
+    if not wanted:
+        return False
+    lacking: list[str] = []
+    there: list[str] = []
+    for path in map(restored, paths):
+        (there if _sha256(storage, path) == wanted else lacking).append(path)
+    if not lacking:
+        return True
+    elsewhere = [decode_name(verdict["output_uri"] or ""), f"{DISPLACED}/{verdict['image_id']}"]
+    for data in _copies(storage, [*there[:1], *filter(None, elsewhere)], wanted):
+        for path in lacking:
+            storage.write_atomic(path, data)
+        return True
+    return False
+
+
+def _copies(storage: Storage, places: Iterable[str], wanted: str) -> Iterator[bytes]:
+    for place in places:
+        try:
+            data = storage.read_bytes(place)
+        except StorageMissingError:
+            continue
+        if hashlib.sha256(data).hexdigest() == wanted:
+            yield data
+
+
+def _sha256(storage: Storage, path: str) -> str | None:
+    """Of the file's content; None where there is none."""
+    try:
+        return hashlib.sha256(storage.read_bytes(path)).hexdigest()
+    except StorageMissingError:
+        return None

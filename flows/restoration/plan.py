@@ -1,0 +1,164 @@
+"""Planning: what the ledger says is to be done, cut into shards.
+
+A shard is a pure function of its images' ids and of the size of the archive, never of what happens to be pending:
+a resumed run meets the same shards and finds their intermediates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from flows.jobs.restoration import JobError
+from flows.restoration.shard import Shard
+from infra.ledger.ledger import Ledger, bucket_of
+from infra.settings import Settings
+from tasks.archive import books
+from tasks.recipes.recipe import COMMIT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from flows.restoration.run import Run
+
+SMALL_SHARD = 64
+"""Shards of small archives hold about this many images, so that several are in flight and progress is seen."""
+SHARDS_OF_SMALL_ARCHIVE = 8
+PROBLEMS: dict[str, str] = {code: outcome for code, (outcome, _) in books.REASONS.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do. `table` has one row per image, ordered by bucket and image_id."""
+
+    table: pa.Table
+    counts: Mapping[str, int]
+    prefix_bits: int
+    has_history: bool
+
+    @property
+    def images(self) -> int:
+        """How many images are to be done."""
+        return int(self.table.num_rows)
+
+    def shards(self, run: Run) -> Iterator[Shard]:
+        """The work, shard by shard, in the order of the ids (a hash, so the folders of an archive come mixed)."""
+        for bucket, rows in self.by_bucket("image_id", "bucket", "why", "attempt"):
+            paths = run.patience.with_(partial(paths_by_image, run.ledger, bucket))
+            for prefix, members in groupby(rows, key=lambda row: prefix_of(row["image_id"], self.prefix_bits)):
+                planned = {row["image_id"]: row for row in members}
+                images = {image_id: paths[image_id] for image_id in planned}
+                yield Shard(f"{bucket:02x}-{prefix:x}", bucket, images, run.recipe, run.digests, planned)
+
+    def by_bucket(self, *columns: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """One bucket's rows at a time: ten million as Python objects would not fit."""
+        table, start = self.table.select(columns), 0
+        for counted in self.table.column("bucket").value_counts().to_pylist():
+            yield counted["values"], table.slice(start, counted["counts"]).to_pylist()
+            start += counted["counts"]
+
+
+def make_plan(run: Run) -> Plan:
+    """Asks the ledger what is to be done under the run's recipe; with `retry`, also what was given up."""
+    if _ignores_case(run) and (met := collisions(run.ledger)):
+        raise JobError(
+            f"the workspace's file system ignores case, and {' and '.join(met[0])} would meet in the restored tree "
+            f"({len(met)} such names); choose a workspace that tells them apart, or exclude one of each"
+        )
+    if run.job.retry:
+        _reopen(run)
+    table = run.ledger.plan(run.digests[COMMIT])
+    present = run.ledger.query("SELECT count(*) AS n FROM inventory WHERE present").column("n")[0].as_py()
+    bits = prefix_bits(present, run.settings)
+    history = any(stage != COMMIT for stage in run.ledger.holdings().stages)
+    return Plan(table, _counts(table), bits, history)
+
+
+def prefix_bits(present: int, settings: Settings) -> int:
+    """How many bits of an image's id name its shard, in an archive of so many files."""
+    size = min(settings.shard_size, max(SMALL_SHARD, present // SHARDS_OF_SMALL_ARCHIVE))
+    return max(0, (max(present, 1) - 1) // size).bit_length()
+
+
+def collisions(ledger: Ledger) -> list[list[str]]:
+    """Paths that differ in case or in Unicode's composition only, together; at most a hundred groups."""
+    sql = """
+        SELECT list(path ORDER BY path) AS paths FROM inventory WHERE present AND problem IS NULL
+        GROUP BY lower(nfc_normalize(path)) HAVING count(*) > 1 ORDER BY 1 LIMIT 100"""
+    return [row["paths"] for row in ledger.query(sql).to_pylist()]
+
+
+def _ignores_case(run: Run) -> bool:
+    """Whether the run's own file is found under a name in the other case."""
+    return run.workspace.is_local and run.workspace.exists(f"runs/{run.id.swapcase()}.json")
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """The run's totals in the shape of `--json`: outcomes in files, all keys always there, summing to `found`."""
+    held = run.ledger.books(PROBLEMS)
+    return {
+        "schema": 1,
+        "run_id": run.id,
+        "found": held.found,
+        "outcomes": {name: held.outcomes.get(name, 0) for name in books.OUTCOMES},
+        "reasons": dict(sorted(held.reasons.items())),
+        "faces": face_counts(run.ledger),
+        "seconds": round(time.time() - run.started, 3),
+        "startup_seconds": run.startup_seconds and round(run.startup_seconds, 3),
+        "stages": {
+            name: {"items": s.done, "reused": s.reused, "failed": s.failed, "seconds": round(s.device_seconds, 3)}
+            for name, s in run.progress.stages.items()
+        },
+    }
+
+
+def face_counts(ledger: Ledger) -> dict[str, int]:
+    """Faces by outcome, over the present pictures; `found` is their sum."""
+    table = ledger.query(
+        "SELECT detail FROM commits WHERE image_id IN (SELECT image_id FROM inventory WHERE present) "
+        "AND detail IS NOT NULL AND detail NOT LIKE '%\"faces\": {}%'"
+    )
+    counts = dict.fromkeys(("found", *books.OUTCOMES), 0)
+    for text in table.column("detail").to_pylist():
+        for outcome, n in books.faces_in(text).items():
+            counts[outcome] += n
+            counts["found"] += n
+    return counts
+
+
+def _reopen(run: Run) -> None:
+    """Sends what was given up back to pending: the plan takes it on, and the ledger says that somebody asked."""
+    given_up = run.ledger.query(
+        "SELECT image_id, face, stage, stage_key, stage_digest, state FROM latest "
+        "WHERE state = 'quarantined' OR (state = 'failed_retryable' AND stage = ?) ORDER BY stage, image_id",
+        [COMMIT],
+    ).to_pylist()
+    place = itemgetter("stage", "bucket")
+    rows = [{**row, "bucket": bucket_of(row["image_id"], run.ledger.buckets), "state": "pending"} for row in given_up]
+    for (stage, bucket), members in groupby(sorted(rows, key=place), key=place):
+        reopened = [{name: row[name] for name in row if name != "bucket"} for row in members]
+        run.ledger.append_events(reopened, run_id=run.id, token=run.lease.token, stage=stage, bucket=bucket)
+
+
+def _counts(table: pa.Table) -> dict[str, int]:
+    grouped = table.group_by("why").aggregate([("image_id", "count")])
+    return {row["why"]: row["image_id_count"] for row in grouped.to_pylist()}
+
+
+def paths_by_image(ledger: Ledger, bucket: int) -> dict[str, list[str]]:
+    """image_id → every path that holds it, in one bucket."""
+    table = ledger.files(bucket=bucket, columns=["image_id", "path"])
+    found: dict[str, list[str]] = {}
+    for image_id, path in zip(table.column("image_id").to_pylist(), table.column("path").to_pylist(), strict=True):
+        found.setdefault(image_id, []).append(path)
+    return found
+
+
+def prefix_of(image_id: str, bits: int) -> int:
+    """The first bits of an id, which name its shard."""
+    return int(image_id[:8], 16) >> (32 - bits)

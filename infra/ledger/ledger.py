@@ -1,0 +1,241 @@
+"""The ledger: Parquet files that alone say what happened to every picture, and what is still to be done.
+
+Facts are appended as write-once segments; a fold puts the last rows into a snapshot; every question is answered
+from the snapshot and what is newer, so that no answer depends on whether a fold has happened. Plain pyarrow,
+DuckDB and Polars read the files without this code. Knows nothing of faces or stages but their names, and nothing
+of Prefect or Ray. `infra.manifest_files` draws the folder, `infra.manifest_schema` the columns and states.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from infra.ledger import fold as manifest_fold
+from infra.ledger.files import Holdings, event_path, inventory_path, look
+from infra.ledger.plan import Books, books, plan
+from infra.ledger.schema import (
+    COMMIT,
+    FORMAT_VERSION,
+    STATES,
+    TRANSITIONS,
+    LedgerError,
+    bucket_of,
+    buckets_for,
+    event_schema,
+    event_table,
+    inventory_schema,
+    inventory_table,
+    unreadable_id,
+)
+from infra.ledger.sql import Limits, Reader
+from infra.storage.storage import Storage, StorageExistsError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "COMMIT",
+    "STATES",
+    "TRANSITIONS",
+    "Books",
+    "Ledger",
+    "LedgerError",
+    "Limits",
+    "bucket_of",
+    "buckets_for",
+    "event_schema",
+    "inventory_schema",
+    "unreadable_id",
+]
+
+_FORMAT_FILE = "_format.json"
+_VIEWS = ("inventory", "events", "latest", "commits")
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger in a storage. Cheap to open, picklable, safe to use from several threads."""
+
+    storage: Storage
+    buckets: int
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def open(cls, storage: Storage, *, create: bool = True, buckets: int = 64, limits: Limits | None = None) -> Ledger:
+        """Open the ledger, creating an empty one where there is none.
+
+        `buckets`: a power of two from 1 to 65,536, taken at creation only; `buckets_for(images)` suggests one.
+        Raises LedgerError where there is none and `create` is false, or where a newer version wrote it.
+        """
+        if buckets.bit_count() != 1 or buckets > 65_536:
+            raise LedgerError(f"buckets must be a power of two from 1 to 65,536, not {buckets}")
+        if not storage.exists(_FORMAT_FILE):
+            if not create:
+                raise LedgerError(f"no ledger in {storage.shown_url}: expected {_FORMAT_FILE}; `mpsr scan` makes one")
+            _create(storage, buckets)
+        written = json.loads(storage.read_bytes(_FORMAT_FILE))
+        if written["format"] > FORMAT_VERSION:
+            raise LedgerError(
+                f"the ledger in {storage.shown_url} has format {written['format']}; this version reads up to "
+                f"{FORMAT_VERSION}: install a newer one"
+            )
+        return cls(storage, written["buckets"], limits or Limits())
+
+    def append_inventory(self, rows: Sequence[Mapping[str, Any]], run_id: str) -> str:
+        """Write one segment of inventory rows (any bucket) and return its path.
+
+        Fills run_id, seq, and where absent present, seen and the id of an unreadable file.
+        """
+        table = inventory_table(rows, run_id=run_id)
+        path = inventory_path(run_id, _first_seq(table))
+        self.storage.create_new(path, manifest_fold.parquet_bytes(table))
+        return path
+
+    def append_events(
+        self, rows: Sequence[Mapping[str, Any]], *, run_id: str, token: int, stage: str, bucket: int
+    ) -> str:
+        """Write one segment of event rows of one stage and bucket, and return its path.
+
+        Fills run_id, token, stage, seq, and where absent face -1, attempt 1, finished now. Commit rows with a
+        verdict need an outcome, in the row or in `detail`. Raises LedgerError before anything is written.
+        """
+        table = event_table(rows, run_id=run_id, token=token, stage=stage, bucket=bucket, buckets=self.buckets)
+        path = event_path(run_id, stage, bucket, token, _first_seq(table))
+        self.storage.create_new(path, manifest_fold.parquet_bytes(table))
+        return path
+
+    def fold(self) -> int:
+        """Write the next snapshot from the last one and the newer segments; returns the version that stands.
+
+        Does nothing where nothing is newer. The caller holds the workspace's lease.
+        """
+        holdings = look(self.storage)
+        if not holdings.fresh:
+            return holdings.version
+        with self.reader(holdings) as reader:
+            return manifest_fold.fold(reader)
+
+    def latest(
+        self,
+        *,
+        stage: str | None = None,
+        bucket: int | None = None,
+        image_ids: Sequence[str] | None = None,
+        id_range: tuple[str, str] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """The last row of every (image, face, stage), as an Arrow table.
+
+        `id_range`: first image id included, second excluded. Ordered by image_id, face, stage.
+        """
+        with self.reader() as reader:
+            where, values = _id_filter(image_ids, id_range)
+            rows = reader.latest(stage, self._buckets(bucket, image_ids))
+            order = "ORDER BY image_id, face, stage"
+            return reader.table(f"SELECT {_column_list(columns)} FROM ({rows}) {where} {order}", values)
+
+    def files(
+        self,
+        *,
+        bucket: int | None = None,
+        image_ids: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+        gone: bool = False,
+    ) -> pa.Table:
+        """The inventory's last row of every path, as an Arrow table ordered by path; with `gone` also of files
+        that are no longer in the archive."""
+        with self.reader() as reader:
+            where, values = _id_filter(image_ids, None)
+            rows = reader.inventory(self._buckets(bucket, image_ids))
+            if not gone:
+                rows = f"SELECT * FROM ({rows}) WHERE present"
+            return reader.table(f"SELECT {_column_list(columns)} FROM ({rows}) {where} ORDER BY path", values)
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> pa.Table:
+        """Ask in DuckDB's SQL over the views `inventory` (last row per path), `events` (all), `latest` (last row per
+        image, face and stage) and `commits` (verdicts); `?` stands for the values."""
+        with self.reader() as reader:
+            for view in _VIEWS:
+                if re.search(rf"\b{view}\b", sql, re.IGNORECASE):
+                    reader.connection.execute(f"CREATE TEMP VIEW {view} AS {getattr(reader, view)()}")
+            return reader.table(sql, values)
+
+    def counts(self, by: str = "outcome") -> dict[str, int]:
+        """Images per outcome of their last commit row (or per `state`, `reason_code`, `stage_digest`)."""
+        if by not in ("outcome", "state", "reason_code", "stage_digest"):
+            raise LedgerError(f"cannot count by {by!r}: expected outcome, state, reason_code or stage_digest")
+        with self.reader() as reader:
+            return reader.counts(f"SELECT {by}, count(*) FROM ({reader.commits()}) GROUP BY 1 ORDER BY 1")
+
+    def plan(self, digest: str, *, max_attempts: int = 5) -> pa.Table:
+        """What a run under the recipe's digest has to do; see `infra.manifest_plan.plan`."""
+        with self.reader() as reader:
+            return plan(reader, digest, max_attempts)
+
+    def books(self, problems: Mapping[str, str], digest: str | None = None) -> Books:
+        """The balance in files; see `infra.manifest_plan.books`."""
+        with self.reader() as reader:
+            return books(reader, problems, digest)
+
+    def illegal_transitions(self, *, recount: bool = False) -> dict[str, int]:
+        """'before -> after' → how often; with `recount` from every event again instead of from the last fold on."""
+        with self.reader() as reader:
+            found = {} if recount else dict(reader.holdings.commit.get("illegal_transitions", {}))
+            for stage in reader.holdings.stages:
+                for step, count in reader.illegal_transitions(stage, None, since_snapshot=not recount).items():
+                    found[step] = found.get(step, 0) + count
+            return found
+
+    def _buckets(self, bucket: int | None, image_ids: Sequence[str] | None) -> set[int] | None:
+        """The buckets that a question touches; None: all."""
+        if bucket is not None:
+            return {bucket}
+        return None if image_ids is None else {bucket_of(image_id, self.buckets) for image_id in image_ids}
+
+    def holdings(self) -> Holdings:
+        """Which files make up the ledger now."""
+        return look(self.storage)
+
+    def reader(self, holdings: Holdings | None = None) -> Reader:
+        """A DuckDB connection over a consistent view, for questions that this class does not know."""
+        return Reader(self.storage, holdings or look(self.storage), self.buckets, self.limits)
+
+
+def _create(storage: Storage, buckets: int) -> None:
+    text = {
+        "format": FORMAT_VERSION,
+        "buckets": buckets,
+        "hash": "sha256",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        storage.create_new(_FORMAT_FILE, json.dumps(text, indent=1).encode())
+    except StorageExistsError:
+        return  # another process was faster; its file is read
+
+
+def _first_seq(table: pa.Table) -> int:
+    if not table.num_rows:
+        raise LedgerError("a segment needs at least one row")
+    return int(table["seq"][0].as_py())
+
+
+def _id_filter(image_ids: Sequence[str] | None, id_range: tuple[str, str] | None) -> tuple[str, list[Any]]:
+    parts: list[str] = []
+    values: list[Any] = []
+    if image_ids is not None:
+        parts.append("image_id IN (SELECT unnest(?::VARCHAR[]))")
+        values.append(list(image_ids))
+    if id_range is not None:
+        parts.append("image_id >= ? AND image_id < ?")
+        values.extend(id_range)
+    return ("WHERE " + " AND ".join(parts) if parts else ""), values
+
+
+def _column_list(columns: Sequence[str] | None) -> str:
+    return "*" if columns is None else ", ".join(f'"{name}"' for name in columns)

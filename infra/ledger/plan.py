@@ -1,0 +1,114 @@
+"""What is to be done, and how the books stand: the present inventory joined with the verdicts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from infra.ledger.schema import COMMIT, DELIVERED_STATES, INVENTORY, OPEN_STATES, LedgerError, bucket_sql
+from infra.ledger.sql import Reader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+WHYS = ("new", "changed", "unfinished", "stale", "retryable", "new_path")
+"""Why an image is planned: never seen; its path held something else before; begun or sent back, not finished;
+done under another digest; failed, with attempts left; done, but found at a further path since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The balance in files: a duplicate counts as itself, files gone from the archive do not count."""
+
+    found: int
+    outcomes: dict[str, int]
+    """Every outcome that occurs; `pending` for files whose image has no verdict yet."""
+    reasons: dict[str, int]
+
+    @property
+    def balances(self) -> bool:
+        return self.found == sum(self.outcomes.values())
+
+
+def plan(reader: Reader, digest: str, max_attempts: int) -> pa.Table:
+    """One row per image to do, ordered by bucket and image_id.
+
+    Columns: image_id, bucket, why (one of WHYS), attempt (of the last try, 0 before the first), files (paths that
+    hold it), bytes and pixels (null where unknown) of one file. Files with a problem, gone files, and failures with
+    `max_attempts` behind them are left out.
+    """
+    import pyarrow as pa
+
+    groups = reader.groups((INVENTORY, COMMIT))
+    return pa.concat_tables(
+        [reader.table(_plan_sql(reader, group), [digest, max_attempts, digest]) for group in groups]
+    )
+
+
+def books(reader: Reader, problems: Mapping[str, str], digest: str | None) -> Books:
+    """Count present files by outcome and by reason.
+
+    `problems` gives the outcome of a file that cannot be an input, by its inventory problem; a verdict under
+    another digest than the given one counts as pending. Raises LedgerError for a problem that is not in `problems`.
+    """
+    found, outcomes, reasons = 0, Counter[str](), Counter[str]()
+    for group in reader.groups((INVENTORY, COMMIT)):
+        inventory = reader.inventory(group)
+        found += reader.connection.execute(_FOUND.format(inventory=inventory)).fetchall()[0][0]
+        sql = _BOOKS.format(inventory=inventory, commits=reader.commits(group), open=OPEN_STATES)
+        for problem, outcome, reason, count in reader.connection.execute(sql, [digest]).fetchall():
+            if problem is not None and problem not in problems:
+                raise LedgerError(
+                    f"problem {problem!r} in the inventory has no outcome: expected one of {sorted(problems)}"
+                )
+            outcomes[outcome if problem is None else problems[problem]] += count
+            reasons[reason] += count
+    return Books(found, dict(outcomes), dict(reasons))
+
+
+def _plan_sql(reader: Reader, group: list[int]) -> str:
+    return _PLAN.format(
+        inventory=reader.inventory(group),
+        commits=reader.commits(group),
+        bucket=bucket_sql(reader.buckets),
+        open=OPEN_STATES,
+        delivered=DELIVERED_STATES,
+    )
+
+
+_PLAN = """
+    WITH inputs AS (
+        SELECT image_id, count(*)::INTEGER AS files, max(bytes) AS bytes, max(width::BIGINT * height) AS pixels,
+               bool_or(earlier_image_id IS NOT NULL) AS changed, max(since_seq) AS since
+        FROM ({inventory}) WHERE present AND problem IS NULL GROUP BY image_id),
+    verdicts AS (SELECT image_id, state, stage_digest, attempt, seq FROM ({commits})),
+    judged AS (
+        SELECT i.image_id,
+            CASE
+                WHEN v.image_id IS NULL THEN if(changed, 'changed', 'new')
+                WHEN state IN {open} THEN if(state = 'superseded', 'stale', 'unfinished')
+                WHEN stage_digest IS DISTINCT FROM ? THEN 'stale'
+                WHEN state = 'failed_retryable' THEN if(attempt < ?, 'retryable', NULL)
+                WHEN since > seq AND state IN {delivered} THEN 'new_path'
+            END AS why,
+            CASE WHEN state = 'failed_retryable' AND stage_digest IS NOT DISTINCT FROM ? THEN attempt ELSE 0
+            END::SMALLINT AS attempt, files, bytes, pixels
+        FROM inputs i LEFT JOIN verdicts v ON i.image_id = v.image_id)
+    SELECT image_id, {bucket} AS bucket, * EXCLUDE (image_id) FROM judged
+    WHERE why IS NOT NULL ORDER BY bucket, image_id"""
+
+_FOUND = "SELECT count(*) FROM ({inventory}) WHERE present"
+
+_BOOKS = """
+    WITH verdicts AS (
+        SELECT image_id, reason_code, outcome,
+               state IN {open} OR coalesce(stage_digest <> ?, false) AS unfinished
+        FROM ({commits}))
+    SELECT problem,
+           CASE WHEN problem IS NOT NULL OR v.image_id IS NULL OR unfinished THEN 'pending' ELSE outcome END,
+           coalesce(problem, CASE WHEN v.image_id IS NULL OR unfinished THEN 'pending' ELSE reason_code END, 'unknown'),
+           count(*)
+    FROM ({inventory}) i LEFT JOIN verdicts v ON i.image_id = v.image_id
+    WHERE present GROUP BY ALL"""

@@ -1,0 +1,162 @@
+"""A small streaming executor: one shared pool of long-lived workers, many maps at once, one bad item never the end.
+
+    with Executor("package.module:build", config, pool=PoolSize(actors=2), settings=ExecutorSettings()) as executor:
+        for done in executor.map("sharpen", items, batch_size=16):
+            ...
+
+Micro-batches travel as small dicts, never as pixels: the host in the worker reads and writes those itself. Knows
+nothing of what hosts do. The backend `ray` needs a cluster (infra.cluster.start_or_join) beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from infra.workers.actor import Host, Item, PoolSize, Row, WorkerSpec
+from infra.workers.errors import (
+    ExecutorCancelled,
+    ExecutorError,
+    Failure,
+    HostContractBroken,
+    InfrastructureError,
+    ResourceExhausted,
+    WorkersKeepDying,
+    WorkerStartFailed,
+)
+from infra.workers.maps import CallStats, Done, ExecutorSettings, Job, Stats
+from infra.workers.scheduler import Scheduler
+
+__all__ = [
+    "CallStats",
+    "Done",
+    "Executor",
+    "ExecutorCancelled",
+    "ExecutorError",
+    "ExecutorSettings",
+    "Failure",
+    "Host",
+    "HostContractBroken",
+    "InfrastructureError",
+    "Item",
+    "PoolSize",
+    "ResourceExhausted",
+    "Row",
+    "Stats",
+    "WorkerStartFailed",
+    "WorkersKeepDying",
+]
+
+_DEFAULT_POOL = "default"
+
+
+class Executor:
+    """Runs calls of a host on pools of workers; a context manager, thread-safe."""
+
+    def __init__(
+        self,
+        factory: str,
+        config: Mapping[str, Any],
+        *,
+        pool: PoolSize,
+        settings: ExecutorSettings | None = None,
+        pools: Mapping[str, PoolSize] | None = None,
+        placement: Mapping[str, str] | None = None,
+    ) -> None:
+        """`factory` names a function "package.module:function" that turns `config` into a Host, once per worker.
+
+        `pool` serves every call that `placement` (call → name in `pools`) does not send elsewhere.
+        Raises ValueError where `placement` names a pool that does not exist.
+        """
+        self._settings = settings or ExecutorSettings()
+        self._placement = dict(placement or {})
+        self._sizes = {_DEFAULT_POOL: pool, **(pools or {})}
+        _check_placement(self._placement, self._sizes)
+        specs = {name: WorkerSpec(factory, config, size, self._settings.window) for name, size in self._sizes.items()}
+        self._scheduler = Scheduler(specs, self._placement, self._settings)
+
+    def __enter__(self) -> Self:
+        """Begins to start the workers; does not wait for them."""
+        if self._settings.backend == "ray":
+            _require_ray()
+        self._scheduler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._scheduler.stop(ExecutorCancelled("the executor was closed"), grace=0.0)
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Waits until every worker stands. Raises WorkerStartFailed, or TimeoutError after `timeout` seconds."""
+        self._scheduler.ready.result(timeout)
+
+    def map(
+        self,
+        call: str,
+        items: Sequence[Item],
+        batch_size: int,
+        *,
+        on_rows: Callable[[list[Row]], None] | None = None,
+    ) -> Iterator[Done]:
+        """Runs `call` on all items in micro-batches of at most `batch_size`; yields them as they finish, in any order.
+
+        Work begins at once, before the first result is asked for. Every item comes back exactly once: in the rows of
+        one Done, or as the failure of one. `on_rows` is told of each Done's rows, in the consumer's thread.
+
+        Raises ValueError for items without a unique str "key", and, while iterating, ExecutorError where the map as a
+        whole cannot be finished.
+        """
+        self._check(call, items, batch_size)
+        job = Job(call, items, batch_size)
+        if items:
+            self._scheduler.submit(job)
+        else:
+            job.close(None)
+        return self._results(job, on_rows)
+
+    def cancel(self) -> None:
+        """Stops handing out work, waits a bounded time for calls in flight, ends the workers.
+
+        Maps deliver what was finished and then raise ExecutorCancelled.
+        """
+        self._scheduler.stop(ExecutorCancelled("the run was cancelled"), self._settings.cancel_grace)
+
+    def stats(self) -> Stats:
+        """Counts of deaths, retries and halvings so far, and what each call cost."""
+        return self._scheduler.stats()
+
+    def _results(self, job: Job, on_rows: Callable[[list[Row]], None] | None) -> Iterator[Done]:
+        try:
+            while (message := job.outbox.get()) is not None:
+                if isinstance(message, BaseException):
+                    raise message
+                if on_rows is not None:
+                    on_rows(message.rows)
+                yield message
+        finally:
+            if not job.closed:
+                self._scheduler.abandon(job)
+
+    def _check(self, call: str, items: Sequence[Item], batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not self._sizes[self._placement.get(call, _DEFAULT_POOL)].actors:
+            raise ValueError(f"call {call!r} is placed nowhere: the default pool has no workers")
+        keys = {item.get("key") for item in items}
+        if len(keys) < len(items) or not all(isinstance(key, str) for key in keys):
+            raise ValueError(f"each of the {len(items)} items must have a str 'key' of its own")
+
+
+def _check_placement(placement: Mapping[str, str], sizes: Mapping[str, PoolSize]) -> None:
+    for call, name in placement.items():
+        if name not in sizes:
+            raise ValueError(f"call {call!r} is placed in pool {name!r}; pools are {', '.join(sorted(sizes))}")
+
+
+def _require_ray() -> None:
+    import ray
+
+    if not ray.is_initialized():
+        raise ExecutorError("Ray is not running in this process: call infra.cluster.start_or_join first")

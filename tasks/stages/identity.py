@@ -1,0 +1,272 @@
+"""Identity: is the restored face still the same person? It stands between the last restorer and paste-back.
+
+A judge (a face-recognition network) compares the aligned input with the result. A result that is not the same
+person goes down a ladder: blended with the input, then an earlier stage's result, then the original. Where nothing
+can judge, the verdict is `undecidable`; that is recorded, and a setting says whether it passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from tasks.faces.small_judge import COMPACT, IN_WORDS, TRUSTED, CompactJudge, threshold_at
+from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
+
+ADAFACE = "adaface_ir50_ms1mv2"
+ONNX = "face_embedding_onnx"
+SIDE = 112
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
+)
+"""Where the five points of an upright face lie in a recognition crop (ArcFace's and AdaFace's reference points)."""
+ALIGNED = np.array(
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ],
+    np.float32,
+)
+"""Where they lie in the 512-pixel aligned face (the template of facexlib)."""
+
+
+class Judge(Protocol):
+    """Turns recognition crops (N, 112, 112, 3), RGB in [0, 1], into unit vectors (N, D)."""
+
+    def __call__(self, crops: Pixels) -> NDArray[np.float32]: ...
+
+
+class IdentitySettings(StageSettings):
+    """How strict, and how far down the ladder."""
+
+    threshold: float = Field(
+        default=0.4,
+        ge=-1.0,
+        le=1.0,
+        description="least cosine similarity of input and result (the challenge used 0.3 to 0.6, by data set); "
+        "the small judge has its own",
+    )
+    blends: tuple[float, ...] = Field(
+        default=(0.7, 0.4), description="shares of the result to try when the whole of it is another person"
+    )
+    earlier: str | None = Field(default="pisa_sr.restored", description="an earlier stage's image to try after them")
+    undecidable: Literal["pass", "reject"] = Field(
+        default="pass", description="what happens to faces that no judge here can be sure of"
+    )
+    batch_size: int = Field(default=16, ge=1, le=256, description="faces per micro-batch")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One rung of the ladder."""
+
+    name: str
+    image: Pixels
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike input and candidate are, and what is said of it."""
+
+    value: float
+    said: str = "similarity"
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """One judge with one input before it: compares recognition crops (112, 112, 3) with that input's."""
+
+    metric: str
+    threshold: float
+    compare: Callable[[Pixels], Likeness]
+    beware: str = ""
+
+
+class Identity(FaceStage):
+    """Writes the `restored` that may be pasted back, and its similarity to the input.
+
+    That is `identity.restored` where a recognition network judges, `identity_compact.restored` where the small judge
+    does: the two are never taken for each other.
+    """
+
+    name = "identity"
+    on_device = True
+    Settings = IdentitySettings
+    writes = ("restored",)
+
+    settings: IdentitySettings
+
+    @classmethod
+    def images_read(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The input, the result, and the earlier result that the ladder may need."""
+        assert isinstance(settings, IdentitySettings)
+        return ("aligned", "restored", *((settings.earlier,) if settings.earlier else ()))
+
+    @classmethod
+    def weights_optional(cls, settings: StageSettings) -> tuple[str, ...]:
+        """AdaFace, or any recognition network in ONNX form that takes 112-pixel crops; else the package's own."""
+        return (ADAFACE, ONNX, COMPACT)
+
+    @classmethod
+    def batch_size(cls, settings: StageSettings) -> int:
+        """Faces per micro-batch, from the settings."""
+        assert isinstance(settings, IdentitySettings)
+        return settings.batch_size
+
+    def load(self, device: str, dtype: str) -> None:
+        """The judge computes in float32 whatever the run's dtype is: a threshold stands behind it."""
+        self.judge: Judge | None = None
+        self.small: CompactJudge | None = None
+        self.present = next((name for name in (ADAFACE, ONNX, COMPACT) if name in self.weights), "")
+        if self.present == ADAFACE:
+            self.judge = adaface_judge(self.weights[ADAFACE], device)
+        elif self.present == ONNX:
+            self.judge = onnx_judge(self.weights[ONNX])
+        elif self.present == COMPACT:
+            self.small = CompactJudge(self.weights[COMPACT], device)
+
+    def run(self, batch: Batch) -> list[FaceResult]:
+        """The first rung that is the same person, for every face on its own."""
+        return [self._verdict({n: i[k] for n, i in batch.images.items()}) for k in range(len(batch))]
+
+    def _verdict(self, images: dict[str, Pixels]) -> FaceResult:
+        sitting = self._sitting(recognition_crop(images["aligned"]))
+        if isinstance(sitting, str):
+            return self._undecidable(images, sitting)
+        tried: dict[str, float] = {}
+        for candidate in self._ladder(images):
+            likeness = sitting.compare(recognition_crop(candidate.image))
+            tried[candidate.name] = likeness.value
+            if likeness.value >= sitting.threshold:
+                return self._kept(candidate, sitting, tried)
+            if candidate.name == "restored":
+                said = f"{likeness.said} {likeness.value:.2f} is below {sitting.threshold:.2f}"
+        detail = {"verdict": "original", "tried": tried, "judge": self.present, "threshold": sitting.threshold}
+        reason = f"{said}, and no rung came nearer{sitting.beware}"
+        metrics = {sitting.metric: tried["restored"]}
+        outcome = Outcome("rejected_identity", "identity_lost", reason, metrics, detail)
+        return FaceResult(outcome, {"restored": images["aligned"]})
+
+    def _sitting(self, reference: Pixels) -> Sitting | str:
+        """The judge that is here, with the input before it; or why nothing can judge this face."""
+        if self.judge is not None:
+            return _by_recognition(self.judge, reference, self.settings.threshold)
+        if self.small is None:
+            return f"no judge: the weights {ADAFACE} are not present"
+        return _by_parts(self.small, reference)
+
+    def _ladder(self, images: dict[str, Pixels]) -> Iterator[Candidate]:
+        aligned, restored = images["aligned"], images["restored"]
+        yield Candidate("restored", restored, Outcome())
+        for share in self.settings.blends:
+            blended = aligned + np.float32(share) * (restored - aligned)
+            yield Candidate(f"blend_{share}", blended, Outcome("done_fallback", "fallback_blend"))
+        if self.settings.earlier:
+            yield Candidate("earlier", images[self.settings.earlier], Outcome("done_fallback", "fallback_earlier"))
+
+    def _kept(self, candidate: Candidate, sitting: Sitting, tried: dict[str, float]) -> FaceResult:
+        outcome = Outcome(
+            candidate.outcome.state,
+            candidate.outcome.reason_code,
+            ""
+            if candidate.name == "restored"
+            else f"kept {candidate.name}: the whole result was {tried['restored']:.2f}",
+            {sitting.metric: tried[candidate.name]},
+            {"verdict": candidate.name, "tried": tried, "judge": self.present, "threshold": sitting.threshold},
+        )
+        return FaceResult(outcome, {"restored": candidate.image})
+
+    def _undecidable(self, images: dict[str, Pixels], why: str) -> FaceResult:
+        detail = {"verdict": "undecidable", "why": why, "judge": self.present}
+        if self.settings.undecidable == "pass":
+            return FaceResult(Outcome(detail=detail), {"restored": images["restored"]})
+        reason = f"{why}: get the weights {ADAFACE}, or set undecidable = 'pass'"
+        outcome = Outcome("rejected_identity", "undecidable", reason, detail=detail)
+        return FaceResult(outcome, {"restored": images["aligned"]})
+
+
+def recognition_crop(aligned: Pixels) -> Pixels:
+    """The 112-pixel crop of a 512-pixel aligned face that recognition networks expect; (112, 112, 3) float32."""
+    import cv2
+
+    matrix, _ = cv2.estimateAffinePartial2D(ALIGNED, TEMPLATE, method=cv2.LMEDS)
+    smoothed = cv2.GaussianBlur(aligned, (0, 0), 1.4)  # 512 → 112 is a reduction by 3.6; without it edges alias
+    crop: Pixels = cv2.warpAffine(smoothed, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+    return crop.clip(0.0, 1.0)
+
+
+def adaface_judge(path: Path, device: str) -> Judge:
+    """AdaFace IR-50 (Kim et al., CVPR 2022)."""
+    import torch
+
+    from infra.weights.checkpoint import fitting, load_state_dict
+    from tasks.models.faces.adaface import AdaFace, embed, network_weights
+    from tasks.stages.network import to_tensor
+
+    network = AdaFace("ir_50")
+    with fitting(path, expect="AdaFace IR-50"):
+        network.load_state_dict(network_weights(load_state_dict(path, expect="AdaFace IR-50")))
+    network.to(device).eval()
+
+    def judge(crops: Pixels) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            features, _ = embed(network, to_tensor(crops, device))
+        vectors: NDArray[np.float32] = features.float().cpu().numpy()
+        return vectors
+
+    return judge
+
+
+def onnx_judge(path: Path) -> Judge:
+    """A recognition network in ONNX form that takes RGB (N, 3, 112, 112) with ImageNet's mean and deviation."""
+    import cv2
+
+    network = cv2.dnn.readNetFromONNX(str(path))
+    mean = np.array([0.485, 0.456, 0.406], np.float32)
+    deviation = np.array([0.229, 0.224, 0.225], np.float32)
+
+    def judge(crops: Pixels) -> NDArray[np.float32]:
+        inputs = ((crops - mean) / deviation).transpose(0, 3, 1, 2)
+        vectors = np.stack([one(planes) for planes in inputs])  # exported networks often take one face at a time
+        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+    def one(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        network.setInput(np.ascontiguousarray(planes[None], np.float32))
+        vector: NDArray[np.float32] = network.forward()[0]
+        return vector
+
+    return judge
+
+
+def _by_recognition(judge: Judge, reference: Pixels, threshold: float) -> Sitting:
+    vector = judge(reference[None])[0]
+    return Sitting("identity.restored", threshold, lambda crop: Likeness(_cosine(vector, judge(crop[None])[0])))
+
+
+def _by_parts(judge: CompactJudge, reference: Pixels) -> Sitting | str:
+    seen = judge.look(reference[None])
+    trust = float(seen.trust[0])
+    if trust < TRUSTED[0]:
+        return f"the input shows too little for the small judge (trust {trust:.2f}, needed {TRUSTED[0]:.2f})"
+
+    def compare(crop: Pixels) -> Likeness:
+        part, value = judge.least_alike(seen, judge.look(crop[None]))
+        return Likeness(value, f"{IN_WORDS[part]} is another by the small judge: similarity")
+
+    beware = f"; this judge is a weak one: for AdaFace, get the weights {ADAFACE}"
+    return Sitting("identity_compact.restored", threshold_at(trust), compare, beware)
+
+
+def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))

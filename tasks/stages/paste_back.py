@@ -1,0 +1,211 @@
+"""Paste-back: puts restored faces where they came from, and leaves every other pixel what it was.
+
+The default adds the warped change, restored minus aligned, under a soft mask, so that a face that nobody changed
+stays bit-equal. It knows pixels and the matrices that detection recorded; files and metadata are `image_io`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from tasks.faces import geometry
+from tasks.faces.tone import Tone, tone_of
+from tasks.pictures.picture import to_levels
+from tasks.stage import Batch, Face, ImageResult, ImageStage, Outcome, Pixels, StageSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.pictures.picture import Picture
+
+PARSER = "parsenet"
+NEARNESS = 0.15
+"""Width of the bell that says how much of a crop is its own face's, in sides of the crop."""
+
+
+class PasteBackSettings(StageSettings):
+    """How faces go back into the picture."""
+
+    mode: Literal["change", "replace"] = Field(
+        default="change",
+        description="change = add what the restoration changed; replace = put the whole crop there, as facexlib does",
+    )
+    strength: float = Field(default=1.0, ge=0, le=1, description="share of the change that is applied; 0 = none")
+    mask: Literal["oval", "square", "parse"] = Field(
+        default="oval",
+        description="where a change is applied: oval = the head, fading out; square = the whole crop; parse = what "
+        "ParseNet takes for face and hair. With mode = replace all but parse mean facexlib's own soft square",
+    )
+    feather: float = Field(
+        default=0.2, ge=0, le=0.45, description="width of the oval's or square's soft edge, share of the crop's side"
+    )
+    keep_tone: bool = Field(
+        default=True, description="grey and toned pictures (sepia) keep their tone: only brightness is restored"
+    )
+
+
+class PasteBack(ImageStage):
+    """Reads `aligned` and `restored` of every face of a picture and returns the finished picture."""
+
+    name = "paste_back"
+    code_version = 2
+    Settings = PasteBackSettings
+    reads = ("aligned", "restored")
+
+    settings: PasteBackSettings
+
+    @classmethod
+    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The face parser's, where it draws the mask."""
+        assert isinstance(settings, PasteBackSettings)
+        return (PARSER,) if settings.mask == "parse" else ()
+
+    @classmethod
+    def batch_size(cls, settings: StageSettings) -> int:
+        """Few pictures: one may hold hundreds of faces."""
+        return 4
+
+    def load(self, device: str, dtype: str) -> None:
+        """The parser decides which pixels change, so it computes in float32 whatever the run's dtype is.
+
+        In a pool without a GPU it computes on the CPU.
+        """
+        if self.settings.mask == "parse":
+            import torch
+
+            self._device = device if torch.cuda.is_available() else "cpu"
+            self._parser = load_parser(self.weights[PARSER], self._device)
+
+    def run(self, picture: Picture, batch: Batch) -> ImageResult:
+        """The picture with its faces; `nothing_changed` and no picture where not one level of it would change."""
+        tone = tone_of(picture.pixels) if self.settings.keep_tone else None
+        pairs = [(batch.images["aligned"][i], self._wanted(batch, i, tone)) for i in range(len(batch))]
+        changed = [i for i, (before, after) in enumerate(pairs) if not np.array_equal(before, after)]
+        said = {"pasted": [batch.faces[i].face for i in changed], "toned": tone is not None}
+        if any(face.detail["detector"] == "none" for face in batch.faces):
+            result = _whole(picture, *pairs[0]) if changed else picture
+        else:
+            result = self._pasted(picture, [batch.faces[i] for i in changed], [pairs[i] for i in changed])
+        if _same_levels(picture, result):
+            return ImageResult(Outcome(reason_code="nothing_changed", detail=said | {"pasted": []}))
+        return ImageResult(Outcome(detail=said), picture=result)
+
+    def _wanted(self, batch: Batch, index: int, tone: Tone | None) -> Pixels:
+        """What a face shall become: the restored crop, in the picture's tone, as strongly as the settings say."""
+        before: Pixels = batch.images["aligned"][index]
+        after: Pixels = batch.images["restored"][index]
+        if np.array_equal(before, after):
+            return before
+        toned = after if tone is None else tone.follow(before, after)
+        if self.settings.strength == 1:
+            return toned
+        return np.asarray(before + np.float32(self.settings.strength) * (toned - before), np.float32)
+
+    def _pasted(self, picture: Picture, faces: list[Face], pairs: list[tuple[Pixels, Pixels]]) -> Picture:
+        if not faces:
+            return picture
+        matrices = [np.asarray(face.detail["matrix"], np.float64) for face in faces]
+        pixels = picture.pixels.copy()
+        wholes = [self._mask(after) for _, after in pairs]
+        if self.settings.mode == "replace":
+            for matrix, mask, (_, after) in zip(matrices, wholes, pairs, strict=True):
+                parsed = mask if self.settings.mask == "parse" else None
+                pixels = geometry.paste_replace(pixels, after, matrix, parsed)
+        else:
+            for matrix, mask, (before, after) in zip(matrices, shared_masks(matrices, wholes), pairs, strict=True):
+                geometry.paste_change(pixels, before, after, matrix, mask, out=pixels)
+        return dataclasses.replace(picture, pixels=pixels)
+
+    def _mask(self, restored: Pixels) -> geometry.Mask:
+        """The weight (512, 512) of one face's change, before neighbours have their share."""
+        if self.settings.mask == "parse":
+            return face_mask(self._parser, restored, self._device)
+        shapes = {"oval": geometry.oval_mask, "square": geometry.square_mask}
+        return shapes[self.settings.mask](feather=self.settings.feather)
+
+
+def load_parser(path: Path, device: str) -> Any:
+    """ParseNet from the published file; its sizes follow from the weights."""
+    from infra.weights.checkpoint import fitting, load_state_dict
+    from tasks.models.faces.parsenet import build_parsenet
+    from tasks.stages.network import placed
+
+    with fitting(path, expect="ParseNet"):
+        return placed(build_parsenet(load_state_dict(path, expect="ParseNet")), device, "float32")
+
+
+def face_mask(parser: Any, restored: Pixels, device: str) -> geometry.Mask:
+    """facexlib's mask (512, 512) of a restored face (512, 512, 3): face and hair, blurred, nothing at the edge."""
+    import torch
+
+    from tasks.models.faces.parsenet import parse
+    from tasks.stages.network import to_tensor
+
+    with torch.inference_mode():
+        classes = parse(parser, to_tensor(restored[None].clip(0, 1), device))
+    return geometry.parse_mask(classes[0].cpu().numpy())
+
+
+def shared_masks(matrices: list[geometry.Matrix], wholes: list[geometry.Mask]) -> list[geometry.Mask]:
+    """The weight (512, 512) of every face's change; where crops overlap the weights add up to no more than one.
+
+    `wholes` are the weights that the faces would have alone. A place belongs mostly to the face whose centre is
+    nearest, in sides of its crop; the border between two faces is soft.
+    """
+    masks = []
+    for index, (matrix, whole) in enumerate(zip(matrices, wholes, strict=True)):
+        others = [at for at, other in enumerate(matrices) if at != index and _meet(matrix, other)]
+        rivals = [_seen_from(matrix, matrices[at], wholes[at] * _nearness()) for at in others]
+        own = whole * _nearness()
+        masks.append(whole * own / np.maximum(own + sum(rivals), 1e-12) if rivals else whole)
+    return masks
+
+
+@lru_cache(maxsize=1)
+def _nearness() -> geometry.Mask:
+    """How much each place of a crop is that face's own: a bell around the centre, far below one at the edge."""
+    away = (np.arange(geometry.SIDE, dtype=np.float32) + 0.5) / geometry.SIDE - 0.5
+    return np.exp(-(away[:, None] ** 2 + away[None] ** 2) / (2 * NEARNESS**2)).astype(np.float32)
+
+
+def _meet(matrix: geometry.Matrix, other: geometry.Matrix) -> bool:
+    """Whether the circles around two crops meet in the picture (crops that only nearly meet count, too)."""
+    middle = np.full((1, 2), geometry.SIDE / 2)
+    centres = [geometry.transform(middle, geometry.inverse(each))[0] for each in (matrix, other)]
+    reach = sum(geometry.SIDE / geometry.scale_of(each) for each in (matrix, other)) / np.sqrt(2)
+    return bool(np.hypot(*(centres[0] - centres[1])) < reach)
+
+
+def _seen_from(matrix: geometry.Matrix, other: geometry.Matrix, weight: geometry.Mask) -> geometry.Mask:
+    """Another crop's weight, as it lies in this crop."""
+    back = np.vstack([geometry.inverse(other), [0, 0, 1]])
+    return np.asarray(cv2.warpAffine(weight, matrix @ back, (geometry.SIDE, geometry.SIDE)), np.float32)
+
+
+def _whole(picture: Picture, before: Pixels, after: Pixels) -> Picture:
+    """The restored face as the picture itself: 512 × 512, alpha resized with it."""
+    if (picture.height, picture.width) == before.shape[:2]:
+        return dataclasses.replace(picture, pixels=picture.pixels + (after - before))
+    alpha = picture.alpha
+    if alpha is not None:
+        alpha = cv2.resize(alpha, (geometry.SIDE, geometry.SIDE), interpolation=cv2.INTER_LINEAR)
+    return dataclasses.replace(picture, pixels=after, alpha=alpha)
+
+
+def _same_levels(picture: Picture, result: Picture) -> bool:
+    """Whether two pictures would be written with the same levels."""
+    if picture is result:
+        return True
+    if picture.pixels.shape != result.pixels.shape:
+        return False
+    strips = (slice(top, top + 256) for top in range(0, picture.height, 256))
+    before, after = picture.pixels, result.pixels
+    return all(
+        np.array_equal(to_levels(before[rows], picture.depth), to_levels(after[rows], picture.depth)) for rows in strips
+    )

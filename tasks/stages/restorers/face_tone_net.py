@@ -1,0 +1,60 @@
+"""Skin tone: the pix2pix UNet of team MiPortrait, and a narrow one of the same class in the compact recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tasks.stage import StageSettings
+from tasks.stages.network import NetworkStage
+
+if TYPE_CHECKING:
+    import torch
+
+
+class FaceToneNet(NetworkStage):
+    """The released skin-tone UNet on the whole frame; its instance statistics want float32 and whole faces."""
+
+    name = "face_tone_net"
+    reads = ("restored",)
+
+    @classmethod
+    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The team's file."""
+        return ("face_tone_net",)
+
+    def build(self) -> Any:
+        """The network from the published checkpoint; its width follows from the file."""
+        from infra.weights.checkpoint import load_into, load_state_dict
+        from tasks.models.restorers.face_tone_net import FaceToneNet as Network
+
+        path = self.weights["face_tone_net"]
+        first = load_state_dict(path, expect="FaceToneNet").get("model.model.0.weight")
+        return load_into(Network(width=64 if first is None else first.shape[0]), path, expect="FaceToneNet")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Half the network's answer, half its input, as released."""
+        from tasks.models.restorers.face_tone_net import tone
+
+        return tone(self._network, images)
+
+    def load(self, device: str, dtype: str) -> None:
+        """In float32, see the class."""
+        super().load(device, "float32")
+
+
+class CompactSkinTone(NetworkStage):
+    """A small network in FaceToneNet's place: takes colour casts away by gains, and leaves natural light."""
+
+    name = "compact_skin_tone"
+    reads = ("restored",)
+
+    @classmethod
+    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """One shipped file."""
+        return ("compact_skin_tone",)
+
+    def build(self) -> Any:
+        """The network from its safetensors file."""
+        from tasks.models.compact.table import load_compact
+
+        return load_compact(self.weights["compact_skin_tone"])

@@ -1,0 +1,87 @@
+"""The stronger restorer for extremely poor faces: GFPGAN, and its small stand-in of the compact recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from tasks.stage import StageSettings
+from tasks.stages.network import NetworkSettings, NetworkStage
+
+if TYPE_CHECKING:
+    import torch
+
+
+class GfpganSettings(NetworkSettings):
+    """The released MPSR uses v1.3."""
+
+    version: Literal["v1.3", "v1.4"] = Field(default="v1.3", description="which released weights")
+    backend: Literal["spandrel", "gfpgan"] = Field(
+        default="spandrel", description="whose network code; both give the same pixels (`gfpgan` is an extra)"
+    )
+
+
+class Gfpgan(NetworkStage):
+    """GFPGAN (Wang et al., CVPR 2021) with the checkpoint's own noise maps, so the same face gives the same result.
+
+    Its modulation breaks in fp16, so it computes in float32 whatever the run's dtype is; and it reshapes its features,
+    so that it needs their channels first.
+    """
+
+    name = "gfpgan"
+    Settings = GfpganSettings
+    reads = ("restored",)
+    channels_last = False
+
+    settings: GfpganSettings
+
+    @classmethod
+    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The weights of the version."""
+        assert isinstance(settings, GfpganSettings)
+        return (f"gfpgan_{settings.version.replace('.', '_')}",)
+
+    @classmethod
+    def extras_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The package `gfpgan`, only where it is asked for."""
+        assert isinstance(settings, GfpganSettings)
+        return ("gfpgan",) if settings.backend == "gfpgan" else ()
+
+    def build(self) -> Any:
+        """The network from the published checkpoint."""
+        from infra.weights.checkpoint import fitting, load_state_dict
+        from tasks.models.restorers.gfpgan import build_gfpgan
+
+        (path,) = self.weights.values()
+        with fitting(path, expect="GFPGAN"):
+            return build_gfpgan(load_state_dict(path, expect="GFPGAN"), backend=self.settings.backend)
+
+    def load(self, device: str, dtype: str) -> None:
+        """In float32, see the class."""
+        super().load(device, "float32")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The result may overshoot [0, 1]; the stages after it get it as it is, as in the released code."""
+        from tasks.models.restorers.gfpgan import restore
+
+        return restore(self._network, images)
+
+
+class CompactSevere(NetworkStage):
+    """The small restorer trained on faces of about 32 pixels; it starts again from the aligned input."""
+
+    name = "compact_severe"
+    reads = ("aligned",)
+    source = "aligned"
+
+    @classmethod
+    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
+        """One shipped file."""
+        return ("compact_severe",)
+
+    def build(self) -> Any:
+        """The network from its safetensors file."""
+        from tasks.models.compact.table import load_compact
+
+        return load_compact(self.weights["compact_severe"])

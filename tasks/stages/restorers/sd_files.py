@@ -1,0 +1,49 @@
+"""Reads Stable Diffusion from the two forms in which it is published: one original file, or a diffusers folder.
+
+Knows names of files; what is in them is `tasks.models.sd_convert`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.weights.checkpoint import load_state_dict
+from infra.weights.errors import WeightsMissing
+
+if TYPE_CHECKING:
+    from tasks.models.stable_diffusion.convert import Source
+
+PARTS = ("unet", "vae", "text_encoder")
+FILES = (
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+"""What the weights of a part may be called, the preferred name first."""
+
+
+def read_base(path: Path) -> Source:
+    """The weights in `path`, a file with LDM keys or a folder with `unet/`, `vae/` and `text_encoder/`.
+
+    Raises a WeightsError where something is missing, cut short or wants to run code.
+    """
+    if not path.is_dir():
+        return load_state_dict(path, expect="Stable Diffusion 2.1 in one file")
+    from tasks.models.stable_diffusion.convert import DiffusersCopy
+
+    return DiffusersCopy({part: _read_part(path / part) for part in PARTS})
+
+
+def _read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configuration and weights of one network."""
+    config = folder / "config.json"
+    weights = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if not config.is_file() or weights is None:
+        raise WeightsMissing(
+            f"{folder}: expected config.json and beside it one of {', '.join(FILES)}, found not both: the folder "
+            "must be a complete diffusers copy of Stable Diffusion 2.1 base"
+        )
+    return json.loads(config.read_text(encoding="utf-8")), load_state_dict(weights, expect=f"the {folder.name}")
