@@ -8,18 +8,19 @@ from typing import Any
 
 import pyarrow as pa
 from prefect import flow
-from pydantic import BaseModel, ConfigDict, Field
 
 from flows.evaluate_dataset import evaluate
-from flows.jobs.comparison import Measured, Side, effort_facts, insist_on_known
+from flows.evaluation.effort import Measured, effort_facts
+from flows.jobs.benchmark import BenchmarkJob
+from flows.jobs.comparison import Side
+from flows.jobs.data_set import JobError
 from flows.jobs.evaluation import EvaluationJob, restored_tree
-from flows.jobs.restoration import Job, JobError, job_for, recipe_label
-from flows.restoration.run import cluster_settings
+from flows.jobs.restoration import Job
 from flows.restore_dataset import restore
 from flows.session.documents import write_document, write_facts, write_table
+from flows.session.session import cluster_settings
 from infra.settings import load_settings
 from infra.storage.storage import Storage
-from tasks.archive.degrade import Degradation
 from tasks.comparing.comparison import problems_of
 from tasks.comparing.grid import ARCHIVE, CELLS, TRUTH, NoFaces, default_faces, faces_of, write_archive
 from tasks.comparing.table import Row, metrics_in, rows
@@ -28,7 +29,7 @@ from tasks.pages.documents.strip import strip
 from tasks.pictures.codec import decode
 from tasks.pictures.picture import Pixels
 
-NAME, PICTURES, RECIPES = "benchmark", "pictures", "recipes"
+NAME, PICTURES = "benchmark", "pictures"
 SEED = 1
 PANEL = 192
 ONE_PERSON = (
@@ -40,47 +41,6 @@ OWN_FACES = (
     "The damage is synthetic and its kinds are known to whoever trained the networks; real photographs are worse, and "
     "differently so. PSNR and SSIM reward caution: they punish invented detail that the quality scores praise."
 )
-
-
-class BenchmarkJob(BaseModel):
-    """One benchmark: which faces, which recipes, where to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    output: str = Field(description="folder or URL for archive, workspaces and answer")
-    faces: str | None = Field(default=None, description="folder or URL of clean aligned faces; none = the default face")
-    recipes: tuple[str, ...] = Field(default=("compact",), min_length=1, description="names or .toml files")
-    limit: int | None = Field(default=None, ge=1, description="use only so many faces, the first by name")
-    degradations: tuple[str, ...] = Field(default=tuple(CELLS), min_length=1, description="which of the grid")
-    metrics: tuple[str, ...] = Field(default=(), description="names of metrics; none = all that can be computed")
-    price_per_gpu_hour: float | None = Field(default=None, ge=0, description="what an hour of a worker costs")
-    settings: dict[str, Any] = Field(default_factory=dict, description="settings of infra.settings, over all others")
-
-    def place(self, *parts: str) -> str:
-        """Something below the output."""
-        return "/".join([self.output.rstrip("/"), *parts])
-
-    def cells(self) -> dict[str, Degradation]:
-        """The chosen part of the grid, in its order. Raises JobError for what it does not hold."""
-        if unknown := set(self.degradations) - set(CELLS):
-            raise JobError(f"expected degradations of {', '.join(CELLS)}; got {', '.join(sorted(unknown))}")
-        return {name: CELLS[name] for name in CELLS if name in self.degradations}
-
-    def runs(self) -> dict[str, Job]:
-        """name → the run of each recipe.
-
-        Raises JobError where two have one name or a metric does not exist, RecipeError for a broken recipe.
-        """
-        insist_on_known(self.metrics)
-        runs: dict[str, Job] = {}
-        for recipe in self.recipes:
-            name = recipe_label(recipe)
-            if name in runs:
-                raise JobError(f"two recipes are called {name!r}; give their files different names")
-            given = {"recipe": recipe, "aligned": True, "settings": self.settings}
-            runs[name] = job_for(None, self.place(ARCHIVE), self.place(RECIPES, name), **given)
-            runs[name].load_recipe()
-        return runs
 
 
 @flow(name="benchmark-recipes", flow_run_name="benchmark {recipes}", persist_result=False)

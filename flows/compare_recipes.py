@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from prefect import flow
 
 from flows.evaluate_dataset import evaluate
-from flows.jobs.comparison import ComparisonJob, Measured, Side, effort_facts, evaluation_of, measured_before, two_sides
+from flows.evaluation.effort import Measured, effort_facts, measured_before
+from flows.jobs.comparison import ComparisonJob, Side, evaluation_of, two_sides
+from flows.jobs.data_set import JobError
 from flows.jobs.evaluation import restored_tree
-from flows.jobs.restoration import JobError
 from flows.restore_dataset import restore
 from flows.session.documents import write_document, write_facts, write_table
 from infra.storage.storage import Storage, StorageError, decode_name

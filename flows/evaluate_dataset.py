@@ -21,7 +21,7 @@ from flows.evaluation.plan import Portion, Work
 from flows.evaluation.rows import events_of, given_up
 from flows.evaluation.run import EvaluationRun, open_evaluation_run, workers
 from flows.jobs.evaluation import EvaluationJob, evaluation_job
-from flows.restoration import dashboard as publish
+from flows.session.dashboard import dated_name, never_fatal, worth_retrying
 from flows.session.in_flight import each_in_flight
 from flows.session.progress import watched
 from tasks.measuring.files import Evaluation, write_evaluation
@@ -37,9 +37,7 @@ BATCH = 4
 """Pairs per call of a worker: what is lost when one dies, and what one intermediate file holds."""
 
 
-@flow(
-    name="evaluate-dataset", flow_run_name=publish.dated_name("evaluate", "restored", "dataset"), persist_result=False
-)
+@flow(name="evaluate-dataset", flow_run_name=dated_name("evaluate", "restored", "dataset"), persist_result=False)
 def evaluate_dataset(
     restored: str | None = None,
     against: str | None = None,
@@ -125,7 +123,7 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     cache_key_fn=_cache_key,
     persist_result=True,
     result_serializer="json",
-    retry_condition_fn=lambda task, run, state: publish.worth_retrying(state),
+    retry_condition_fn=lambda task, run, state: worth_retrying(state),
 )
 def measure_portion(run: EvaluationRun, portion: Portion) -> dict[str, int]:
     """One portion on the workers, and into the ledger; returns the counts of its outcomes."""
@@ -182,7 +180,7 @@ def _write_report(run: EvaluationRun) -> str:
     return write_evaluation_report(run.folder, None if run.settings.report_thumbnails else False)
 
 
-@publish.never_fatal
+@never_fatal
 def _publish(run: EvaluationRun, table: str, report: str) -> None:
     """The table beside the published ones, for the dashboard."""
     create_markdown_artifact(key="evaluation", markdown=table, description=run.folder.shown_url)

@@ -16,16 +16,20 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from flows.jobs.restoration import Job, JobError, job_for
-from flows.restoration import dashboard as publish
-from flows.restoration import forecast
+from flows.jobs.data_set import JobError
+from flows.jobs.restoration import Job, job_for
+from flows.restoration import dashboard, forecast
 from flows.restoration.delivered import DISPLACED, deliver, make_way, restored
 from flows.restoration.page import REPORT, write_run_report
-from flows.restoration.plan import Plan, make_plan, summary
-from flows.restoration.run import Run, RunStopped, known_files, open_run, prior_rows, workers
+from flows.restoration.plan import Plan, make_plan
+from flows.restoration.run import Run, open_run, prior_rows, workers
 from flows.restoration.shard import FAILED, Row, Shard, new_row
+from flows.restoration.totals import summary
+from flows.session.dashboard import dated_name, worth_retrying
 from flows.session.in_flight import each_in_flight
 from flows.session.progress import watched
+from flows.session.session import RunStopped
+from infra.ledger.inventory import known_files
 from tasks.archive.scan import READ_AGAIN, scan
 from tasks.pictures.codec import Limits
 from tasks.recipes.recipe import COMMIT, RecipeStage
@@ -34,7 +38,7 @@ INVENTORY_SEGMENT = 50_000
 """Inventory rows per segment."""
 
 
-@flow(name="restore-dataset", flow_run_name=publish.dated_name("restore", "source", "dataset"), persist_result=False)
+@flow(name="restore-dataset", flow_run_name=dated_name("restore", "source", "dataset"), persist_result=False)
 def restore_dataset(
     dataset: str | None = None,
     source: str | None = None,
@@ -107,7 +111,7 @@ def plan_work(run: Run) -> Plan:
     plan = make_plan(run)
     forecast.at_the_plan(run, plan)
     run.progress.planned(plan.images)
-    publish.plan(run, plan)
+    dashboard.plan(run, plan)
     return plan
 
 
@@ -118,7 +122,7 @@ def restore_shards(run: Run, plan: Plan) -> None:
         lambda shard: run.patience.with_(lambda: restore_shard(run, plan, shard)),
         run.settings.shards_in_flight,
         abandon=run.abandon,
-        meanwhile=lambda: publish.progress(run),
+        meanwhile=lambda: dashboard.progress(run),
     )
 
 
@@ -162,7 +166,7 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     cache_key_fn=_cache_key,
     persist_result=True,
     result_serializer="json",
-    retry_condition_fn=lambda task, run, state: publish.worth_retrying(state),
+    retry_condition_fn=lambda task, run, state: worth_retrying(state),
 )
 def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
     """One stage of one shard on the workers; returns the counts of its outcomes."""
@@ -175,7 +179,7 @@ def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
         run.progress.advanced(stage.id, len(done.rows), reused=len(done.rows) - len(worked), seconds=seconds)
     run.record(shard, stage.id, rows)
     shard.apply(stage, rows)
-    return publish.outcomes(rows)
+    return dashboard.outcomes(rows)
 
 
 def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
@@ -190,7 +194,7 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     run.workspace.delete_tree(DISPLACED)
     run.progress.summary = totals
-    publish.finished(run, totals, run.workspace.full_path(REPORT))
+    dashboard.finished(run, totals, run.workspace.full_path(REPORT))
     return totals
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from tasks.models.tensors import to_tensor
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
-from tasks.stages.network import to_tensor
 from tasks.stages.score import SCORERS, sharpness
 
 

@@ -8,24 +8,23 @@ from pathlib import Path
 
 import httpx
 import pytest
+from places import HELPERS, SHARED
 
-HERE = Path(__file__).parent
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Workers import the tests' fake stages by name.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HELPERS), os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with fixtures and pictures that may not be part of the repository."""
-    folder = Path(os.environ.get("MPSR_SHARED", HERE.parents[1] / "shared"))
-    if not folder.is_dir():
-        pytest.skip(f"the shared fixtures are not here ({folder}); set MPSR_SHARED")
-    return folder
+    if not SHARED.is_dir():
+        pytest.skip(f"the shared fixtures are not here ({SHARED}); set MPSR_SHARED")
+    return SHARED
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,8 @@ def run_flow(job: Job) -> dict[str, Any]:
     """Runs restore-dataset for a job in this process, with progress on stderr; returns its summary."""
     recipe, settings = job.load_recipe(), job.load_settings()
     quiet_prefect()
-    from flows.restoration.run import present_weights
     from flows.restore_dataset import restore_dataset
+    from flows.session.session import present_weights
 
     present_weights(recipe, settings)  # what is wrong or missing is said at once, before any server starts
 

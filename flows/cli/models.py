@@ -9,6 +9,7 @@ import typer
 
 from flows.cli.words import terminal
 from flows.cli.words import weights as tell_weights
+from infra.weights.store import weights_row
 
 app = typer.Typer(no_args_is_help=True, help="Weights: list, pull, add, verify. Runs never download.")
 
@@ -25,7 +26,7 @@ def list_(
     """Every file: where from, how big, under which licence, and whether it is here."""
     store = _store()
     wanted = _wanted(store, names, recipe)
-    rows = [tell_weights.weights_row(store, name, needed=needed) for name, needed in wanted.items()]
+    rows = [weights_row(store, name, needed=needed) for name, needed in wanted.items()]
     if json_:
         terminal.print_json({"schema": 1, "weights": rows})
     else:
@@ -55,7 +56,7 @@ def pull(
     terminal.out.print(f"{len(pulled)} files are in {store.folder}")
     if only_by_hand:
         terminal.print_error(f"{len(only_by_hand)} files are still missing, which only a browser can fetch:")
-        tell_weights.print_each([tell_weights.weights_row(store, name) for name in only_by_hand])
+        tell_weights.print_each([weights_row(store, name) for name in only_by_hand])
         raise typer.Exit(1)
 
 

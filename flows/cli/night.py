@@ -14,8 +14,8 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
 def promotions(workspace: Workspace, json_: Json = False) -> None:
     """What the nightly gate decided: which recipe, how many pictures, what was kept and why."""
+    from flows.cli.words.promotion import print_promotions
     from flows.gate.journal import told
-    from flows.gate.words import print_promotions
 
     rows = told(workspace)
     terminal.print_json({"schema": 1, "promotions": rows}) if json_ else print_promotions(rows)
@@ -30,8 +30,8 @@ def rollback(
     json_: Json = False,
 ) -> None:
     """Put the older results back in place of those that a nightly run promoted. Running it again resumes."""
+    from flows.cli.words.promotion import print_rollback
     from flows.gate.night import roll_back
-    from flows.gate.words import print_rollback
 
     data = roll_back(workspace, promotion, again=again)
     terminal.print_json(data) if json_ else print_rollback(data)

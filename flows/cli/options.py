@@ -7,6 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+EXIT_CODES = {
+    0: "all handled",
+    1: "finished, but some files failed or were quarantined",
+    2: "wrong usage or configuration; nothing was done",
+    3: "could not finish; what is done is kept, run again to resume",
+    130: "interrupted",
+}
+
+
 INPUT, QUALITY, COMPUTE, OUTPUT = "Input", "Quality", "Compute", "Output"
 """Panels of a command's help."""
 

@@ -7,7 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from flows.restoration.page import REPORT, last_run_facts, levels, run_facts, sampled_rows, shown_pixels
+from flows.restoration.page import REPORT, levels, run_facts, sampled_rows, shown_pixels
+from flows.session.facts import last_run_facts
 from infra.ledger.ledger import Ledger, LedgerError
 from infra.storage.storage import Storage, decode_name
 from tasks.measuring.files import FACTS, Evaluation, read_evaluation
@@ -81,7 +82,7 @@ def _wants_pictures(folder: Storage, run: dict[str, Any] | None) -> bool:
 def _restoring(evaluation: Evaluation, workspace: Storage, run: dict[str, Any]) -> Restoring:
     from tasks.pages.evaluation.restoring import restoring_of
     from tasks.pages.evaluation.sheet import most_needed_inputs
-    from tasks.recipes.recipe import Condition
+    from tasks.recipes.condition import Condition
 
     sample, rows = sampled_rows(Ledger.open(workspace, create=False))
     wanted = most_needed_inputs(evaluation)

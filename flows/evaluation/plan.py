@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.evaluation.run import EvaluationRun
-from flows.restoration.plan import prefix_bits, prefix_of
-from flows.restoration.run import known_files
+from flows.session.session import prefix_bits, prefix_of
+from infra.ledger.inventory import known_files
 from infra.ledger.ledger import bucket_of
 from tasks.archive.scan import scan
 from tasks.measuring.matching import INPUT, RESTORED, ROLES, TRUTH, Row, matched

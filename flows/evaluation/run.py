@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from flows.jobs.data_set import JobError, lies_in, read_data_manifest, refuse_secrets
 from flows.jobs.evaluation import EvaluationJob, is_workspace, output_of, restored_tree
-from flows.jobs.restoration import JobError, lies_in, read_data_manifest, refuse_secrets
-from flows.restoration.run import SOFTWARE, executor_settings, planned_pool, resolve_device
 from flows.session.progress import Progress
+from flows.session.session import SOFTWARE, executor_settings, planned_pool, resolve_device
 from infra.ledger.lease import Lease
 from infra.ledger.ledger import Ledger, buckets_for
 from infra.settings import Settings
@@ -262,7 +262,7 @@ def _without_landmarks(resolved: Resolved, expected: str) -> None:
 
 def _recipe_detector(restored: str) -> dict[str, Any] | None:
     """Settings of detect_align in the recipe that a workspace was restored with; None where there is no such thing."""
-    from flows.cli.questions.preview import last_job
+    from flows.session.facts import last_job
 
     if not is_workspace(restored):
         return None

@@ -15,10 +15,12 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.gate.journal import CANDIDATES
 from flows.restoration.plan import Plan
-from flows.restoration.run import GIGABYTE, Run, known_files, open_run, workers
+from flows.restoration.run import Run, open_run, workers
 from flows.restoration.shard import Row
 from flows.restore_dataset import plan_work, restore_shards
+from flows.session.session import GIGABYTE
 from infra.ledger.files import listing
+from infra.ledger.inventory import known_files
 from infra.ledger.ledger import Ledger
 from infra.storage.storage import Storage
 from tasks.recipes.recipe import COMMIT

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.jobs.restoration import JobError
+from flows.jobs.data_set import JobError
 from infra.ledger.files import listing
 from infra.storage.storage import Storage
 
@@ -143,10 +143,3 @@ def find(storage: Storage, promotion: str | None) -> Journal:
 def told(workspace: str) -> list[dict[str, Any]]:
     """All promotions of a workspace in a few words each, oldest first."""
     return [journal.told() for journal in every(Storage(workspace))]
-
-
-def digests_of_run(storage: Storage, run_id: str) -> dict[str, str]:
-    """Stage → digest, as the run wrote them down; nothing where it did not."""
-    path = f"runs/{run_id}.json"
-    digests: dict[str, str] = json.loads(storage.read_bytes(path))["digests"] if storage.exists(path) else {}
-    return digests

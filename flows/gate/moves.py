@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from flows.gate.journal import SUPERSEDED, Journal, Row, digests_of_run, read_chunks, write
-from flows.jobs.restoration import JobError
+from flows.gate.journal import SUPERSEDED, Journal, Row, read_chunks, write
+from flows.jobs.data_set import JobError
 from flows.restoration.delivered import deliver, restored
+from flows.session.facts import digests_of_run
 from infra.ledger.files import listing
 from infra.ledger.lease import Lease
 from infra.ledger.ledger import TRANSITIONS, Ledger

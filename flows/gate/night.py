@@ -26,11 +26,11 @@ from flows.gate.journal import PROMOTIONS, Journal
 from flows.gate.moves import REMEMBERED, Place, carry_out, deliver_kept, take_back
 from flows.gate.words import in_short, markdown
 from flows.jobs.restoration import Job
-from flows.restoration import dashboard as publish
 from flows.restoration.plan import Plan, paths_by_image
 from flows.restoration.run import Run, open_run, workers
 from flows.restoration.shard import Row
 from flows.restore_dataset import find_pictures, finish, plan_work, restore_shards
+from flows.session.dashboard import never_fatal
 from flows.session.progress import Progress, watched
 from infra.ledger.lease import Lease
 from infra.ledger.ledger import Ledger
@@ -252,6 +252,6 @@ def _tell(run: Run, journal: Journal) -> None:
     _publish(text)
 
 
-@publish.never_fatal
+@never_fatal
 def _publish(text: str) -> None:
     create_markdown_artifact(key="promotion", markdown=text, description="What the nightly gate decided, and why")

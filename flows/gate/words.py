@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.table import Table
-
-from flows.cli.words.terminal import out, plain, say
 from flows.gate.journal import Journal
 
 MEANINGS = {
@@ -44,27 +41,6 @@ def markdown(journal: Journal) -> str:
     if journal.moved_on:
         lines.append(f"{journal.moved_on} pictures had been dealt with otherwise since the decision.")
     return "\n".join(lines)
-
-
-def print_promotions(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One line of a table per promotion, oldest first."""
-    table = Table(show_edge=False)
-    for heading in ("promotion", "recipe", "state", "promoted", "kept", "new", "why nothing was promoted"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        counts = row["counts"]
-        fresh = counts.get("take", 0) + counts.get("original", 0)
-        numbers = (str(n) for n in (counts.get("promote", 0), counts.get("keep", 0), fresh))
-        table.add_row(row["id"], plain(row["recipe"]), row["state"], *numbers, plain("; ".join(row["refused_because"])))
-    out.print(table)
-
-
-def print_rollback(data: Mapping[str, Any]) -> None:
-    """What was taken back."""
-    say(f"promotion {data['id']} of recipe {data['recipe']}: {data['pictures']} pictures have their older result again")
-    if data["moved_on"]:
-        say(f"{data['moved_on']} pictures were made again since, and stay as they are")
-    say("the report still shows what was promoted; `mpsr report` writes it anew")
 
 
 def _checks(decision: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from flows.jobs.restoration import JobError, read_data_manifest
+from flows.jobs.data_set import JobError, read_data_manifest
 from infra.settings import Settings, load_settings
 from infra.storage.storage import Storage
 from tasks.worker.worker import RESTORED

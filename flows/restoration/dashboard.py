@@ -6,14 +6,9 @@ it is a convenience: a dashboard that cannot be reached never stops a run.
 
 from __future__ import annotations
 
-import contextvars
-import logging
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from prefect.artifacts import (
     create_link_artifact,
@@ -22,17 +17,14 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
-from prefect.runtime import flow_run
 
 from flows.restoration.shard import Row
+from flows.session.dashboard import aside, never_fatal
 
 if TYPE_CHECKING:
     from flows.restoration.plan import Plan
     from flows.restoration.run import Run
 
-P = ParamSpec("P")
 _FAILURES = """
     SELECT path, reason_code AS reason, left(c.reason, 300) AS said FROM inventory i JOIN commits c USING (image_id)
     WHERE i.present AND i.problem IS NULL AND c.state IN ('failed_retryable', 'quarantined') ORDER BY path LIMIT ?"""
@@ -40,33 +32,6 @@ _TOLD_OF_FORECAST = ("seconds", "low", "high", "took_seconds", "error_percent", 
 LAST_WORDS_SECONDS = 10.0
 TOP = 25
 """Rows that a table shows at most; the ledger has them all."""
-_log = logging.getLogger("mpsr.publish")
-
-
-def never_fatal(publish: Callable[P, None]) -> Callable[P, None]:
-    """Makes of what shows something in the dashboard what outside a flow run does nothing, and never stops a run."""
-
-    @wraps(publish)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        if FlowRunContext.get() is None:
-            return
-        try:
-            publish(*args, **kwargs)
-        except Exception as error:  # whatever the server says: the run matters more than its picture
-            _log.warning("could not publish to the dashboard: %s", error)
-
-    return guarded
-
-
-def dated_name(verb: str, *parameters: str) -> Callable[[], str]:
-    """Names flow runs `restore-photos-2026-11-21`, after the first of these parameters that was given."""
-
-    def name() -> str:
-        asked = flow_run.parameters
-        what = next((asked[each] for each in parameters if asked.get(each)), "")
-        return f"{verb}-{what.rstrip('/').rpartition('/')[2]}-{datetime.now(UTC):%Y-%m-%d}"
-
-    return name
 
 
 @never_fatal
@@ -80,33 +45,10 @@ def plan(run: Run, work: Plan) -> None:
     run.progress_artifact = create_progress_artifact(0.0, key="progress", description="images with a verdict")
 
 
-class _Aside:
-    """Does one thing at a time beside the run; what comes meanwhile is left out.
-
-    A server that is gone is asked for over a minute each time, and the next shard must not wait for that.
-    """
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-
-    def do(self, job: Callable[[], None]) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=contextvars.copy_context().run, args=(job,), daemon=True)
-            self._thread.start()
-
-    def wait(self, seconds: float) -> None:
-        """Until it is done, or so long."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-
-
-_aside = _Aside()
-
-
 def progress(run: Run) -> None:
     """How far the run is, told beside the run: the bar, and counts, rate, time to go and the last failure."""
     if run.progress_artifact is not None:
-        _aside.do(lambda: _progress(run))
+        aside.do(lambda: _progress(run))
 
 
 @never_fatal
@@ -118,7 +60,7 @@ def _progress(run: Run) -> None:
 @never_fatal
 def finished(run: Run, summary: dict[str, Any], report: str) -> None:
     """The totals, the failures with their reasons, and where the report is."""
-    _aside.wait(LAST_WORDS_SECONDS)
+    aside.wait(LAST_WORDS_SECONDS)
     if run.progress_artifact is not None:
         update_progress_artifact(run.progress_artifact, 100.0)
     outcome_table = [{"outcome": name, "files": n} for name, n in summary["outcomes"].items()]
@@ -130,17 +72,6 @@ def finished(run: Run, summary: dict[str, Any], report: str) -> None:
         told = [{"what": name, "value": summary["forecast"][name]} for name in _TOLD_OF_FORECAST]
         create_table_artifact(key="forecast", table=told, description="What was forecast, and what it took")
     create_link_artifact(key="report", link=report, link_text="Report", description="The static report of this run")
-
-
-def worth_retrying(state: State[Any]) -> bool:
-    """Whether a failed task is tried again: the machinery's failures are, decisions of the run are not."""
-    from flows.jobs.restoration import JobError
-    from flows.restoration.run import RunStopped
-    from infra.ledger.lease import LeaseLost
-    from infra.workers.executor import ExecutorCancelled, WorkerStartFailed
-
-    error = state.data if isinstance(state.data, BaseException) else state.result(raise_on_failure=False)
-    return not isinstance(error, (JobError, RunStopped, WorkerStartFailed, LeaseLost, ExecutorCancelled))
 
 
 def outcomes(rows: Iterable[Row]) -> dict[str, int]:

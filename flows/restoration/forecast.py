@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import socket
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from flows.restoration.course import PARTS
 from flows.session.progress import StageCount
 from infra.settings import Settings
 from infra.storage.storage import Storage
@@ -25,7 +25,6 @@ from tasks.recipes.forecast import (
     CLOSING_IMAGES,
     CLOSING_SECONDS,
     FINE,
-    Forecast,
     Part,
     Rates,
     Shape,
@@ -41,14 +40,6 @@ if TYPE_CHECKING:
     from flows.restoration.run import Run
     from infra.ledger.ledger import Ledger
 
-PARTS = {
-    "prefect": ("asked", "began"),
-    "scan": ("began", "planned"),
-    "start_up": ("planned", "stood"),
-    "work": ("stood", "worked"),
-    "closing": ("worked", "closed"),
-}
-"""The parts of a forecast, and the marks of a run between which they lie."""
 KEPT = 64
 """Entries in the file of rates; the oldest go first."""
 WATCHED = 0.5
@@ -109,25 +100,6 @@ class Memory:
             del every[key][source]
         text = json.dumps({"schema": 1, "rates": {key: held for key, held in every.items() if held}}, indent=1)
         Storage(self._path.parent).write_atomic(self._path.name, text.encode())
-
-
-class Course:
-    """When a run reached which point, beside what was forecast of it. Times are of the monotonic clock."""
-
-    def __init__(self, began: float) -> None:
-        """`began`: when somebody asked for the run."""
-        self.marks = {"asked": began}
-        self.mark("began")
-        self.parts: list[Part] = []
-        self.forecast: Forecast | None = None
-
-    def mark(self, what: str) -> None:
-        """This point is reached now."""
-        self.marks[what] = time.monotonic()
-
-    def between(self, first: str, last: str) -> float:
-        """Seconds from one mark to another; 0 where one was not reached."""
-        return self.marks[last] - self.marks[first] if {first, last} <= self.marks.keys() else 0.0
 
 
 def memory_of(run: Run) -> Memory:

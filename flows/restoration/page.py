@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from flows.session.facts import last_run_facts
 from infra.ledger.ledger import Ledger
 from infra.storage.storage import Storage, decode_name
 from tasks.recipes.recipe import COMMIT
@@ -37,15 +38,6 @@ def rewrite_report(workspace: str, thumbnails: bool | None) -> str:
     facts = last_run_facts(storage)
     shown = facts["settings"]["report_thumbnails"] if thumbnails is None else thumbnails
     return _write(storage, Ledger.open(storage, create=False), facts, shown)
-
-
-def last_run_facts(storage: Storage) -> dict[str, Any]:
-    """What the latest run wrote down about itself. Raises LookupError where none ever ran."""
-    runs = sorted(info.path for info in storage.walk("runs") if info.path.endswith(".json"))
-    if not runs:
-        raise LookupError(f"nothing ever ran in {storage.shown_url}")
-    facts: dict[str, Any] = json.loads(storage.read_bytes(runs[-1]))
-    return facts
 
 
 def _write(workspace: Storage, ledger: Ledger, facts: dict[str, Any], thumbnails: bool) -> str:

@@ -6,7 +6,6 @@ a resumed run meets the same shards and finds their intermediates.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,22 +13,16 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from flows.jobs.restoration import JobError
+from flows.jobs.data_set import JobError
 from flows.restoration.shard import Shard
+from flows.session.session import prefix_bits, prefix_of
 from infra.ledger.ledger import Ledger, bucket_of
-from infra.settings import Settings
-from tasks.archive import books
 from tasks.recipes.recipe import COMMIT
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from flows.restoration.run import Run
-
-SMALL_SHARD = 64
-"""Shards of small archives hold about this many images, so that several are in flight and progress is seen."""
-SHARDS_OF_SMALL_ARCHIVE = 8
-PROBLEMS: dict[str, str] = {code: outcome for code, (outcome, _) in books.REASONS.items()}
 
 
 @dataclass(frozen=True)
@@ -79,12 +72,6 @@ def make_plan(run: Run) -> Plan:
     return Plan(table, _counts(table), bits, history)
 
 
-def prefix_bits(present: int, settings: Settings) -> int:
-    """How many bits of an image's id name its shard, in an archive of so many files."""
-    size = min(settings.shard_size, max(SMALL_SHARD, present // SHARDS_OF_SMALL_ARCHIVE))
-    return max(0, (max(present, 1) - 1) // size).bit_length()
-
-
 def collisions(ledger: Ledger) -> list[list[str]]:
     """Paths that differ in case or in Unicode's composition only, together; at most a hundred groups."""
     sql = """
@@ -96,39 +83,6 @@ def collisions(ledger: Ledger) -> list[list[str]]:
 def _ignores_case(run: Run) -> bool:
     """Whether the run's own file is found under a name in the other case."""
     return run.workspace.is_local and run.workspace.exists(f"runs/{run.id.swapcase()}.json")
-
-
-def summary(run: Run) -> dict[str, Any]:
-    """The run's totals in the shape of `--json`: outcomes in files, all keys always there, summing to `found`."""
-    held = run.ledger.books(PROBLEMS)
-    return {
-        "schema": 1,
-        "run_id": run.id,
-        "found": held.found,
-        "outcomes": {name: held.outcomes.get(name, 0) for name in books.OUTCOMES},
-        "reasons": dict(sorted(held.reasons.items())),
-        "faces": face_counts(run.ledger),
-        "seconds": round(time.time() - run.started, 3),
-        "startup_seconds": run.startup_seconds and round(run.startup_seconds, 3),
-        "stages": {
-            name: {"items": s.done, "reused": s.reused, "failed": s.failed, "seconds": round(s.device_seconds, 3)}
-            for name, s in run.progress.stages.items()
-        },
-    }
-
-
-def face_counts(ledger: Ledger) -> dict[str, int]:
-    """Faces by outcome, over the present pictures; `found` is their sum."""
-    table = ledger.query(
-        "SELECT detail FROM commits WHERE image_id IN (SELECT image_id FROM inventory WHERE present) "
-        "AND detail IS NOT NULL AND detail NOT LIKE '%\"faces\": {}%'"
-    )
-    counts = dict.fromkeys(("found", *books.OUTCOMES), 0)
-    for text in table.column("detail").to_pylist():
-        for outcome, n in books.faces_in(text).items():
-            counts[outcome] += n
-            counts["found"] += n
-    return counts
 
 
 def _reopen(run: Run) -> None:
@@ -157,8 +111,3 @@ def paths_by_image(ledger: Ledger, bucket: int) -> dict[str, list[str]]:
     for image_id, path in zip(table.column("image_id").to_pylist(), table.column("path").to_pylist(), strict=True):
         found.setdefault(image_id, []).append(path)
     return found
-
-
-def prefix_of(image_id: str, bits: int) -> int:
-    """The first bits of an id, which name its shard."""
-    return int(image_id[:8], 16) >> (32 - bits)

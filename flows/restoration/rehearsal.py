@@ -22,7 +22,7 @@ from tasks.stage import WHOLE_IMAGE
 from tasks.worker.worker import WorkerConfig
 
 if TYPE_CHECKING:
-    from flows.restoration.run import Device
+    from flows.session.session import Device
     from infra.workers.cluster import ClusterFacts
     from infra.workers.executor import Executor
 
@@ -57,7 +57,7 @@ def measure(job: Job, settings: Settings, recipe: Recipe, rows: Iterable[Mapping
 
     Raises NoPreflight where the cluster has several machines, or no picture of the sample could be worked on.
     """
-    from flows.restoration.run import planned_pool
+    from flows.session.session import planned_pool
     from infra.workers.executor import Executor, ExecutorSettings
 
     device, config = _worker_config(job, settings, recipe)
@@ -69,7 +69,9 @@ def measure(job: Job, settings: Settings, recipe: Recipe, rows: Iterable[Mapping
         _refuse_several(facts)
         config = config.model_copy(update={"workspace": folder, "threads": pool.threads})
         patience = ExecutorSettings(window=1, retries=0, call_timeout=CALL_SECONDS)
-        with Executor("tasks.worker.worker:build", config.model_dump(mode="json"), pool=pool, settings=patience) as executor:
+        with Executor(
+            "tasks.worker.worker:build", config.model_dump(mode="json"), pool=pool, settings=patience
+        ) as executor:
             executor.wait_ready()
             startup = time.monotonic() - begun
             rehearsal = Rehearsal(executor, recipe, config.digests, pool.actors, rows)
@@ -211,7 +213,7 @@ def _refuse_several(facts: ClusterFacts) -> None:
 
 
 def _worker_config(job: Job, settings: Settings, recipe: Recipe) -> tuple[Device, WorkerConfig]:
-    from flows.restoration.run import present_weights, resolve_device
+    from flows.session.session import present_weights, resolve_device
 
     weights, device = present_weights(recipe, settings), resolve_device(settings)
     config = WorkerConfig(

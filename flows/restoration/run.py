@@ -12,45 +12,39 @@ import platform
 import socket
 import threading
 import time
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from prefect.runtime import flow_run
 
-from flows.jobs.restoration import Job, JobError
-from flows.restoration.forecast import Course
+from flows.jobs.data_set import JobError
+from flows.jobs.restoration import Job
+from flows.restoration.course import Course
 from flows.restoration.shard import Row, Shard
 from flows.session.patience import Patience
 from flows.session.progress import Progress
-from infra import extras
-from infra.devices import has_gpu
+from flows.session.session import (
+    GIGABYTE,
+    SOFTWARE,
+    Device,
+    RunStopped,
+    _cpu_pools,
+    executor_settings,
+    planned_pool,
+    present_weights,
+    resolve_device,
+)
 from infra.ledger.lease import Lease
 from infra.ledger.ledger import Ledger, buckets_for
 from infra.settings import Settings, SettingsError
 from infra.storage.storage import Storage
-from infra.weights.store import open_store
 from tasks.recipes.recipe import COMMIT, Recipe, stage_key
 from tasks.worker.worker import RESTORED, WorkerConfig
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from infra.workers.cluster import ClusterFacts, ClusterSettings
-    from infra.workers.executor import Executor, ExecutorSettings, PoolSize
-
-SOFTWARE = f"mpsr-batch {version('mpsr-batch')}"
-GIGABYTE = 1e9
-CANCEL_SECONDS = 3.0
-"""How long an interrupted run waits for calls in flight; what they leave half-way is done again."""
-Device = Literal["cpu", "cuda"]
-
-
-class RunStopped(RuntimeError):
-    """The run could not finish (exit code 3): budget spent, disk full, lease lost. What is done is kept."""
+    from infra.workers.executor import Executor, PoolSize
 
 
 class Run:
@@ -207,16 +201,6 @@ def _refuse_danger(run: Run) -> None:
 
 
 @contextmanager
-def planned_pool(settings: Settings, device: Device) -> Iterator[tuple[ClusterFacts, PoolSize]]:
-    """Starts or joins the Ray cluster for as long as it is needed; says what it has, and how many workers fit there."""
-    from infra.workers.cluster import PoolWants, plan_pool, start_or_join
-
-    with start_or_join(cluster_settings(settings)) as cluster:
-        facts = cluster.facts()
-        yield facts, plan_pool(facts, PoolWants(device=device, workers=settings.workers, threads=settings.threads))
-
-
-@contextmanager
 def workers(run: Run) -> Iterator[None]:
     """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
     from infra.workers.executor import Executor
@@ -236,23 +220,10 @@ def workers(run: Run) -> Iterator[None]:
             yield
 
 
-def executor_settings(settings: Settings) -> ExecutorSettings:
-    """How often a call is tried, how long it may take, and how soon it gives way when somebody stops the run."""
-    from infra.workers.executor import ExecutorSettings
-
-    return ExecutorSettings(retries=settings.retries, call_timeout=settings.call_timeout, cancel_grace=CANCEL_SECONDS)
-
-
 def _intermediate_bytes(workspace: Storage) -> int:
     if not workspace.exists("intermediates"):
         return 0
     return sum(info.bytes or 0 for info in workspace.walk("intermediates"))
-
-
-def _cpu_pools(settings: Settings, threads: int) -> dict[str, PoolSize]:
-    from infra.workers.executor import PoolSize
-
-    return {name: PoolSize(workers, threads=threads) for name, workers in settings.pools.items()}
 
 
 def _check_placement(recipe: Recipe, settings: Settings, device: Device) -> None:
@@ -264,84 +235,11 @@ def _check_placement(recipe: Recipe, settings: Settings, device: Device) -> None
             raise SettingsError(f"placement {stage_id} = {pool!r}: that stage computes on the GPU; pools are for CPUs")
 
 
-def cluster_settings(settings: Settings) -> ClusterSettings:
-    """The part of the settings that says where Ray runs."""
-    from infra.workers.cluster import ClusterSettings
-
-    return ClusterSettings(address=settings.ray_address, dashboard=settings.ray_dashboard)
-
-
-class KnownFiles(Mapping[str, Row]):
-    """The inventory as a mapping from path to row, held in Arrow: ten million rows as dicts would not fit."""
-
-    def __init__(self, table: pa.Table) -> None:
-        """`table` is ordered by path."""
-        self._table = table
-        self._paths = table.column("path").combine_chunks()
-
-    def __getitem__(self, path: str) -> Row:
-        place = bisect_left(self._paths, path, key=lambda cell: cell.as_py())
-        if place == len(self._paths) or self._paths[place].as_py() != path:
-            raise KeyError(path)
-        row: Row = self._table.slice(place, 1).to_pylist()[0]
-        return row
-
-    def __iter__(self) -> Iterator[str]:
-        return (cell.as_py() for cell in self._paths)
-
-    def items(self) -> Iterator[tuple[str, Row]]:  # type: ignore[override]  # looking each path up would take minutes
-        """Path and row, in order."""
-        for batch in self._table.to_batches(max_chunksize=10_000):
-            yield from ((row["path"], row) for row in batch.to_pylist())
-
-    def __len__(self) -> int:
-        return int(self._table.num_rows)
-
-    @property
-    def any_present(self) -> bool:
-        """Whether the last scan found anything."""
-        import pyarrow.compute as pc
-
-        return bool(pc.any(self._table.column("present")).as_py())
-
-
-def known_files(ledger: Ledger) -> KnownFiles:
-    """What the last scan saw, by path."""
-    return KnownFiles(ledger.files(gone=True))
-
-
 def _buckets(run: Run) -> int:
     """For a new ledger, as many buckets as the archive's size asks for; an existing one has its own."""
     if run.workspace.exists("_format.json"):
         return 1
     return buckets_for(sum(1 for _ in run.source.walk()))
-
-
-def present_weights(recipe: Recipe, settings: Settings) -> dict[str, str]:
-    """name → sha256 of every weights file that the recipe needs, and of the optional ones that are here.
-
-    Raises WeightsMissing naming the file, its size and the command that gets it, and ExtraMissing for a package.
-    """
-    if absent := extras.missing(extra for stage in recipe.stages for extra in stage.extras):
-        raise extras.ExtraMissing(f"recipe {recipe.name} needs {extras.how_to_get(absent[0])}")
-    store = open_store(settings.weights_dir, settings.weights_table)
-    needed = {name: store.sha256(name) for stage in recipe.stages for name in stage.weights}
-    optional = {name for stage in recipe.stages for name in stage.optional_weights}
-    return needed | {
-        name: store.sha256(name) for name in sorted(optional) if name in store.table and store.status(name).present
-    }
-
-
-def resolve_device(settings: Settings) -> Device:
-    """Where networks compute. It is part of every key, so it is settled before anything is planned."""
-    if settings.device != "auto":
-        return settings.device
-    if settings.ray_address is None:
-        return "cuda" if has_gpu() else "cpu"
-    from infra.workers.cluster import start_or_join
-
-    with start_or_join(cluster_settings(settings)) as cluster:
-        return "cuda" if cluster.facts().gpus else "cpu"
 
 
 def prior_rows(run: Run, shard: Shard) -> list[Row]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect.artifacts import create_markdown_artifact
 
-from flows.restoration.dashboard import never_fatal
+from flows.session.dashboard import never_fatal
 from infra.storage.storage import Storage
 from tasks.pages.documents.document import Block, to_html, to_markdown
 

@@ -378,3 +378,28 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def weights_row(store: WeightsStore, name: str, *, needed: bool = True) -> dict[str, Any]:
+    """All that is known of one file; the shape of `--json`. `needed` is False for what a recipe can do without."""
+    status, weight = store.status(name), store.table[name]
+    licence = store.table.licence(name)
+    return {
+        "name": name,
+        "title": weight.title,
+        "file": weight.file,
+        "bytes": weight.bytes or status.bytes,
+        "about_bytes": weight.bytes or status.bytes or weight.about_bytes,
+        "sha256": weight.sha256,
+        "licence": licence.title,
+        "licence_name": weight.licence,
+        "must_accept": licence.must_accept,
+        "commercial": licence.commercial,
+        "recipes": list(weight.recipes),
+        "from": [*weight.sources, *weight.mirrors],
+        "by_hand": weight.by_hand.strip(),
+        "needed": needed,
+        "present": status.present,
+        "verified": status.verified,
+        "what_to_do": "" if status.present else store.instructions(name),
+    }

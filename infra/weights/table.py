@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from infra.weights.errors import WeightsError, WeightsUnknown
 
 TABLE = Path(__file__).with_name("weights.toml")
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -269,3 +269,8 @@ def _plan_gpus(facts: ClusterFacts, wants: PoolWants) -> PoolSize:
 
 def _threads(facts: ClusterFacts, wants: PoolWants, actors: int) -> int:
     return wants.threads or max(1, int(facts.cpus // actors))
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA device is visible to this process; found out without importing torch or starting Ray."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))

@@ -52,7 +52,7 @@ class CompactJudge:
         """In float32: a threshold stands behind it."""
         import torch
 
-        from tasks.stages.network import to_tensor
+        from tasks.models.tensors import to_tensor
 
         with torch.inference_mode():
             vectors, trust = self.network(to_tensor(crops, self.device))

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.weights.errors import WeightsError, WeightsMismatch, WeightsMissing
+from tasks.faces.judges import ADAFACE, ONNX, adaface_judge, onnx_judge
 from tasks.stage import Pixels
-from tasks.stages.identity import ADAFACE, ONNX, adaface_judge, onnx_judge
 from tasks.stages.score import sharpness
 
 INCEPTION = "fid_inception"
@@ -88,7 +88,7 @@ class Instruments:
         return float(answer.reshape(-1)[0])
 
     def _tensor(self, pixels: Pixels) -> Any:
-        from tasks.stages.network import to_tensor
+        from tasks.models.tensors import to_tensor
 
         return to_tensor(pixels[None].clip(0, 1), self._device)
 

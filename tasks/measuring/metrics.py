@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from infra.extras import EXTRAS, how_to_get, is_here
 from infra.weights.errors import WeightsError
+from tasks.faces.judges import ADAFACE, ONNX
 from tasks.measuring.instruments import LPIPS, FacePair, Instruments
-from tasks.stages.identity import ADAFACE, ONNX
 
 __all__ = [
     "AGAINST_TRUTH",

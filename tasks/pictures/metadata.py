@@ -1,15 +1,18 @@
 """EXIF and XMP: what has to change when pixels are turned upright and restored, and nothing else.
 
 EXIF is patched in place, so that maker notes keep their offsets. XMP is parsed and written again with the
-provenance in it. It knows no container; `tasks.segments` and `tasks.tiff_io` put the blocks where they belong.
+provenance in it. It knows no container; the modules of `tasks.pictures.formats` put the blocks where they belong.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from collections.abc import Mapping
 from xml.etree import ElementTree
+
+from tasks.pictures.picture import Metadata, Picture
 
 ORIENTATION = 0x0112
 PROJECT = "urn:mpsr-batch:provenance/1.0/"
@@ -178,3 +181,13 @@ def _add_event(frame: ElementTree.Element, description: ElementTree.Element, pro
     }
     for key, text in event.items():
         ElementTree.SubElement(item, _name("stEvt", key)).text = text
+
+
+def described(found: Metadata, picture: Picture, provenance: Mapping[str, str]) -> Metadata:
+    """The original's metadata, true for the upright and restored picture."""
+    return dataclasses.replace(
+        found,
+        icc=None if picture.mode == "CMYK" else found.icc,
+        exif=upright_exif(found.exif) if found.exif else None,
+        xmp=with_provenance(found.xmp, provenance),
+    )

@@ -10,86 +10,21 @@ import difflib
 import hashlib
 import importlib
 import json
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tasks.recipes.condition import Condition, RecipeError
 from tasks.stage import FaceStage, ImageStage, Stage, StageSettings
-
-STAGES: dict[str, str] = {
-    "detect_align": "tasks.stages.detect_align:DetectAlign",
-    "score": "tasks.stages.score:Score",
-    "pisa_sr": "tasks.stages.restorers.pisa_sr:PisaSR",
-    "compact_restorer": "tasks.stages.restorers.pisa_sr:CompactRestorer",
-    "gfpgan": "tasks.stages.restorers.gfpgan:Gfpgan",
-    "compact_severe": "tasks.stages.restorers.gfpgan:CompactSevere",
-    "diffbir": "tasks.stages.restorers.diffbir:DiffBir",
-    "swinir": "tasks.stages.restorers.diffbir:SwinIr",
-    "ffa_net": "tasks.stages.restorers.ffa_net:FfaNet",
-    "compact_dehaze": "tasks.stages.restorers.ffa_net:CompactDehaze",
-    "face_tone_net": "tasks.stages.restorers.face_tone_net:FaceToneNet",
-    "compact_skin_tone": "tasks.stages.restorers.face_tone_net:CompactSkinTone",
-    "photometric": "tasks.stages.photometric:Photometric",
-    "identity": "tasks.stages.identity:Identity",
-    "paste_back": "tasks.stages.paste_back:PasteBack",
-    "evaluate": "tasks.evaluate:Evaluate",
-}
-"""What `use` may name, and where it lives. Modules are imported only when a recipe uses them. A stage of your own is
-named as `package.module:Class`; it must be importable wherever workers run."""
+from tasks.stages.table import STAGES
 
 COMMIT = "commit"
 """The ledger's name for an image's verdict under a whole recipe; no stage may take it."""
-
-_COMPARISON = re.compile(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?)\s*$")
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
-
-
-class RecipeError(ValueError):
-    """A recipe cannot be used. The message says where, what was expected, what came and what to do."""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Comparisons of metrics with numbers, all of which must hold: `clipiqa.aligned < 0.3 and musiq.aligned < 17`."""
-
-    text: str
-
-    @cached_property
-    def comparisons(self) -> tuple[tuple[str, str, float], ...]:
-        """(metric, operator, number) in the order written. Raises RecipeError for anything else."""
-        found = []
-        for part in self.text.split(" and "):
-            match = _COMPARISON.match(part)
-            if not match:
-                raise RecipeError(
-                    f"condition {self.text!r}: expected comparisons such as 'quality.aligned < 0.3' "
-                    f"joined by ' and ', got {part.strip()!r}"
-                )
-            found.append((match[1], match[2], float(match[3])))
-        return tuple(found)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics that the condition looks at."""
-        return tuple(metric for metric, _, _ in self.comparisons)
-
-    def holds(self, metrics: Mapping[str, float]) -> bool:
-        """Whether every comparison is true. A metric that was not measured makes its comparison false."""
-        return all(
-            name in metrics and _OPERATORS[sign](metrics[name], number) for name, sign, number in self.comparisons
-        )
 
 
 class StageEntry(BaseModel):

@@ -134,7 +134,7 @@ def load_parser(path: Path, device: str) -> Any:
     """ParseNet from the published file; its sizes follow from the weights."""
     from infra.weights.checkpoint import fitting, load_state_dict
     from tasks.models.faces.parsenet import build_parsenet
-    from tasks.stages.network import placed
+    from tasks.models.tensors import placed
 
     with fitting(path, expect="ParseNet"):
         return placed(build_parsenet(load_state_dict(path, expect="ParseNet")), device, "float32")
@@ -145,7 +145,7 @@ def face_mask(parser: Any, restored: Pixels, device: str) -> geometry.Mask:
     import torch
 
     from tasks.models.faces.parsenet import parse
-    from tasks.stages.network import to_tensor
+    from tasks.models.tensors import to_tensor
 
     with torch.inference_mode():
         classes = parse(parser, to_tensor(restored[None].clip(0, 1), device))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from tasks.models.tensors import to_pixels, to_tensor
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, StageSettings
-from tasks.stages.network import to_pixels, to_tensor
 
 
 class PhotometricSettings(StageSettings):

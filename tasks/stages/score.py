@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator
 
+from tasks.models.tensors import to_tensor
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
-from tasks.stages.network import to_tensor
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 SCORERS: dict[str, tuple[str, ...]] = {

@@ -31,9 +31,9 @@ from tasks.archive.degrade import (
     sample_degradation,
 )
 from tasks.faces.crops import Levels
+from tasks.faces.judges import ALIGNED, SIDE, TEMPLATE
 from tasks.models.compact.identity import PARTS
 from tasks.models.compact.table import load_compact
-from tasks.stages.identity import ALIGNED, SIDE, TEMPLATE
 from tasks.training.data import Face, relight, shrunk
 
 WORKING = 256
@@ -41,7 +41,7 @@ CENTRES = np.concatenate([ALIGNED[:3], ALIGNED[3:].mean(axis=0, keepdims=True), 
 """Where the five parts of tasks.models.compact_identity lie in the aligned face."""
 Views: TypeAlias = dict[str, Tensor]
 SHARPNESS_OF_LOSS, MIDDLE = 12.0, 0.5
-RESTORER = Path(__file__).parent / "models" / "weights" / "restorer.safetensors"
+RESTORER = Path(__file__).parents[1] / "models" / "weights" / "restorer.safetensors"
 
 
 def identity_views(face: Face, seed: int) -> Views:

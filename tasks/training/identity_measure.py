@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 from torch import nn
 
 from tasks.archive.degrade import Degradation, Image, degrade
-from tasks.stages.identity import recognition_crop
+from tasks.faces.judges import recognition_crop
 from tasks.training.data import Face, to_float
 
 Floats: TypeAlias = NDArray[np.float64]

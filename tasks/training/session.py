@@ -7,24 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from flows.cli.words import terminal
-from flows.jobs.restoration import JobError
-
-
-def train_with_bar(name: str, data: Path, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """`train_one` with a bar on the terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=terminal.err) as bar:
-        row = bar.add_task(name, total=None, loss=0.0)
-        return train_one(
-            name,
-            data,
-            output,
-            settings,
-            lambda step, total, loss: bar.update(row, completed=step, total=total, loss=loss),
-        )
+from flows.jobs.data_set import JobError
 
 
 def train_one(

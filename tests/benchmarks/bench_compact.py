@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,12 +24,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from places import SHARED
 
 from tasks.archive.degrade import PRESETS, Degradation, Image, degrade
 from tasks.training.data import Face, ita, load_faces, to_float
 from tasks.training.measure import psnr
 
-SHARED = Path(os.environ.get("MPSR_SHARED", Path(__file__).parents[3] / "shared"))
 JUDGE = SHARED / "data" / "weights" / "MobileFaceNet.onnx"
 TONES = ("haze", "fading", "colour_cast")
 LEVELS: dict[str, Degradation] = {**PRESETS, "clean": Degradation()}
@@ -158,14 +157,14 @@ def _file(name: str, folder: Path | None) -> Path:
 
 @cache
 def _judge() -> Any:
-    from tasks.stages.identity import onnx_judge
+    from tasks.faces.judges import onnx_judge
 
     return onnx_judge(JUDGE) if JUDGE.exists() else None
 
 
 def likeness(one: Image, other: Image) -> float:
     """Cosine of the judge's vectors; not a number where the judge is absent."""
-    from tasks.stages.identity import recognition_crop
+    from tasks.faces.judges import recognition_crop
 
     if _judge() is None:
         return float("nan")

@@ -36,7 +36,7 @@ use = "bench_orchestration:NoOp"
 id = "paste_back"
 """
 
-from flows.cli.local import quiet_prefect
+from flows.cli.local import quiet_prefect  # noqa: E402
 from tasks.stage import FaceStage  # noqa: E402
 
 

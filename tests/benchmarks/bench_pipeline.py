@@ -46,7 +46,7 @@ def bare_loop(archive: Path, output: Path) -> float:
     """Seconds that the stages take in one process, files in and files out."""
     import torch
 
-    from flows.restoration.run import present_weights
+    from flows.session.session import present_weights
     from infra.settings import load_settings
     from infra.weights.store import WeightsStore
     from tasks.recipes.recipe import load_recipe

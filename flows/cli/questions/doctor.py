@@ -67,7 +67,7 @@ def _disk() -> Check:
 
 
 def _gpu() -> Check:
-    from infra.devices import has_gpu
+    from infra.workers.cluster import has_gpu
 
     if has_gpu():
         return Check(name="gpu", level="good", found="an NVIDIA GPU", cure="")

@@ -85,7 +85,7 @@ def page(sheet: Sheet, shown: Mapping[int, Shown], around: Surroundings, stamp: 
     """The HTML page: all totals, tables and charts, and what its script needs to load the rest."""
     facts, restoring = sheet.facts, sheet.restoring
     listed = len(sheet.listed)
-    return template("evaluation_report.html.jinja").render(
+    return template("evaluation/evaluation.html.jinja").render(
         facts=facts,
         sheet=sheet,
         overall=facts["overall"],
@@ -111,8 +111,8 @@ def page(sheet: Sheet, shown: Mapping[int, Shown], around: Surroundings, stamp: 
         limits={"pictured": PICTURED, "enlarged": ENLARGED},
         enlarged=sum(1 for s in shown.values() if s.large),
         missing=MISSING,
-        style=own_text("report.css", "evaluation_report.css"),
-        script=own_text("report_shared.js", "evaluation_report.js"),
+        style=own_text("shared/report.css", "evaluation/evaluation.css"),
+        script=own_text("shared/shared.js", "evaluation/evaluation.js"),
         payload=Markup(script_json(_payload(sheet, around, listed, stamp))),
     )
 

@@ -22,7 +22,7 @@ from tasks.pages.run.records import EVERYTHING, MISSING, TROUBLES, FaceRecord, F
 from tasks.pages.run.words import FILTERS, OUTCOME_WORDS, histogram, title
 
 FOLDER = "report"
-HERE = Path(__file__).parent
+PAGES = Path(__file__).parents[1]
 PAGE_BYTES = 20_000_000
 PICTURE_BYTES = 11_000_000
 """JPEG bytes; in the page they take a third more."""
@@ -84,7 +84,7 @@ def page(data: ReportData, pictures: Mapping[int, Pictures]) -> str:
     """The HTML page; at most PAGE_BYTES of UTF-8."""
     payload, listed, troubles_listed = _payload(data, pictures)
     troubles = sum(data.outcomes[outcome] for outcome in TROUBLES)
-    return template("report.html.jinja").render(
+    return template("run/run.html.jinja").render(
         data=data,
         facts=data.facts,
         words=OUTCOME_WORDS,
@@ -95,22 +95,22 @@ def page(data: ReportData, pictures: Mapping[int, Pictures]) -> str:
         troubles=troubles,
         troubles_left_out=troubles - troubles_listed,
         missing=MISSING,
-        style=own_text("report.css"),
-        script=own_text("report_shared.js", "report.js"),
+        style=own_text("shared/report.css"),
+        script=own_text("shared/shared.js", "run/run.js"),
         payload=Markup(script_json(payload)),
     )
 
 
 def template(name: str) -> Template:
-    """A page's template of this folder: everything that it is given is escaped."""
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    """A page's template, named from the folder of pages: everything that it is given is escaped."""
+    environment = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined)
     environment.filters.update(FILTERS)
     return environment.get_template(name)
 
 
 def own_text(*names: str) -> Markup:
-    """Styles or scripts of this folder, one after another, as they are."""
-    return Markup("\n".join((HERE / name).read_text("utf-8") for name in names))
+    """Styles or scripts below the folder of pages, one after another, as they are."""
+    return Markup("\n".join((PAGES / name).read_text("utf-8") for name in names))
 
 
 def script_json(value: Any) -> str:

@@ -1,7 +1,4 @@
-"""Coding a picture the way its original was coded: one function per container (TIFF has its own module).
-
-It trusts that the original's bytes were decoded before, and that the picture has the original's format.
-"""
+"""JPEG: coded the way its original was, with the segments around the pixels, so that metadata travels byte for byte."""
 
 from __future__ import annotations
 
@@ -9,17 +6,23 @@ import dataclasses
 import io
 import json
 import struct
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from tasks.pictures import metadata
-from tasks.pictures.formats import png as segments
-from tasks.pictures.picture import Levels, Metadata, Picture, coded_levels
+from tasks.pictures.metadata import described
+from tasks.pictures.picture import Metadata, Picture, coded_levels
+
+JPEG_EXIF = b"Exif\0\0"
+JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+JPEG_XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
+JPEG_ICC = b"ICC_PROFILE\0"
+JPEG_PHOTOSHOP = b"Photoshop 3.0\0"
+JPEG_ROOM = 65533
+"""Bytes of payload that one JPEG segment can hold."""
+
 
 Tables = dict[int, list[int]]
 
@@ -34,14 +37,14 @@ def encode_jpeg(picture: Picture, original: bytes, provenance: Mapping[str, str]
     """
     levels = coded_levels(dataclasses.replace(picture, alpha=None))
     bare = _jpeg(Image.fromarray(levels), _jpeg_options(picture, original))
-    return segments.put_jpeg_metadata(bare, _jpeg_described(original, picture, provenance))
+    return put_jpeg_metadata(bare, _jpeg_described(original, picture, provenance))
 
 
 def _jpeg_described(original: bytes, picture: Picture, provenance: Mapping[str, str]) -> Metadata:
     """The original's metadata with the provenance, in a comment where XMP has no room for it (a segment's 64 KiB)."""
-    before = segments.read_jpeg_metadata(original)
-    found = _described(before, picture, provenance)
-    if len(found.xmp or b"") <= segments.JPEG_ROOM - len(segments.JPEG_XMP):
+    before = read_jpeg_metadata(original)
+    found = described(before, picture, provenance)
+    if len(found.xmp or b"") <= JPEG_ROOM - len(JPEG_XMP):
         return found
     comment = json.dumps(dict(provenance)).encode()
     return dataclasses.replace(found, xmp=before.xmp, carried=(*found.carried, ("COM", comment)))
@@ -56,7 +59,7 @@ def _jpeg_options(picture: Picture, original: bytes) -> dict[str, Any]:
     finer = finer_tables(tables)
     if picture.grey:
         return options | {"qtables": {0: finer[0]}}
-    options["keep_rgb"] = segments.jpeg_adobe_transform(original) == 0 and picture.mode == "RGB"
+    options["keep_rgb"] = jpeg_adobe_transform(original) == 0 and picture.mode == "RGB"
     options["subsampling"] = max(sampling, 0)
     return options | {"qtables": finer | {1: tables[1]} if sampling > 0 and 1 in tables else finer}
 
@@ -94,62 +97,75 @@ def _caps() -> tuple[list[int], list[int]]:
     return list(tables[0]), list(tables[1])
 
 
-def encode_png(picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
-    """Codes 8 or 16 bits with the original's text, profile and density."""
-    levels = coded_levels(picture)
-    if picture.depth == 8:
-        sink = io.BytesIO()
-        Image.fromarray(levels).save(sink, "PNG")
-        bare = sink.getvalue()
-    else:
-        bare = _deep_png(levels)
-    return segments.put_png_metadata(bare, _described(segments.read_png_metadata(original), picture, provenance))
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, payload) of every segment before the first scan; stops quietly where the file breaks off."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == 0xDA:
+            return
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        yield marker, data[position + 4 : position + 2 + length]
+        position += 2 + length
 
 
-def _deep_png(levels: Levels) -> bytes:
-    """A bare 16-bit PNG: every row as its difference to the row above (filter 2), which suits photographs."""
-    height, width, channels = (*levels.shape, 1)[:3]
-    rows = np.ascontiguousarray(levels.astype(">u2")).view(np.uint8).reshape(height, -1)
-    filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
-    return segments.PNG_SIGNATURE + segments.png_bytes(chunks)
+def read_jpeg_metadata(data: bytes) -> Metadata:
+    """EXIF, XMP, ICC and IPTC as stored; JFIF density, long XMP and comments are carried verbatim."""
+    exif = xmp = iptc = None
+    icc: dict[int, bytes] = {}
+    carried: list[tuple[str, bytes]] = []
+    for marker, payload in jpeg_segments(data):
+        if marker == 0xE1 and payload.startswith(JPEG_EXIF):
+            exif = exif or payload[len(JPEG_EXIF) :]
+        elif marker == 0xE1 and payload.startswith(JPEG_XMP):
+            xmp = xmp or payload[len(JPEG_XMP) :]
+        elif marker == 0xE2 and payload.startswith(JPEG_ICC):
+            icc[payload[len(JPEG_ICC)]] = payload[len(JPEG_ICC) + 2 :]
+        elif marker == 0xED and payload.startswith(JPEG_PHOTOSHOP):
+            iptc = (iptc or b"") + payload[len(JPEG_PHOTOSHOP) :]
+        elif marker == 0xE0 and payload.startswith(b"JFIF\0"):
+            carried.append(("JFIF", payload[:12] + b"\0\0"))
+        elif marker == 0xE1 and payload.startswith(JPEG_XMP_MORE):
+            carried.append(("XMP", payload))
+        elif marker == 0xFE:
+            carried.append(("COM", payload))
+    profile = b"".join(icc[number] for number in sorted(icc)) or None
+    return Metadata(icc=profile, exif=exif, xmp=xmp, iptc=iptc, carried=tuple(carried))
 
 
-def encode_plain(picture: Picture, original: bytes) -> bytes:
-    """BMP and GIF, which hold no metadata but BMP's density; GIF has 256 colours."""
-    sink = io.BytesIO()
-    with Image.open(io.BytesIO(original), formats=[picture.format]) as source:
-        density = source.info.get("dpi")
-    image = Image.fromarray(coded_levels(picture))
-    image.save(sink, picture.format, **({"dpi": density} if density and picture.format == "BMP" else {}))
-    return sink.getvalue()
+def put_jpeg_metadata(bare: bytes, metadata: Metadata) -> bytes:
+    """A freshly coded JPEG with the metadata's segments in front of its own; JFIF's stands first, as it must."""
+    carried = metadata.carried
+    marker, own_jfif = next(jpeg_segments(bare))
+    segments, rest = [], bare[2:]
+    if marker == 0xE0:
+        rest = bare[2 + 4 + len(own_jfif) :]
+        segments.append((0xE0, next((payload for kind, payload in carried if kind == "JFIF"), own_jfif)))
+    if metadata.exif:
+        segments.append((0xE1, JPEG_EXIF + metadata.exif))
+    if metadata.xmp:
+        segments.append((0xE1, JPEG_XMP + metadata.xmp))
+    segments += [(0xE1, payload) for kind, payload in carried if kind == "XMP"]
+    segments += _chunked(0xE2, JPEG_ICC, metadata.icc or b"", numbered=True)
+    segments += _chunked(0xED, JPEG_PHOTOSHOP, metadata.iptc or b"", numbered=False)
+    segments += [(0xFE, payload) for kind, payload in carried if kind == "COM"]
+    head = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments)
+    return bare[:2] + head + rest
 
 
-def encode_pillow(picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
-    """WebP (lossless where the original is, else quality 95) and HEIF (quality 95)."""
-    with Image.open(io.BytesIO(original), formats=[picture.format]) as image:
-        exif, packet, icc = (image.info.get(name) for name in ("exif", "xmp", "icc_profile"))
-    exif = exif.removeprefix(segments.JPEG_EXIF) if exif else None
-    found = _described(Metadata(icc=icc, exif=exif, xmp=packet), picture, provenance)
-    options: dict[str, Any] = {"quality": 95, "xmp": found.xmp}
-    options |= {"exif": segments.JPEG_EXIF + found.exif} if found.exif else {}
-    options |= {"icc_profile": found.icc} if found.icc else {}
-    if picture.format == "WEBP":
-        options |= {"lossless": segments.webp_is_lossless(original), "exact": True, "method": 4}
-    sink = io.BytesIO()
-    Image.fromarray(coded_levels(picture)).save(sink, picture.format, **options)
-    return sink.getvalue()
+def _chunked(marker: int, prefix: bytes, payload: bytes, *, numbered: bool) -> list[tuple[int, bytes]]:
+    room = JPEG_ROOM - len(prefix) - 2
+    parts = [payload[start : start + room] for start in range(0, len(payload), room)]
+    numbers = [bytes((number + 1, len(parts))) if numbered else b"" for number in range(len(parts))]
+    return [(marker, prefix + number + part) for number, part in zip(numbers, parts, strict=True)]
 
 
-def _described(found: Metadata, picture: Picture, provenance: Mapping[str, str]) -> Metadata:
-    """The original's metadata, true for the upright and restored picture."""
-    return dataclasses.replace(
-        found,
-        icc=None if picture.mode == "CMYK" else found.icc,
-        exif=metadata.upright_exif(found.exif) if found.exif else None,
-        xmp=metadata.with_provenance(found.xmp, provenance),
-    )
+def jpeg_adobe_transform(data: bytes) -> int | None:
+    """The colour transform that an Adobe segment declares (0: none, channels are RGB or CMYK), if there is one."""
+    for marker, payload in jpeg_segments(data):
+        if marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12:
+            return payload[11]
+    return None

@@ -1,101 +1,24 @@
-"""The pieces that JPEG and PNG files are made of: read, chosen, and put into freshly coded files.
-
-Pixels are a codec's business; here are only the pieces around them, so that metadata travels byte for byte.
-"""
+"""PNG: 8- and 16-bit pixels, and the chunks around them, so that metadata travels byte for byte."""
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import BinaryIO
 
-from tasks.pictures.picture import Metadata
+import cv2
+import numpy as np
+from PIL import Image
 
-JPEG_EXIF = b"Exif\0\0"
-JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
-JPEG_XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
-JPEG_ICC = b"ICC_PROFILE\0"
-JPEG_PHOTOSHOP = b"Photoshop 3.0\0"
-JPEG_ROOM = 65533
-"""Bytes of payload that one JPEG segment can hold."""
+from tasks.pictures.formats.tiff import upright
+from tasks.pictures.metadata import described
+from tasks.pictures.picture import Header, Levels, Metadata, Picture, coded_levels, to_float
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_XMP = b"XML:com.adobe.xmp\0"
 PNG_CARRIED = {b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME"}
-
-
-def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, payload) of every segment before the first scan; stops quietly where the file breaks off."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        if marker == 0xDA:
-            return
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        yield marker, data[position + 4 : position + 2 + length]
-        position += 2 + length
-
-
-def read_jpeg_metadata(data: bytes) -> Metadata:
-    """EXIF, XMP, ICC and IPTC as stored; JFIF density, long XMP and comments are carried verbatim."""
-    exif = xmp = iptc = None
-    icc: dict[int, bytes] = {}
-    carried: list[tuple[str, bytes]] = []
-    for marker, payload in jpeg_segments(data):
-        if marker == 0xE1 and payload.startswith(JPEG_EXIF):
-            exif = exif or payload[len(JPEG_EXIF) :]
-        elif marker == 0xE1 and payload.startswith(JPEG_XMP):
-            xmp = xmp or payload[len(JPEG_XMP) :]
-        elif marker == 0xE2 and payload.startswith(JPEG_ICC):
-            icc[payload[len(JPEG_ICC)]] = payload[len(JPEG_ICC) + 2 :]
-        elif marker == 0xED and payload.startswith(JPEG_PHOTOSHOP):
-            iptc = (iptc or b"") + payload[len(JPEG_PHOTOSHOP) :]
-        elif marker == 0xE0 and payload.startswith(b"JFIF\0"):
-            carried.append(("JFIF", payload[:12] + b"\0\0"))
-        elif marker == 0xE1 and payload.startswith(JPEG_XMP_MORE):
-            carried.append(("XMP", payload))
-        elif marker == 0xFE:
-            carried.append(("COM", payload))
-    profile = b"".join(icc[number] for number in sorted(icc)) or None
-    return Metadata(icc=profile, exif=exif, xmp=xmp, iptc=iptc, carried=tuple(carried))
-
-
-def put_jpeg_metadata(bare: bytes, metadata: Metadata) -> bytes:
-    """A freshly coded JPEG with the metadata's segments in front of its own; JFIF's stands first, as it must."""
-    carried = metadata.carried
-    marker, own_jfif = next(jpeg_segments(bare))
-    segments, rest = [], bare[2:]
-    if marker == 0xE0:
-        rest = bare[2 + 4 + len(own_jfif) :]
-        segments.append((0xE0, next((payload for kind, payload in carried if kind == "JFIF"), own_jfif)))
-    if metadata.exif:
-        segments.append((0xE1, JPEG_EXIF + metadata.exif))
-    if metadata.xmp:
-        segments.append((0xE1, JPEG_XMP + metadata.xmp))
-    segments += [(0xE1, payload) for kind, payload in carried if kind == "XMP"]
-    segments += _chunked(0xE2, JPEG_ICC, metadata.icc or b"", numbered=True)
-    segments += _chunked(0xED, JPEG_PHOTOSHOP, metadata.iptc or b"", numbered=False)
-    segments += [(0xFE, payload) for kind, payload in carried if kind == "COM"]
-    head = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments)
-    return bare[:2] + head + rest
-
-
-def _chunked(marker: int, prefix: bytes, payload: bytes, *, numbered: bool) -> list[tuple[int, bytes]]:
-    room = JPEG_ROOM - len(prefix) - 2
-    parts = [payload[start : start + room] for start in range(0, len(payload), room)]
-    numbers = [bytes((number + 1, len(parts))) if numbered else b"" for number in range(len(parts))]
-    return [(marker, prefix + number + part) for number, part in zip(numbers, parts, strict=True)]
-
-
-def jpeg_adobe_transform(data: bytes) -> int | None:
-    """The colour transform that an Adobe segment declares (0: none, channels are RGB or CMYK), if there is one."""
-    for marker, payload in jpeg_segments(data):
-        if marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12:
-            return payload[11]
-    return None
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -167,12 +90,44 @@ def png_bytes(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
     )
 
 
-def webp_is_lossless(data: bytes) -> bool:
-    """Whether a WebP's picture is coded without loss (chunk VP8L)."""
-    position = 12
-    while position + 8 <= len(data):
-        kind, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
-        if kind in (b"VP8L", b"VP8 "):
-            return kind == b"VP8L"
-        position += 8 + length + length % 2
-    return False
+def encode_png(picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
+    """Codes 8 or 16 bits with the original's text, profile and density."""
+    levels = coded_levels(picture)
+    if picture.depth == 8:
+        sink = io.BytesIO()
+        Image.fromarray(levels).save(sink, "PNG")
+        bare = sink.getvalue()
+    else:
+        bare = _deep_png(levels)
+    return put_png_metadata(bare, described(read_png_metadata(original), picture, provenance))
+
+
+def _deep_png(levels: Levels) -> bytes:
+    """A bare 16-bit PNG: every row as its difference to the row above (filter 2), which suits photographs."""
+    height, width, channels = (*levels.shape, 1)[:3]
+    rows = np.ascontiguousarray(levels.astype(">u2")).view(np.uint8).reshape(height, -1)
+    filtered = np.full((height, rows.shape[1] + 1), 2, np.uint8)
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
+    return PNG_SIGNATURE + png_bytes(chunks)
+
+
+def png_mode(stream: BinaryIO, mode: str) -> str:
+    """Pillow's mode, or what the header's colour type says where the file has 16 bits, which Pillow would halve."""
+    stream.seek(24)
+    depth, colour_type = stream.read(2)
+    return {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}[colour_type] + ";16" if depth == 16 else mode
+
+
+def decode_deep_png(data: bytes, header: Header, orientation: int) -> Picture:
+    levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if levels is None:
+        raise ValueError("OpenCV could not decode it")
+    grey = header.mode.startswith("L")
+    levels = upright(levels.reshape(*levels.shape[:2], -1), orientation)
+    colours = levels[..., [0, 0, 0]] if grey else levels[..., 2::-1]
+    alpha = levels[..., -1] if levels.shape[2] in (2, 4) else None
+    return Picture(to_float(colours), alpha, grey, "PNG", 16, header.mode)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from tasks.models.diffusion.stored_prompts import KNOWN_IDS, MPSR_NEGATIVE
+from tasks.models.tensors import compiled, placed, to_pixels, to_tensor
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, StageSettings
-from tasks.stages.network import NetworkSettings, NetworkStage, compiled, placed, to_pixels, to_tensor
 
 if TYPE_CHECKING:
-    import torch
-
     from tasks.models.diffusion.diffbir import DiffBIRSettings
 
 Version = Literal["v1", "v2", "v2.1"]
@@ -145,45 +143,3 @@ class DiffBir(FaceStage):
             tile_stride=given.tile_stride,
             vae_tile=given.vae_tile,
         )
-
-
-class SwinIrSettings(NetworkSettings):
-    """DiffBIR's own first stage; the released MPSR uses PiSA-SR in its place."""
-
-    trained: Literal["face", "general", "realesrgan"] = Field(default="face", description="which released weights")
-
-
-class SwinIr(NetworkStage):
-    """DiffBIR's cleaner (SwinIR on 8×-unshuffled pixels), for its own two-stage use."""
-
-    name = "swinir"
-    Settings = SwinIrSettings
-    reads = ("aligned",)
-    source = "aligned"
-
-    settings: SwinIrSettings
-
-    @classmethod
-    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
-        """The weights of the training asked for."""
-        assert isinstance(settings, SwinIrSettings)
-        return (f"swinir_{settings.trained}",)
-
-    def build(self) -> Any:
-        """The network from the published checkpoint; its size follows from the file."""
-        from infra.weights.checkpoint import fitting, load_state_dict
-        from tasks.models.restorers.swinir import build_swinir
-
-        (path,) = self.weights.values()
-        with fitting(path, expect="SwinIR"):
-            return build_swinir(load_state_dict(path, expect="SwinIR"))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Sides are multiples of 64 already."""
-        from tasks.models.restorers.swinir import clean
-
-        return clean(self._network, images)
-
-    def load(self, device: str, dtype: str) -> None:
-        """In float32: it is small, and the condition of everything after it."""
-        super().load(device, "float32")

@@ -40,21 +40,3 @@ class FaceToneNet(NetworkStage):
     def load(self, device: str, dtype: str) -> None:
         """In float32, see the class."""
         super().load(device, "float32")
-
-
-class CompactSkinTone(NetworkStage):
-    """A small network in FaceToneNet's place: takes colour casts away by gains, and leaves natural light."""
-
-    name = "compact_skin_tone"
-    reads = ("restored",)
-
-    @classmethod
-    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
-        """One shipped file."""
-        return ("compact_skin_tone",)
-
-    def build(self) -> Any:
-        """The network from its safetensors file."""
-        from tasks.models.compact.table import load_compact
-
-        return load_compact(self.weights["compact_skin_tone"])

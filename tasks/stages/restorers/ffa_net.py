@@ -62,21 +62,3 @@ def _sizes(state: Mapping[str, torch.Tensor]) -> tuple[int, int, int]:
     layers = {key.split(".")[2] for key in state if key.startswith("g1.gp.")}
     width = state["pre.0.weight"].shape[0] if "pre.0.weight" in state else 64
     return max(len(groups), 1), max(len(layers) - 1, 1), width
-
-
-class CompactDehaze(NetworkStage):
-    """A small network in FFA-Net's place: a colour matrix for every part of the face, computed at 64 px."""
-
-    name = "compact_dehaze"
-    reads = ("restored",)
-
-    @classmethod
-    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
-        """One shipped file."""
-        return ("compact_dehaze",)
-
-    def build(self) -> Any:
-        """The network from its safetensors file."""
-        from tasks.models.compact.table import load_compact
-
-        return load_compact(self.weights["compact_dehaze"])

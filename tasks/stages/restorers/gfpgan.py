@@ -66,22 +66,3 @@ class Gfpgan(NetworkStage):
         from tasks.models.restorers.gfpgan import restore
 
         return restore(self._network, images)
-
-
-class CompactSevere(NetworkStage):
-    """The small restorer trained on faces of about 32 pixels; it starts again from the aligned input."""
-
-    name = "compact_severe"
-    reads = ("aligned",)
-    source = "aligned"
-
-    @classmethod
-    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
-        """One shipped file."""
-        return ("compact_severe",)
-
-    def build(self) -> Any:
-        """The network from its safetensors file."""
-        from tasks.models.compact.table import load_compact
-
-        return load_compact(self.weights["compact_severe"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from tasks.models.tensors import compiled, placed, to_pixels, to_tensor
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, StageSettings
-from tasks.stages.network import NetworkStage, compiled, placed, to_pixels, to_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -128,22 +128,3 @@ class PisaSR(FaceStage):
             ("wavelet", False): color_fix.wavelet_reconstruction,
         }
         return fixes[self.settings.colour_fix, self.settings.eight_bit](after, before).clamp(0, 1)
-
-
-class CompactRestorer(NetworkStage):
-    """The small restorer that this project trains and ships (tasks/models/weights/MODEL_CARD.md)."""
-
-    name = "compact_restorer"
-    reads = ("aligned",)
-    source = "aligned"
-
-    @classmethod
-    def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
-        """One shipped file."""
-        return ("compact_restorer",)
-
-    def build(self) -> Any:
-        """The network from its safetensors file."""
-        from tasks.models.compact.table import load_compact
-
-        return load_compact(self.weights["compact_restorer"])

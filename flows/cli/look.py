@@ -1,0 +1,48 @@
+"""`mpsr status`, `report`, `explain`: what a workspace holds, and how it came about."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import Json, Thumbnails, Workspace
+from flows.cli.words import restoration as tell
+from flows.cli.words import terminal
+
+
+def status(
+    workspace: Workspace,
+    reasons: Annotated[bool, typer.Option("--reasons", help="list failed and quarantined files with reasons")] = False,
+    json_: Json = False,
+) -> None:
+    """What a workspace holds: outcomes that add up, who is running, how far the last run came."""
+    from flows.cli.questions.status import workspace_status
+
+    data = workspace_status(workspace, reasons)
+    terminal.print_json(data) if json_ else tell.print_status(data)
+
+
+def report(workspace: Workspace, thumbnails: Thumbnails = None) -> None:
+    """Write the static report of a workspace, or of an evaluation in its folder, anew and print where it is."""
+    from flows.evaluation.page import is_evaluation, rewrite_evaluation_report
+    from flows.restoration.page import rewrite_report
+
+    rewrite = rewrite_evaluation_report if is_evaluation(workspace) else rewrite_report
+    terminal.out.print(rewrite(workspace, thumbnails), soft_wrap=True)
+
+
+def explain(
+    file: Annotated[
+        str, typer.Argument(help="a restored file, or its path relative to the archive", show_default=False)
+    ],
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", "-w", help="default: the one the file lies in")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Which input, stages, weights, scores and decisions made a file what it is, from the ledger."""
+    from flows.cli.questions.explain import explain as explain_file
+
+    data = explain_file(file, workspace)
+    terminal.print_json(data) if json_ else tell.print_explanation(data)

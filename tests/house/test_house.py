@@ -1,0 +1,106 @@
+"""The house itself: imports run one way, heavy things load late, the lock is whole, the words match the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from places import ROOT
+
+ROOMS = {"flows": {"flows", "tasks", "infra"}, "tasks": {"tasks", "infra"}, "infra": {"infra"}}
+HEAVY_FOR_STAGES = {"ray", "prefect", "polars", "duckdb"}
+
+
+def modules(room):
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_run_one_way(room):
+    for path in modules(room):
+        for name in imports(path):
+            top = name.partition(".")[0]
+            assert top not in ROOMS or top in ROOMS[room], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_networks_import_nothing_of_ours_but_networks():
+    for path in modules("tasks/models"):
+        for name in imports(path):
+            assert name.partition(".")[0] not in ROOMS or name.startswith("tasks.models"), f"{path.name}: {name}"
+
+
+def test_stages_know_neither_ray_nor_prefect():
+    for path in modules("tasks"):
+        assert not HEAVY_FOR_STAGES & {name.partition(".")[0] for name in imports(path)}, path.name
+
+
+def loaded_after(code):
+    check = f"{code}; import sys; print(*sorted({{'torch', 'ray', 'prefect', 'duckdb', 'cv2'}} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120
+    )
+    return done.stdout.split()
+
+
+def test_the_command_line_starts_light():
+    assert loaded_after("import flows, flows.cli.main") == []
+
+
+def test_recipes_validate_without_torch_or_ray():
+    code = "from tasks.recipes.recipe import *; [load_recipe(n) for n in recipe_names()]"
+    assert not {"torch", "ray", "prefect"} & set(loaded_after(code))
+
+
+def test_the_lock_holds_every_dependency_and_no_host():
+    lock = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"https?://|find-links|--index|--extra-index", lock)
+    locked = {m[1].lower() for m in re.finditer(r"^([A-Za-z0-9_.-]+)==", lock, re.MULTILINE)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dev = [d for d in project["optional-dependencies"]["dev"] if not d.startswith("mpsr-batch")]
+    for requirement in project["dependencies"] + project["optional-dependencies"]["s3"] + dev:
+        name = re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower()
+        assert name in locked, name
+    assert lock.count("--hash=sha256:") >= len(locked)
+
+
+def test_no_file_outgrows_a_screen_or_two():
+    for room in ROOMS:
+        for path in modules(room):
+            assert len(path.read_text().splitlines()) <= 400, path.relative_to(ROOT)
+
+
+def test_every_setting_stands_in_the_readme():
+    from infra.settings import Settings
+
+    readme = (ROOT / "README.md").read_text()
+    missing = [name for name in Settings.model_fields if f"`{name}`" not in readme]
+    assert not missing
+
+
+def test_every_reason_stands_in_the_architecture_page():
+    from tasks.archive.books import REASONS
+
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    assert [code for code in REASONS if f"`{code}`" not in page] == []
+
+
+def test_every_setting_has_a_sentence():
+    from infra.settings import Settings
+    from tasks.recipes.recipe import load_recipe, recipe_names
+
+    models = {Settings, *(stage.cls.Settings for name in recipe_names() for stage in load_recipe(name).stages)}
+    for model in models:
+        for name, field in model.model_fields.items():
+            assert field.description, f"{model.__name__}.{name}"
