@@ -18,13 +18,15 @@ from flows.jobs.data_set import JobError
 from flows.jobs.evaluation import restored_tree
 from flows.restore_dataset import restore
 from flows.session.documents import write_document, write_facts, write_table
-from infra.storage.storage import Storage, StorageError, decode_name
+from infra.storage.base import StorageError, decode_name
+from infra.storage.storage import Storage
 from tasks.comparing.comparison import Comparison, Regression, compare
 from tasks.comparing.pairing import ComparisonError
 from tasks.measuring.files import Evaluation
 from tasks.pages.documents.comparison import blocks, panels
 from tasks.pages.documents.strip import strip
-from tasks.pictures.codec import DecodeError, decode
+from tasks.pictures.codec import decode
+from tasks.pictures.picture import DecodeError
 
 NAME, PICTURES = "comparison", "worst"
 KNOW_THEIR_FACES = ("evaluation", "workspace", "recipe", "folder", "originals")

@@ -31,7 +31,7 @@ from tasks.measuring.measurer import FACES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from infra.workers.executor import Done
+    from infra.workers.maps import Done
 
 BATCH = 4
 """Pairs per call of a worker: what is lost when one dies, and what one intermediate file holds."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.gate.night import night
+from flows.gate.night import run_night
 from flows.jobs.restoration import job_for
 from flows.restore_dataset import restore
 
@@ -42,4 +42,4 @@ def reprocess_nightly(
         exclude=exclude,
         settings=settings,
     )
-    return night(job, again=again) if gate else restore(job)
+    return run_night(job, again=again) if gate else restore(job)

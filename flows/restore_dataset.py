@@ -30,8 +30,8 @@ from flows.session.in_flight import each_in_flight
 from flows.session.progress import watched
 from flows.session.session import RunStopped
 from infra.ledger.inventory import known_files
-from tasks.archive.scan import READ_AGAIN, scan
-from tasks.pictures.codec import Limits
+from tasks.archive.scan import READ_AGAIN, scan_archive
+from tasks.pictures.picture import Limits
 from tasks.recipes.recipe import COMMIT, RecipeStage
 
 INVENTORY_SEGMENT = 50_000
@@ -94,7 +94,7 @@ def find_pictures(run: Run) -> int:
             f"the archive {run.source.shown_url} is empty now, and was not at the last run: is it mounted? If it was "
             "emptied on purpose there is nothing to run; the restored files stay where they are"
         )
-    rows = scan(run.source, known, include=job.include, exclude=job.exclude, limits=limits)
+    rows = scan_archive(run.source, known, include=job.include, exclude=job.exclude, limits=limits)
     news = 0
     while part := list(islice(rows, INVENTORY_SEGMENT)):
         _make_way(run, known, part)  # before the ledger knows: a run that dies between the two does it once more

@@ -23,7 +23,7 @@ def train_compact(
     data: folder of aligned 512×512 faces (see tasks.train_data.load_faces). out: folder for weights and
     checkpoints; a training that was interrupted there goes on. settings: of `tasks.train.TrainSettings`, by network,
     such as {"severe": {"start": "out/restorer.safetensors"}}; those under "all" hold for all but niqe, which has none.
-    Returns one row per network, as `flows.train_local.train_one` gives it. Raises JobError as that does.
+    Returns one row per network, as `tasks.training.train_one` gives it. Raises TrainingRefused as that does.
     """
     chosen = settings or {}
     rows = [

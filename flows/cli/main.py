@@ -13,6 +13,7 @@ import typer
 
 from flows.cli import look, machine, measure, models, night, restore
 from flows.cli.words import terminal
+from infra.problems import ForPeople
 
 MACHINE = "This machine"
 PANELS = {
@@ -68,6 +69,8 @@ def _interrupt(*_: object) -> None:
 
 def exit_code_of(error: Exception) -> int | None:
     """2 or 3 for errors that are for people, by the classes that our own packages declare; None for defects."""
+    if isinstance(error, ForPeople):
+        return error.exit_code
     names = {cls.__name__ for cls in type(error).__mro__}
     if names & {"JobError", "RecipeError", "SettingsError", "WeightsError", "ExtraMissing", "WorkspaceBusy"}:
         return 2

@@ -11,7 +11,8 @@ from flows.jobs.evaluation import open_evaluation
 from flows.restoration.totals import face_counts
 from flows.session.facts import last_run_facts
 from infra.ledger.ledger import Ledger
-from infra.storage.storage import Storage, decode_name
+from infra.storage.base import decode_name
+from infra.storage.storage import Storage
 from tasks.measuring.files import Evaluation
 from tasks.recipes.recipe import COMMIT
 

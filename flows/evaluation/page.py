@@ -9,8 +9,10 @@ from urllib.parse import quote
 
 from flows.restoration.page import REPORT, levels, run_facts, sampled_rows, shown_pixels
 from flows.session.facts import last_run_facts
-from infra.ledger.ledger import Ledger, LedgerError
-from infra.storage.storage import Storage, decode_name
+from infra.ledger.ledger import Ledger
+from infra.ledger.schema import LedgerError
+from infra.storage.base import decode_name
+from infra.storage.storage import Storage
 from tasks.measuring.files import FACTS, Evaluation, read_evaluation
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 from flows.evaluation.run import EvaluationRun
 from flows.session.session import prefix_bits, prefix_of
 from infra.ledger.inventory import known_files
-from infra.ledger.ledger import bucket_of
-from tasks.archive.scan import scan
+from infra.ledger.schema import bucket_of
+from tasks.archive.scan import scan_archive
 from tasks.measuring.matching import INPUT, RESTORED, ROLES, TRUTH, Row, matched
 from tasks.measuring.measurer import FACES, FID
-from tasks.pictures.codec import Limits
+from tasks.pictures.picture import Limits
 
 if TYPE_CHECKING:
     from tasks.measuring.measurer import Item
@@ -87,7 +87,7 @@ def find_pairs(run: EvaluationRun) -> pa.Table:
 
     Settles on the way whether the pictures are aligned faces.
     """
-    news = scan(run.trees, known_files(run.ledger), limits=Limits(max_pixels=run.settings.max_pixels))
+    news = scan_archive(run.trees, known_files(run.ledger), limits=Limits(max_pixels=run.settings.max_pixels))
     while part := list(islice(news, SEGMENT)):
         run.ledger.append_inventory(part, run_id=run.id)
     columns = ["path", "image_id", "width", "height", "problem", "problem_text"]

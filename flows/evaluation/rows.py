@@ -13,7 +13,7 @@ from tasks.measuring.measurer import FACES, FID
 from tasks.stage import WHOLE_IMAGE
 
 if TYPE_CHECKING:
-    from infra.workers.executor import Failure
+    from infra.workers.errors import Failure
 
 _SAME = ("image_id", "face", "state", "reason_code", "reason", "worker")
 

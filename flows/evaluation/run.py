@@ -21,11 +21,12 @@ from flows.jobs.evaluation import EvaluationJob, is_workspace, output_of, restor
 from flows.session.progress import Progress
 from flows.session.session import SOFTWARE, executor_settings, planned_pool, resolve_device
 from infra.ledger.lease import Lease
-from infra.ledger.ledger import Ledger, buckets_for
+from infra.ledger.ledger import Ledger
+from infra.ledger.schema import buckets_for
 from infra.settings import Settings
 from infra.storage.storage import Storage
 from infra.weights.store import WeightsStore, open_store
-from tasks.measuring.challenge_files import Protocol, ProtocolError, protocol_of, read_landmarks
+from tasks.measuring.challenge import Protocol, ProtocolError, protocol_of, read_landmarks
 from tasks.measuring.fid import CAP
 from tasks.measuring.matching import INPUT, RESTORED, TRUTH, Row, Rules, Trees
 from tasks.measuring.measurer import CODE_VERSION, FACES, MeasureConfig

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from flows.evaluation.run import EvaluationRun
 from infra.ledger.sql import Reader
 from infra.storage.storage import Storage
-from tasks.measuring.challenge_files import Scored, Summary, challenge_csv, markdown_row, summarise
-from tasks.measuring.fid import fid, load_gaussian
+from tasks.measuring.challenge import Scored, Summary, summarise
+from tasks.measuring.challenge_files import challenge_csv, markdown_row
+from tasks.measuring.fid import fid_of, load_gaussian
 from tasks.measuring.files import COLUMNS, Evaluation, faces_schema
 from tasks.measuring.matching import RESTORED
 from tasks.measuring.measurer import FACES, FID
@@ -244,6 +245,6 @@ def _fid(run: EvaluationRun, faces: pa.Table, features: pa.Array) -> tuple[float
     vectors = [found.image(key, FID) for key, path in wanted if (found := opened(path)) is not None]
     stacked: NDArray[np.float32] = np.array(vectors, np.float32)
     try:
-        return fid(stacked, load_gaussian(run.weights.path("fid_ffhq512")), run.fid_cap), ""
+        return fid_of(stacked, load_gaussian(run.weights.path("fid_ffhq512")), run.fid_cap), ""
     except ValueError as error:
         return None, f"FID could not be computed: {error}"

@@ -22,9 +22,10 @@ from flows.restoration.delivered import deliver, restored
 from flows.session.facts import digests_of_run
 from infra.ledger.files import listing
 from infra.ledger.lease import Lease
-from infra.ledger.ledger import TRANSITIONS, Ledger
-from infra.ledger.schema import DELIVERED_STATES, event_columns
-from infra.storage.storage import Storage, StorageMissingError, decode_name
+from infra.ledger.ledger import Ledger
+from infra.ledger.schema import DELIVERED_STATES, TRANSITIONS, event_columns
+from infra.storage.base import StorageMissingError, decode_name
+from infra.storage.storage import Storage
 from tasks.recipes.recipe import COMMIT, stage_key
 from tasks.stage import WHOLE_IMAGE
 

@@ -53,7 +53,7 @@ class Findings:
     evaluations: Mapping[str, Evaluation]
 
 
-def night(job: Job, *, again: bool = False) -> dict[str, Any]:
+def run_night(job: Job, *, again: bool = False) -> dict[str, Any]:
     """Restores what is new; where results have become stale, lets them be replaced only within the bounds.
 
     With `again` pictures whose older result was kept or brought back are decided about once more. Returns the totals,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.jobs.comparison import insist_on_known
 from flows.jobs.data_set import JobError
 from flows.jobs.restoration import Job, job_for, recipe_label
-from tasks.archive.degrade import Degradation
+from tasks.archive.degradation import Degradation
 from tasks.comparing.grid import ARCHIVE, CELLS
 
 RECIPES = "recipes"

@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from infra.storage.storage import Storage, StorageMissingError, decode_name
+from infra.storage.base import StorageMissingError, decode_name
+from infra.storage.storage import Storage
 from tasks.worker.worker import RESTORED
 
 Row = Mapping[str, Any]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flows.session.facts import last_run_facts
 from infra.ledger.ledger import Ledger
-from infra.storage.storage import Storage, decode_name
+from infra.storage.base import decode_name
+from infra.storage.storage import Storage
 from tasks.recipes.recipe import COMMIT
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from flows.jobs.data_set import JobError
 from flows.restoration.shard import Shard
 from flows.session.session import prefix_bits, prefix_of
-from infra.ledger.ledger import Ledger, bucket_of
+from infra.ledger.ledger import Ledger
+from infra.ledger.schema import bucket_of
 from tasks.recipes.recipe import COMMIT
 
 if TYPE_CHECKING:

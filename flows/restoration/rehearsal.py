@@ -58,7 +58,8 @@ def measure(job: Job, settings: Settings, recipe: Recipe, rows: Iterable[Mapping
     Raises NoPreflight where the cluster has several machines, or no picture of the sample could be worked on.
     """
     from flows.session.session import planned_pool
-    from infra.workers.executor import Executor, ExecutorSettings
+    from infra.workers.executor import Executor
+    from infra.workers.maps import ExecutorSettings
 
     device, config = _worker_config(job, settings, recipe)
     begun = time.monotonic()

@@ -30,21 +30,23 @@ from flows.session.session import (
     SOFTWARE,
     Device,
     RunStopped,
-    _cpu_pools,
+    cpu_pools,
     executor_settings,
     planned_pool,
     present_weights,
     resolve_device,
 )
 from infra.ledger.lease import Lease
-from infra.ledger.ledger import Ledger, buckets_for
+from infra.ledger.ledger import Ledger
+from infra.ledger.schema import buckets_for
 from infra.settings import Settings, SettingsError
 from infra.storage.storage import Storage
 from tasks.recipes.recipe import COMMIT, Recipe, stage_key
 from tasks.worker.worker import RESTORED, WorkerConfig
 
 if TYPE_CHECKING:
-    from infra.workers.executor import Executor, PoolSize
+    from infra.workers.actor import PoolSize
+    from infra.workers.executor import Executor
 
 
 class Run:
@@ -209,7 +211,7 @@ def workers(run: Run) -> Iterator[None]:
     with planned_pool(settings, run.device) as (_, pool):
         run.pool = pool
         config = run.worker_config(pool.threads).model_dump(mode="json")
-        limits, pools = executor_settings(settings), _cpu_pools(settings, pool.threads)
+        limits, pools = executor_settings(settings), cpu_pools(settings, pool.threads)
         with Executor(
             run.factory, config, pool=pool, settings=limits, pools=pools, placement=settings.placement
         ) as run.executor:

@@ -72,7 +72,7 @@ def worth_retrying(state: State[Any]) -> bool:
     from flows.jobs.data_set import JobError
     from flows.session.session import RunStopped
     from infra.ledger.lease import LeaseLost
-    from infra.workers.executor import ExecutorCancelled, WorkerStartFailed
+    from infra.workers.errors import ExecutorCancelled, WorkerStartFailed
 
     error = state.data if isinstance(state.data, BaseException) else state.result(raise_on_failure=False)
     return not isinstance(error, (JobError, RunStopped, WorkerStartFailed, LeaseLost, ExecutorCancelled))

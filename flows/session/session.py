@@ -14,8 +14,9 @@ from infra.workers.cluster import has_gpu
 from tasks.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
+    from infra.workers.actor import PoolSize
     from infra.workers.cluster import ClusterFacts, ClusterSettings
-    from infra.workers.executor import ExecutorSettings, PoolSize
+    from infra.workers.maps import ExecutorSettings
 
 SMALL_SHARD = 64
 """Shards of small archives hold about this many images, so that several are in flight and progress is seen."""
@@ -45,13 +46,13 @@ def planned_pool(settings: Settings, device: Device) -> Iterator[tuple[ClusterFa
 
 def executor_settings(settings: Settings) -> ExecutorSettings:
     """How often a call is tried, how long it may take, and how soon it gives way when somebody stops the run."""
-    from infra.workers.executor import ExecutorSettings
+    from infra.workers.maps import ExecutorSettings
 
     return ExecutorSettings(retries=settings.retries, call_timeout=settings.call_timeout, cancel_grace=CANCEL_SECONDS)
 
 
-def _cpu_pools(settings: Settings, threads: int) -> dict[str, PoolSize]:
-    from infra.workers.executor import PoolSize
+def cpu_pools(settings: Settings, threads: int) -> dict[str, PoolSize]:
+    from infra.workers.actor import PoolSize
 
     return {name: PoolSize(workers, threads=threads) for name, workers in settings.pools.items()}
 

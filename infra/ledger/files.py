@@ -19,7 +19,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from infra.ledger.schema import INVENTORY
-from infra.storage.storage import FileInfo, Storage, StorageMissingError
+from infra.storage.base import FileInfo, StorageMissingError
+from infra.storage.storage import Storage
 
 MERGED = "merged"
 SEGMENTS_FILE = "_segments.parquet"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flows.restoration.shard import Row
 from infra.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class KnownFiles(Mapping[str, Row]):
+class KnownFiles(Mapping[str, dict[str, Any]]):
     """The inventory as a mapping from path to row, held in Arrow: ten million rows as dicts would not fit."""
 
     def __init__(self, table: pa.Table) -> None:
@@ -21,17 +20,17 @@ class KnownFiles(Mapping[str, Row]):
         self._table = table
         self._paths = table.column("path").combine_chunks()
 
-    def __getitem__(self, path: str) -> Row:
+    def __getitem__(self, path: str) -> dict[str, Any]:
         place = bisect_left(self._paths, path, key=lambda cell: cell.as_py())
         if place == len(self._paths) or self._paths[place].as_py() != path:
             raise KeyError(path)
-        row: Row = self._table.slice(place, 1).to_pylist()[0]
+        row: dict[str, Any] = self._table.slice(place, 1).to_pylist()[0]
         return row
 
     def __iter__(self) -> Iterator[str]:
         return (cell.as_py() for cell in self._paths)
 
-    def items(self) -> Iterator[tuple[str, Row]]:  # type: ignore[override]  # looking each path up would take minutes
+    def items(self) -> Iterator[tuple[str, dict[str, Any]]]:  # type: ignore[override]  # looking each path up would take minutes
         """Path and row, in order."""
         for batch in self._table.to_batches(max_chunksize=10_000):
             yield from ((row["path"], row) for row in batch.to_pylist())

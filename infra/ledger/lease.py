@@ -19,7 +19,8 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 
-from infra.storage.storage import Storage, StorageError, StorageExistsError, StorageMissingError
+from infra.storage.base import StorageError, StorageExistsError, StorageMissingError
+from infra.storage.storage import Storage
 
 _FOLDER = "leases"
 _log = logging.getLogger(__name__)

@@ -19,39 +19,18 @@ from infra.ledger import fold as manifest_fold
 from infra.ledger.files import Holdings, event_path, inventory_path, look
 from infra.ledger.plan import Books, books, plan
 from infra.ledger.schema import (
-    COMMIT,
     FORMAT_VERSION,
-    STATES,
-    TRANSITIONS,
     LedgerError,
     bucket_of,
-    buckets_for,
-    event_schema,
     event_table,
-    inventory_schema,
     inventory_table,
-    unreadable_id,
 )
 from infra.ledger.sql import Limits, Reader
-from infra.storage.storage import Storage, StorageExistsError
+from infra.storage.base import StorageExistsError
+from infra.storage.storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = [
-    "COMMIT",
-    "STATES",
-    "TRANSITIONS",
-    "Books",
-    "Ledger",
-    "LedgerError",
-    "Limits",
-    "bucket_of",
-    "buckets_for",
-    "event_schema",
-    "inventory_schema",
-    "unreadable_id",
-]
 
 _FORMAT_FILE = "_format.json"
 _VIEWS = ("inventory", "events", "latest", "commits")

@@ -17,32 +17,15 @@ from urllib.parse import unquote
 from infra.storage.base import (
     FileInfo,
     PathRefusedError,
-    StorageDeniedError,
     StorageError,
-    StorageExistsError,
-    StorageFullError,
     StorageMissingError,
     checked_path,
-    decode_name,
     encode_name,
     is_junk,
     is_temp,
 )
 from infra.storage.local import LocalFiles
 from infra.storage.remote import RemoteFiles
-
-__all__ = [
-    "FileInfo",
-    "PathRefusedError",
-    "Storage",
-    "StorageDeniedError",
-    "StorageError",
-    "StorageExistsError",
-    "StorageFullError",
-    "StorageMissingError",
-    "decode_name",
-    "encode_name",
-]
 
 
 class Storage:

@@ -18,39 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.weights.checkpoint import convert, fitting, load_checkpoint, load_into, load_state_dict
+from infra.weights.checkpoint import convert
 from infra.weights.download import fetch
 from infra.weights.errors import (
-    DownloadFailed,
     LicenceNotAccepted,
     WeightsCorrupt,
     WeightsError,
-    WeightsMismatch,
     WeightsMissing,
-    WeightsUnknown,
-    WeightsUnsafe,
 )
-from infra.weights.table import PROJECT, Licence, Weight, WeightsTable
-
-__all__ = [
-    "DownloadFailed",
-    "Licence",
-    "LicenceNotAccepted",
-    "Weight",
-    "WeightsCorrupt",
-    "WeightsError",
-    "WeightsMismatch",
-    "WeightsMissing",
-    "WeightsStatus",
-    "WeightsStore",
-    "WeightsTable",
-    "WeightsUnknown",
-    "WeightsUnsafe",
-    "fitting",
-    "load_checkpoint",
-    "load_into",
-    "load_state_dict",
-]
+from infra.weights.table import PROJECT, Weight, WeightsTable
 
 BLOCK = 1 << 22
 AT_ONCE = 4

@@ -14,39 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from infra.workers.actor import Host, Item, PoolSize, Row, WorkerSpec
+from infra.workers.actor import Item, PoolSize, Row, WorkerSpec
 from infra.workers.errors import (
     ExecutorCancelled,
     ExecutorError,
-    Failure,
-    HostContractBroken,
-    InfrastructureError,
-    ResourceExhausted,
-    WorkersKeepDying,
-    WorkerStartFailed,
 )
-from infra.workers.maps import CallStats, Done, ExecutorSettings, Job, Stats
+from infra.workers.maps import Done, ExecutorSettings, Job, Stats
 from infra.workers.scheduler import Scheduler
-
-__all__ = [
-    "CallStats",
-    "Done",
-    "Executor",
-    "ExecutorCancelled",
-    "ExecutorError",
-    "ExecutorSettings",
-    "Failure",
-    "Host",
-    "HostContractBroken",
-    "InfrastructureError",
-    "Item",
-    "PoolSize",
-    "ResourceExhausted",
-    "Row",
-    "Stats",
-    "WorkerStartFailed",
-    "WorkersKeepDying",
-]
 
 _DEFAULT_POOL = "default"
 

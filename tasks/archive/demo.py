@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from tasks.archive import degrade as d
+from tasks.archive import degradation as d
 from tasks.pictures.codec import decode
 from tasks.pictures.picture import LUMA, Levels, Pixels, to_levels
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, Protocol
 
-from infra.storage.storage import FileInfo, StorageMissingError
-from tasks.pictures.codec import DecodeError, Header, Limits, read_header
+from infra.storage.base import FileInfo, StorageMissingError
+from tasks.pictures.codec import read_header
+from tasks.pictures.picture import DecodeError, Header, Limits
 
 Row = dict[str, Any]
 IN_MEMORY = 64 << 20
@@ -35,7 +36,7 @@ class Source(Protocol):
     def open_read(self, path: str) -> BinaryIO: ...
 
 
-def scan(
+def scan_archive(
     source: Source,
     known: Mapping[str, Mapping[str, Any]],
     *,

@@ -27,7 +27,7 @@ from tasks.comparing.pairing import (
     nothing_in_common,
     paired,
 )
-from tasks.measuring.challenge_files import TERMS
+from tasks.measuring.challenge import TERMS
 
 if TYPE_CHECKING:
     from tasks.measuring.files import Evaluation

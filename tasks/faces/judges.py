@@ -90,5 +90,5 @@ def onnx_judge(path: Path) -> Judge:
     return judge
 
 
-def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))

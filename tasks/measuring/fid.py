@@ -49,7 +49,7 @@ def load_gaussian(path: Path) -> Gaussian:
     return Gaussian(mean, covariance)
 
 
-def fid(features: NDArray[np.floating], reference: Gaussian, cap: int = CAP) -> float:
+def fid_of(features: NDArray[np.floating], reference: Gaussian, cap: int = CAP) -> float:
     """FID of features (N, D), in the order of their files' paths, of which the first `cap` count.
 
     With fewer faces than features the product of the covariances is singular, and its root lost in rounding; then

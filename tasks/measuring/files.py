@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.storage.storage import Storage, StorageMissingError
+from infra.storage.base import StorageMissingError
+from infra.storage.storage import Storage
 
 FACES, FACTS = "evaluation.parquet", "evaluation.json"
 SCHEMA = 1

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-from infra.storage.storage import FileInfo, Storage, decode_name
-from tasks.measuring.challenge_files import Placed, Protocol
+from infra.storage.base import FileInfo, decode_name
+from infra.storage.storage import Storage
+from tasks.measuring.challenge import Placed, Protocol
 from tasks.measuring.files import PROBLEMS
 
 Row = dict[str, Any]

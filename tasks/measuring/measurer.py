@@ -22,14 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from infra.storage.storage import Storage, StorageMissingError, decode_name
+from infra.storage.base import StorageMissingError, decode_name
+from infra.storage.storage import Storage
 from infra.weights.store import open_store
 from tasks.faces import geometry
 from tasks.measuring.files import PROBLEMS
+from tasks.measuring.instruments import FacePair
 from tasks.measuring.matching import INPUT, RESTORED, ROLES, TRUTH
-from tasks.measuring.metrics import FacePair, Meter, Unmeasurable
-from tasks.pictures import codec as image_io
-from tasks.pictures.picture import Picture
+from tasks.measuring.metrics import Meter, Unmeasurable
+from tasks.pictures.codec import decode
+from tasks.pictures.picture import DecodeError, Limits, Picture
 from tasks.stage import WHOLE_IMAGE, Batch, Pixels
 from tasks.stages.detect_align import WARP_LIMIT, DetectAlign, DetectAlignSettings
 from tasks.worker import intermediate
@@ -120,7 +122,7 @@ class Measurer:
         paths = {name: store.path(name) for name in config.weights}
         self._meter = Meter(config.metrics, paths, config.device)
         self._detector = None if config.detector is None else _detector(config, paths)
-        self._limits = image_io.Limits(max_pixels=config.max_pixels)
+        self._limits = Limits(max_pixels=config.max_pixels)
         self._compute = threading.Lock()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -178,8 +180,8 @@ class Measurer:
             sentence = f"{role} {path} has changed since it was paired; run again to take it as it is then"
             raise PairProblem("changed_while_running", sentence, retryable=True)
         try:
-            return image_io.decode(data, self._limits)
-        except image_io.DecodeError as error:
+            return decode(data, self._limits)
+        except DecodeError as error:
             raise PairProblem(error.reason_code, f"{role} {path}: {error}") from None
 
     def _locate(self, item: Item, given: Picture) -> list[Located]:

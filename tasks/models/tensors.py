@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from tasks.stage import Pixels
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Pixels = NDArray[np.float32]
+"""RGB images, shape (N, H, W, 3), float32."""
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """Where torch looks for the folder of what it compiled."""
 

@@ -20,8 +20,6 @@ from tasks.pictures.formats.png import decode_deep_png, encode_png, png_mode, re
 from tasks.pictures.formats.table import DECODED, sniff
 from tasks.pictures.picture import DecodeError, Header, Limits, Picture
 
-__all__ = ["DecodeError", "Header", "Limits", "Picture", "decode", "encode", "read_header", "sniff"]
-
 Image.MAX_IMAGE_PIXELS = None  # Limits does this job for every file that comes through here
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from tasks.faces.judges import ADAFACE, ONNX, Judge, _cosine, adaface_judge, onnx_judge, recognition_crop
+from tasks.faces.judges import ADAFACE, ONNX, Judge, adaface_judge, cosine, onnx_judge, recognition_crop
 from tasks.faces.small_judge import COMPACT, IN_WORDS, TRUSTED, CompactJudge, threshold_at
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
 
@@ -171,7 +171,7 @@ class Identity(FaceStage):
 
 def _by_recognition(judge: Judge, reference: Pixels, threshold: float) -> Sitting:
     vector = judge(reference[None])[0]
-    return Sitting("identity.restored", threshold, lambda crop: Likeness(_cosine(vector, judge(crop[None])[0])))
+    return Sitting("identity.restored", threshold, lambda crop: Likeness(cosine(vector, judge(crop[None])[0])))
 
 
 def _by_parts(judge: CompactJudge, reference: Pixels) -> Sitting | str:

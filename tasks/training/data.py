@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.archive.degrade import (
+from tasks.archive.degradation import (
     LUMA,
     MEDIUM,
     MILD,

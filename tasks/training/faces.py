@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.archive.degrade import Image, degrade, sample_degradation
+from tasks.archive.degradation import Image, degrade, sample_degradation
 from tasks.faces.cascade import propose
 from tasks.faces.crops import CROP, Box, Jitter, Levels, crop_matrix, cut
 from tasks.models.compact.faces import MIRRORED, box_of_points

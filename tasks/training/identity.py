@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.archive.degrade import (
+from tasks.archive.degradation import (
     LUMA,
     MEDIUM,
     MILD,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import nn
 
-from tasks.archive.degrade import Degradation, Image, degrade
+from tasks.archive.degradation import Degradation, Image, degrade
 from tasks.faces.judges import recognition_crop
 from tasks.training.data import Face, to_float
 

@@ -7,7 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.jobs.data_set import JobError
+from infra.problems import ForPeople
+
+
+class TrainingRefused(ForPeople):
+    """A network, a setting or a folder of faces that cannot be trained with; nothing was done."""
+
+    exit_code = 2
 
 
 def train_one(
@@ -19,7 +25,7 @@ def train_one(
     `tell` hears (step, steps, loss) after every step.
     Returns where the weights are, their sha256, one line of figures for every row of `tasks.train_measure`, and, for
     networks that make pictures, a strip of validation faces (given, made, truth) to look at.
-    Raises JobError for an unknown network, for settings that cannot be, and where the folder holds no faces.
+    Raises TrainingRefused for an unknown network, for settings that cannot be, and where the folder holds no faces.
     """
     if name == "niqe":
         return _fit_niqe(data, output, settings)
@@ -30,14 +36,14 @@ def train_one(
     from tasks.training.strip import write_strip
 
     if name not in NETWORKS:
-        raise JobError(f"no network is called {name!r}; {', '.join(NETWORKS)} and niqe can be trained")
+        raise TrainingRefused(f"no network is called {name!r}; {', '.join(NETWORKS)} and niqe can be trained")
     try:
         chosen = TrainSettings.model_validate({"data": data, "out": output, **settings})
         held_out = ("choose",) if chosen.patience else ()
         faces = [faces_of(chosen, split) for split in (*held_out, "val")][-1]  # what lacks is said before, not after
         result = train(name, chosen, tell)
     except (ValueError, FileNotFoundError) as error:
-        raise JobError(str(error)) from None
+        raise TrainingRefused(str(error)) from None
     network = load_compact(result.weights)
     figures = {row: _in_words(values) for row, values in measure(name, network, faces).items()}
     strip = write_strip(name, network, faces, output / f"{name}.png")
@@ -51,12 +57,12 @@ def _fit_niqe(data: Path, output: Path, settings: dict[str, Any]) -> dict[str, A
     from tasks.training.niqe import fit_niqe, measure_niqe
 
     if settings:
-        raise JobError(f"niqe is fitted in one go and has no settings; leave out {', '.join(settings)}")
+        raise TrainingRefused(f"niqe is fitted in one go and has no settings; leave out {', '.join(settings)}")
     try:
         fitted = fit_niqe(data, output)
         figures = measure_niqe(fitted.weights, load_faces(data, "val"))
     except (FileNotFoundError, ValueError) as error:
-        raise JobError(str(error)) from None
+        raise TrainingRefused(str(error)) from None
     digest = hashlib.sha256(fitted.weights.read_bytes()).hexdigest()
     rows = {row: _in_words(values) for row, values in figures.items()}
     return {"weights": str(fitted.weights), "sha256": digest, "faces": fitted.faces, **rows}

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from infra.storage.storage import Storage, decode_name
+from infra.storage.base import decode_name
+from infra.storage.storage import Storage
 from infra.weights.store import open_store
 from tasks.archive import books
-from tasks.pictures import codec as image_io
-from tasks.pictures.picture import Picture
+from tasks.pictures.codec import decode, encode
+from tasks.pictures.picture import DecodeError, Limits, Picture
 from tasks.recipes.recipe import Recipe, RecipeStage, seed_of
 from tasks.stage import WHOLE_IMAGE, Batch, Face, FaceStage, ImageStage, Outcome, Pixels, Stage
 from tasks.worker import intermediate
@@ -140,8 +141,8 @@ class Worker:
         if item.get("copy"):
             return [self._copy(item, data, started)], [{}]
         try:
-            picture = image_io.decode(data, image_io.Limits(max_pixels=self.config.max_pixels))
-        except image_io.DecodeError as error:
+            picture = decode(data, Limits(max_pixels=self.config.max_pixels))
+        except DecodeError as error:
             outcome = Outcome(_state_of(error.reason_code), error.reason_code, str(error))
             return [self._row(item, WHOLE_IMAGE, outcome, started, 0.0)], [{}]
         loaded = self.stage(stage)
@@ -180,7 +181,7 @@ class Worker:
 
     def _encode_restored(self, item: Item, data: bytes, picture: Picture, row: Row) -> None:
         try:
-            output = image_io.encode(picture, data, self._provenance(item))
+            output = encode(picture, data, self._provenance(item))
         except (ValueError, OSError) as error:  # no storage is touched here: it is the picture that cannot be coded
             row |= {"state": "quarantined", "reason_code": "write_failed", "reason": f"could not be coded: {error}"}
             return

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from places import SHARED
 
-from tasks.archive.degrade import PRESETS, Degradation, Image, degrade
+from tasks.archive.degradation import PRESETS, Degradation, Image, degrade
 from tasks.training.data import Face, ita, load_faces, to_float
 from tasks.training.measure import psnr
 

@@ -22,7 +22,7 @@ import torch
 from bench_compact import JUDGE, SHARED, Graph
 from numpy.typing import NDArray
 
-from tasks.archive.degrade import MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, sample_degradation
+from tasks.archive.degradation import MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, sample_degradation
 from tasks.faces.judges import onnx_judge
 from tasks.faces.small_judge import THRESHOLDS, TRUSTED, CompactJudge, threshold_at
 from tasks.training.data import Face, ita, load_faces, to_float

@@ -31,8 +31,8 @@ import pyarrow as pa
 from infra.ledger.files import event_path, inventory_path
 from infra.ledger.fold import parquet_bytes
 from infra.ledger.lease import Lease
-from infra.ledger.ledger import Ledger, bucket_of, event_schema, inventory_schema
-from infra.ledger.schema import bucket_sql, next_seq
+from infra.ledger.ledger import Ledger
+from infra.ledger.schema import bucket_of, bucket_sql, event_schema, inventory_schema, next_seq
 from infra.storage.storage import Storage
 
 SEGMENT_ROWS, SCAN_ROWS, NIGHTLY_ROWS, CHUNK = 1_000, 100_000, 10_000, 500_000

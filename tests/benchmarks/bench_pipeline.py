@@ -32,7 +32,7 @@ def make_faces(folder: Path, count: int) -> None:
     import cv2
     from skimage.data import astronaut
 
-    from tasks.archive.degrade import degrade, sample_degradation
+    from tasks.archive.degradation import degrade, sample_degradation
 
     crop = cv2.resize(astronaut()[0:256, 96:352], (512, 512), interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
     folder.mkdir()

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_compact_models import WEIGHTS, aligned_astronaut
+from astronaut import aligned_astronaut
+from places import WEIGHTS
 from test_identity import judge
 
-from tasks.archive.degrade import MEDIUM, MILD, SEVERE, degrade
+from tasks.archive.degradation import MEDIUM, MILD, SEVERE, degrade
 from tasks.comparing.gate import IDENTITIES
 from tasks.faces.judges import ADAFACE, ONNX
 from tasks.faces.small_judge import COMPACT, THRESHOLDS, TRUSTED, CompactJudge, threshold_at

@@ -269,8 +269,8 @@ def write_tokenizer(folder, tokens):
 @pytest.fixture(scope="module", autouse=True)
 def _networks_are_built_once():
     """Most settings are read when a stage runs, so cases share what is built from the same weights and arguments."""
-    import tasks.models.diffbir as diffbir
-    import tasks.models.pisa_sr as pisa
+    import tasks.models.diffusion.diffbir as diffbir
+    import tasks.models.diffusion.pisa_sr as pisa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pisa, "load_pisa_sr", remembering(pisa.load_pisa_sr))

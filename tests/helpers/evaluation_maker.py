@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from infra.ledger.ledger import Ledger, bucket_of
+from infra.ledger.ledger import Ledger
+from infra.ledger.schema import bucket_of
 from infra.storage.storage import Storage
 from tasks.measuring.files import faces_schema, write_evaluation
 from tasks.worker import intermediate

@@ -23,7 +23,7 @@ runner = CliRunner()
 
 def mpsr(*arguments, **environment):
     """The real command in a process of its own."""
-    command = [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from flows.cli.main import main; main()", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment}
     )

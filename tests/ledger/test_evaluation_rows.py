@@ -14,7 +14,7 @@ from flows.evaluation.rows import events_of, given_up
 from flows.evaluation.totals import _joined, _measured
 from infra.ledger.ledger import Ledger
 from infra.storage.storage import Storage
-from tasks.archive.scan import scan
+from tasks.archive.scan import scan_archive
 from tasks.measuring.matching import INPUT, RESTORED, Rules, Trees, matched
 from tasks.measuring.measurer import FACES
 
@@ -93,7 +93,7 @@ def test_pictures_with_unusual_names_are_paired_like_all_others(tmp_path):
     Storage(tmp_path / "out").write_atomic("broken.jpg", b"no picture, but says so")
     trees = Trees({RESTORED: Storage(tmp_path / "out"), INPUT: Storage(tmp_path / "in")}, Rules())
     files = {RESTORED: [], INPUT: []}
-    for row in scan(trees, {}):
+    for row in scan_archive(trees, {}):
         files[trees.role(row["path"])].append(row | {"path": row["path"].partition("/")[2]})
     pairs = {row["path"]: row["problem"] for row in matched(files, Rules())}
     assert pairs == {

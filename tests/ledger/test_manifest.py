@@ -21,8 +21,17 @@ from places import ROOT
 from s3_server import fresh_bucket, s3_options
 
 from infra.ledger.files import snapshot_path
-from infra.ledger.ledger import STATES, TRANSITIONS, Ledger, LedgerError, bucket_of, buckets_for, unreadable_id
-from infra.ledger.schema import bucket_sql, event_schema
+from infra.ledger.ledger import Ledger
+from infra.ledger.schema import (
+    STATES,
+    TRANSITIONS,
+    LedgerError,
+    bucket_of,
+    bucket_sql,
+    buckets_for,
+    event_schema,
+    unreadable_id,
+)
 from infra.storage.storage import Storage
 
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(60)]

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from infra.ledger import retention
-from infra.ledger.ledger import Ledger, bucket_of
+from infra.ledger.ledger import Ledger
 from infra.ledger.retention import Policy, clean
+from infra.ledger.schema import bucket_of
 from infra.storage.storage import Storage
 
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(40)]

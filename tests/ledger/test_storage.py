@@ -17,10 +17,9 @@ import pytest
 from places import ROOT
 from s3_server import fresh_bucket, s3_options
 
-from infra.storage.storage import (
+from infra.storage.base import (
     FileInfo,
     PathRefusedError,
-    Storage,
     StorageDeniedError,
     StorageError,
     StorageExistsError,
@@ -29,6 +28,7 @@ from infra.storage.storage import (
     decode_name,
     encode_name,
 )
+from infra.storage.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, little_space
 def test_a_write_cut_short_shows_nothing_and_is_found_as_leftover(tmp_path):
     (tmp_path / "a").mkdir()
     code = (
-        "import os, sys; from infra import storage_local; from infra.storage import Storage\n"
+        "import os, sys; from infra.storage import local as storage_local; from infra.storage import Storage\n"
         "storage_local.os.fsync = lambda fd: os._exit(9)\n"
         "Storage(sys.argv[1]).write_atomic('a/out.png', b'x' * 1000)"
     )

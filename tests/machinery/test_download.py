@@ -11,8 +11,8 @@ import pytest
 
 from infra.weights.download import fetch
 from infra.weights.errors import DownloadFailed, LicenceNotAccepted, WeightsMissing
-from infra.weights.store import WeightsStore, WeightsTable
-from infra.weights.table import Licence, Weight
+from infra.weights.store import WeightsStore
+from infra.weights.table import Licence, Weight, WeightsTable
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, np.uint8))
 HASH = hashlib.sha256(CONTENT).hexdigest()

@@ -13,21 +13,21 @@ from collections import Counter
 import pytest
 from places import HELPERS
 
+from infra.workers.actor import PoolSize
 from infra.workers.cluster import ClusterSettings, start_or_join
-from infra.workers.errors import InfrastructureError, Trouble, kind_of
-from infra.workers.executor import (
-    Done,
-    Executor,
+from infra.workers.errors import (
     ExecutorCancelled,
     ExecutorError,
-    ExecutorSettings,
     HostContractBroken,
-    PoolSize,
+    InfrastructureError,
     ResourceExhausted,
+    Trouble,
     WorkersKeepDying,
     WorkerStartFailed,
+    kind_of,
 )
-from infra.workers.maps import Batch, Job, SizeLimits
+from infra.workers.executor import Executor
+from infra.workers.maps import Batch, Done, ExecutorSettings, Job, SizeLimits
 
 HERE = str(HELPERS)
 BACKENDS = ["inline", "ray"]

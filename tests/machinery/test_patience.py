@@ -8,7 +8,7 @@ import time
 import pytest
 
 from flows.session.patience import Patience
-from infra.storage.storage import StorageError, StorageFullError
+from infra.storage.base import StorageError, StorageFullError
 
 
 class Flaky:

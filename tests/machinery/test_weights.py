@@ -23,7 +23,8 @@ from infra.weights.errors import (
     WeightsUnknown,
     WeightsUnsafe,
 )
-from infra.weights.store import WeightsStore, WeightsTable
+from infra.weights.store import WeightsStore
+from infra.weights.table import WeightsTable
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, np.uint8))
 HASH = hashlib.sha256(CONTENT).hexdigest()

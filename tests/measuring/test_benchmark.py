@@ -16,13 +16,12 @@ from PIL import Image
 from test_comparison import evaluation
 from typer.testing import CliRunner
 
-from flows.cli.main import exit_code_of
-from flows.cli.options import app
+from flows.cli.main import app, exit_code_of
 from flows.jobs.benchmark import BenchmarkJob
 from flows.jobs.comparison import ComparisonJob, side_of, two_sides
 from flows.jobs.data_set import JobError
 from infra.storage.storage import Storage
-from tasks.archive.degrade import SEVERE
+from tasks.archive.degradation import SEVERE
 from tasks.comparing.grid import CELLS, NoFaces, default_faces, described, faces_of, write_archive
 from tasks.comparing.table import rows
 from tasks.measuring.files import read_evaluation, write_evaluation

@@ -15,16 +15,13 @@ import numpy as np
 import pytest
 from places import ROOT
 
-from tasks.measuring.challenge_files import (
+from tasks.measuring.challenge import (
     PUBLISHED,
     MissingTerm,
     Protocol,
     ProtocolError,
     Scored,
-    challenge_csv,
-    markdown_row,
     per_subset,
-    place,
     protocol_of,
     read_landmarks,
     summarise,
@@ -33,6 +30,7 @@ from tasks.measuring.challenge_files import (
     validity,
     weighted,
 )
+from tasks.measuring.challenge_files import challenge_csv, markdown_row, place
 from tasks.measuring.metrics import CHALLENGE
 
 TABLE = Path(os.environ.get("MPSR_SHARED", ROOT.parent / "shared")) / "parity" / "score_table1.json"

@@ -14,7 +14,7 @@ from torchvision.models import inception_v3
 
 from infra.weights.checkpoint import load_state_dict
 from infra.weights.errors import WeightsMismatch, WeightsUnsafe
-from tasks.measuring.fid import Gaussian, fid, frechet_distance, gaussian, load_gaussian
+from tasks.measuring.fid import Gaussian, fid_of, frechet_distance, gaussian, load_gaussian
 from tasks.models.quality.fid_inception import FidInception, inception_for
 
 AVERAGED = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b")
@@ -125,13 +125,13 @@ class TestDistance:
         reference = Gaussian(RNG.standard_normal(12), spread(12, 4))
         features = np.random.default_rng(faces).standard_normal((faces, 12)).astype(np.float32)
         expected = frechet_distance(gaussian(features.astype(np.float64)), reference)
-        assert fid(features, reference) == pytest.approx(expected, abs=1e-5)
+        assert fid_of(features, reference) == pytest.approx(expected, abs=1e-5)
 
     def test_of_a_known_sample(self):
         """Two faces: the covariance has one direction, so the root of the product is a number."""
         features = np.array([[1.0, 0.0], [3.0, 0.0]])
         reference = Gaussian(np.zeros(2), np.diag([8.0, 5.0]))
-        assert fid(features, reference) == pytest.approx(4 + 2 + 13 - 2 * (2 * 8) ** 0.5)
+        assert fid_of(features, reference) == pytest.approx(4 + 2 + 13 - 2 * (2 * 8) ** 0.5)
 
     def test_a_singular_product_without_a_root_gets_a_little_on_its_diagonal(self, monkeypatch):
         import scipy.linalg
@@ -154,13 +154,13 @@ class TestDistance:
 
     def test_only_the_first_faces_count(self):
         features, reference = RNG.standard_normal((9, 4)), Gaussian(np.zeros(4), np.eye(4))
-        assert fid(features, reference, cap=5) == fid(features[:5], reference)
+        assert fid_of(features, reference, cap=5) == fid_of(features[:5], reference)
 
     def test_one_face_and_another_networks_statistics_are_refused(self):
         with pytest.raises(ValueError, match="at least 2 faces, got 1"):
-            fid(np.zeros((1, 4)), Gaussian(np.zeros(4), np.eye(4)))
+            fid_of(np.zeros((1, 4)), Gaussian(np.zeros(4), np.eye(4)))
         with pytest.raises(ValueError, match="got 3 features and 4"):
-            fid(np.zeros((5, 3)), Gaussian(np.zeros(4), np.eye(4)))
+            fid_of(np.zeros((5, 3)), Gaussian(np.zeros(4), np.eye(4)))
 
 
 class TestStatistics:

@@ -14,21 +14,13 @@ import torch
 from places import ROOT
 from torchvision.models import alexnet
 
-from infra.weights.store import WeightsTable, open_store
+from infra.weights.store import open_store
+from infra.weights.table import WeightsTable
 from tasks.faces import geometry
 from tasks.measuring import formulas as full_reference
 from tasks.measuring import metrics
-from tasks.measuring.instruments import recognition_crop
-from tasks.measuring.metrics import (
-    CHALLENGE,
-    METRICS,
-    FacePair,
-    Meter,
-    UnknownMetric,
-    Unmeasurable,
-    resolve,
-    weights_of,
-)
+from tasks.measuring.instruments import FacePair, recognition_crop
+from tasks.measuring.metrics import CHALLENGE, METRICS, Meter, UnknownMetric, Unmeasurable, resolve, weights_of
 from tasks.models.quality import iqa
 from tasks.models.quality.lpips import CONVOLUTIONS, SCALE, SHIFT, lpips_for
 
@@ -98,7 +90,7 @@ class TestTable:
         assert wanted <= listed
 
     def test_neither_torch_nor_opencv_is_loaded_to_name_metrics(self):
-        code = "import tasks.metrics, tasks.challenge, sys; print({'torch', 'cv2', 'scipy'} & set(sys.modules))"
+        code = "import tasks.measuring.metrics, tasks.measuring.challenge_files, sys; print({'torch', 'cv2', 'scipy'} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
         assert done.stdout.strip() == "set()", done.stderr
 

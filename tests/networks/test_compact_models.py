@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import skimage
 import torch
+from astronaut import aligned_astronaut
 from places import WEIGHTS
 from safetensors.torch import save_file
 
-from tasks.archive.degrade import MEDIUM, MILD, SEVERE, degrade
+from tasks.archive.degradation import MEDIUM, MILD, SEVERE, degrade
 from tasks.models.compact.faces import LandmarkNet, both_ways, box_of_points, landmark_crop
 from tasks.models.compact.quality import score_of
 from tasks.models.compact.restorers import resize
@@ -35,15 +34,6 @@ def portrait():
 def astronaut():
     """scikit-image's astronaut, 1×3×512×512."""
     return torch.from_numpy(aligned_astronaut().transpose(2, 0, 1).copy())[None]
-
-
-def aligned_astronaut():
-    """scikit-image's astronaut, aligned at 512 px by her eyes, 512×512×3 in [0, 1]."""
-    picture = cv2.imread(str(Path(skimage.__file__).parent / "data" / "astronaut.png"))[..., ::-1]
-    eyes, template = np.array([(203.4, 103.6), (247.5, 104.4)]), np.array([(193.0, 239.9), (318.9, 240.2)])
-    matrix, _ = cv2.estimateAffinePartial2D(eyes, template)
-    aligned = cv2.warpAffine(np.ascontiguousarray(picture), matrix, (512, 512), borderMode=cv2.BORDER_REFLECT_101)
-    return aligned.astype(np.float32) / 255
 
 
 @pytest.mark.parametrize("name", PICTURES)

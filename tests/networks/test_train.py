@@ -19,9 +19,8 @@ import torch
 from places import ROOT
 from safetensors.torch import load_file
 
-from flows.jobs.data_set import JobError
 from flows.train_compact import settings_of, train_compact
-from tasks.archive.degrade import Degradation
+from tasks.archive.degradation import Degradation
 from tasks.models.compact.table import build, load_compact
 from tasks.training.data import FFHQ_POINTS, POINT_NAMES, Pair, draw_cast, ita, load_faces, restorer_pair, tone_pair
 from tasks.training.faces import face_crop, nonface_crop
@@ -29,7 +28,7 @@ from tasks.training.loop import TrainSettings, evenly, take_over, train
 from tasks.training.measure import ROWS, measure_landmarks, measure_picture
 from tasks.training.networks import NETWORKS, quality_truth
 from tasks.training.scenes import draw_frame, elsewhere, framed
-from tasks.training.session import train_one
+from tasks.training.session import TrainingRefused, train_one
 from tasks.training.strip import write_strip
 
 
@@ -115,7 +114,7 @@ def test_an_interrupted_training_ends_where_it_would_have(folder, tmp_path):
 
 def test_a_killed_training_leaves_a_checkpoint_that_can_be_read(folder, tmp_path):
     code = (
-        "import sys; from tasks.train import *; "
+        "import sys; from tasks.training.loop import *; "
         "train('landmarks', TrainSettings(data=sys.argv[1], out=sys.argv[2], steps=100000, batch=1, save_every=1))"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -195,7 +194,7 @@ def test_the_flow_trains_measures_and_lists_the_networks(folder, tmp_path, prefe
     assert (row["name"], row["steps"]) == ("skin_tone", 2)
     assert "gain" in row["colour_cast"]
     load_compact(Path(row["weights"]))
-    with pytest.raises(JobError, match="no network is called 'skin'"):
+    with pytest.raises(TrainingRefused, match="no network is called 'skin'"):
         train_compact(data=str(folder), out=str(tmp_path), names=("skin",))
 
 
@@ -210,11 +209,11 @@ def test_what_a_training_lacks_is_said_before_it_begins(folder, tmp_path):
         (folder, {"steps": 1, "device": "cuda:9"}, "no CUDA device"),
         (folder, {"stepps": 1}, "stepps"),
     ):
-        with pytest.raises(JobError, match=words):
+        with pytest.raises(TrainingRefused, match=words):
             train_one("skin_tone", data, tmp_path / "out", asked, lambda *told: began.append(told))
     assert not began
     (few / "portraits.csv").write_text("name,split\na,train\n")
-    with pytest.raises(JobError, match="no column id"):
+    with pytest.raises(TrainingRefused, match="no column id"):
         train_one("skin_tone", few, tmp_path / "out", {"steps": 1})
 
 

@@ -11,14 +11,13 @@ import skimage
 import torch
 from places import PARITY, WEIGHTS
 
-from flows.jobs.data_set import JobError
 from infra.weights.store import WeightsStore
-from tasks.archive.degrade import MEDIUM, MILD, SEVERE, degrade
+from tasks.archive.degradation import MEDIUM, MILD, SEVERE, degrade
 from tasks.measuring.metrics import Meter, resolve, weights_of
 from tasks.models.quality import iqa
 from tasks.models.quality.niqe import _sharp, fit
 from tasks.training.niqe import fit_niqe
-from tasks.training.session import train_one
+from tasks.training.session import TrainingRefused, train_one
 
 SHIPPED = WEIGHTS / "niqe_portraits.npz"
 
@@ -104,7 +103,7 @@ def test_a_folder_of_portraits_becomes_a_file_that_the_metric_reads(tmp_path, as
 
 
 def test_the_command_says_what_it_lacks(tmp_path):
-    with pytest.raises(JobError, match="no settings"):
+    with pytest.raises(TrainingRefused, match="no settings"):
         train_one("niqe", tmp_path, tmp_path, {"steps": 3})
-    with pytest.raises(JobError, match="aligned 512"):
+    with pytest.raises(TrainingRefused, match="aligned 512"):
         train_one("niqe", tmp_path, tmp_path, {})

@@ -13,7 +13,7 @@ from evaluation_maker import HOSTILE, SUBSETS, Maker, sha, stem
 from PIL import Image
 from typer.testing import CliRunner
 
-from flows.cli.options import app
+from flows.cli.main import app
 from flows.evaluation.page import write_evaluation_report
 from infra.storage.storage import Storage
 from tasks.measuring.files import read_evaluation, write_evaluation

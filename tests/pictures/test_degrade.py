@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tasks.archive.degrade import MEDIUM, MILD, PRESETS, SEVERE, VERY_SEVERE, Degradation, degrade, sample_degradation
+from tasks.archive.degradation import (
+    MEDIUM,
+    MILD,
+    PRESETS,
+    SEVERE,
+    VERY_SEVERE,
+    Degradation,
+    degrade,
+    sample_degradation,
+)
 
 BASE = Degradation(
     haze=0.3,

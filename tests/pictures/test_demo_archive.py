@@ -10,8 +10,9 @@ import pytest
 from infra.storage.storage import Storage
 from tasks.archive import books
 from tasks.archive.demo import gains, make
-from tasks.archive.scan import scan
-from tasks.pictures.codec import DecodeError, decode
+from tasks.archive.scan import scan_archive
+from tasks.pictures.codec import decode
+from tasks.pictures.picture import DecodeError
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_it_lists_every_file_and_only_outcomes_that_exist(folder, expected):
 
 
 def test_it_has_files_of_every_kind(folder, expected):
-    rows = {row["path"]: row for row in scan(Storage(folder / "archive"), {})}
+    rows = {row["path"]: row for row in scan_archive(Storage(folder / "archive"), {})}
     assert {"JPEG", "PNG", "WEBP", "TIFF", "BMP", None} == {row["format"] for row in rows.values()}
     assert {row["problem"] for row in rows.values()} == {None, "empty_file", "not_an_image"}
     assert sorted(Counter(row["image_id"] for row in rows.values()).values())[-1] == 2, "one duplicate"

@@ -15,9 +15,9 @@ from places import SHARED
 
 from tasks.pictures import codec as image_io
 from tasks.pictures import metadata
-from tasks.pictures.formats import png as segments
-from tasks.pictures.formats.jpeg import finer_tables
-from tasks.pictures.picture import Picture, to_float, to_levels
+from tasks.pictures.formats import png
+from tasks.pictures.formats.jpeg import finer_tables, put_jpeg_metadata, read_jpeg_metadata
+from tasks.pictures.picture import Metadata, Picture, to_float, to_levels
 
 SAMPLES = SHARED / "data" / "samples"
 PROVENANCE = {"software": "mpsr-batch 0.1", "recipe": "compact", "key": "ab" * 32, "weights": "yunet:0123"}
@@ -67,7 +67,7 @@ def grey_alpha_png16(array: np.ndarray) -> bytes:
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     sums = [(kind, body, zlib.crc32(kind + body)) for kind, body in chunks]
     coded = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check) for kind, body, check in sums]
-    return segments.PNG_SIGNATURE + b"".join(coded)
+    return png.PNG_SIGNATURE + b"".join(coded)
 
 
 def exif(orientation: int) -> bytes:
@@ -205,14 +205,12 @@ def test_profile_density_and_provenance_travel(kind):
 
 
 def test_sixteen_bit_png_carries_text_profile_and_provenance():
-    chunk = segments.put_png_metadata(
+    chunk = png.put_png_metadata(
         png16(photo(3, 16)),
-        segments.Metadata(
-            icc=SRGB, carried=(("tEXt", b"Author\0Nobody"), ("pHYs", struct.pack(">IIB", 11811, 11811, 1)))
-        ),
+        Metadata(icc=SRGB, carried=(("tEXt", b"Author\0Nobody"), ("pHYs", struct.pack(">IIB", 11811, 11811, 1)))),
     )
     written = image_io.encode(image_io.decode(chunk), chunk, PROVENANCE)
-    found = segments.read_png_metadata(written)
+    found = png.read_png_metadata(written)
     assert found.icc == SRGB
     assert ("tEXt", b"Author\0Nobody") in found.carried
     assert metadata.read_provenance(found.xmp) == PROVENANCE
@@ -265,11 +263,11 @@ def test_tags_without_sense_are_an_outcome_and_never_an_error_when_writing(tag):
 def test_jpeg_keeps_exif_bytes_comment_and_iptc():
     iptc = b"8BIM\x04\x04\0\0\0\0\0\x0a\x1c\x02\x78\0\5Hello\0"
     bare = pillow(photo(), "JPEG", quality=80, comment=b"from the attic")
-    original = segments.put_jpeg_metadata(
-        bare, segments.Metadata(exif=exif(6)[6:], iptc=iptc, icc=SRGB * 200, carried=(("COM", b"from the attic"),))
+    original = put_jpeg_metadata(
+        bare, Metadata(exif=exif(6)[6:], iptc=iptc, icc=SRGB * 200, carried=(("COM", b"from the attic"),))
     )
     picture = image_io.decode(original)
-    found = segments.read_jpeg_metadata(image_io.encode(picture, original, PROVENANCE))
+    found = read_jpeg_metadata(image_io.encode(picture, original, PROVENANCE))
     assert found.iptc == iptc
     assert found.icc == SRGB * 200, "a profile longer than one segment"
     assert ("COM", b"from the attic") in found.carried
@@ -537,19 +535,19 @@ def test_a_page_that_names_itself_as_the_next_is_one_page():
 
 def test_xmp_without_room_for_provenance_stays_and_a_comment_tells():
     packet = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><a>" + b"z" * 65_000 + b"</a></x:xmpmeta>"
-    original = segments.put_jpeg_metadata(pillow(photo(), "JPEG"), segments.Metadata(xmp=packet))
-    found = segments.read_jpeg_metadata(image_io.encode(image_io.decode(original), original, PROVENANCE))
+    original = put_jpeg_metadata(pillow(photo(), "JPEG"), Metadata(xmp=packet))
+    found = read_jpeg_metadata(image_io.encode(image_io.decode(original), original, PROVENANCE))
     assert found.xmp == packet
     assert b'"recipe": "compact"' in dict(found.carried)["COM"]
 
 
 def test_damaged_profile_and_text_of_a_png_harm_no_pixel():
-    chunks = [(b"iCCP", b"x\0\0junk"), (b"iTXt", segments.PNG_XMP + b"\1\0\0\0junk"), (b"iTXt", segments.PNG_XMP)]
+    chunks = [(b"iCCP", b"x\0\0junk"), (b"iTXt", png.PNG_XMP + b"\1\0\0\0junk"), (b"iTXt", png.PNG_XMP)]
     bare = png16(photo(3, 16))
-    original = bare[:33] + segments.png_bytes(chunks) + bare[33:]
+    original = bare[:33] + png.png_bytes(chunks) + bare[33:]
     picture = image_io.decode(original)
     assert np.array_equal(to_levels(picture.pixels, 16), photo(3, 16))
-    assert metadata.read_provenance(segments.read_png_metadata(image_io.encode(picture, original, PROVENANCE)).xmp)
+    assert metadata.read_provenance(png.read_png_metadata(image_io.encode(picture, original, PROVENANCE)).xmp)
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"no sample pictures at {SAMPLES}")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infra.storage.storage import Storage, StorageMissingError
+from infra.storage.base import StorageMissingError
+from infra.storage.storage import Storage
 from tasks.archive import books
-from tasks.archive.scan import matcher, scan, unreadable_id
-from tasks.pictures.codec import Limits
+from tasks.archive.scan import matcher, scan_archive, unreadable_id
+from tasks.pictures.picture import Limits
 
 
 def png(seed=0, size=(30, 20)):
@@ -51,7 +52,7 @@ class Counting(Storage):
 
 
 def rows_of(folder, known=None, **options):
-    return {row["path"]: row for row in scan(Storage(folder), known or {}, **options)}
+    return {row["path"]: row for row in scan_archive(Storage(folder), known or {}, **options)}
 
 
 def test_every_file_gets_one_row_that_says_what_it_is(archive):
@@ -76,7 +77,7 @@ def test_every_file_gets_one_row_that_says_what_it_is(archive):
 def test_an_unchanged_archive_is_not_opened_and_yields_nothing(archive):
     known = rows_of(archive)
     storage = Counting(archive)
-    assert list(scan(storage, known)) == []
+    assert list(scan_archive(storage, known)) == []
     assert storage.opened == []
 
 
@@ -107,7 +108,7 @@ def test_a_file_that_comes_back_is_present_again(archive):
 
 def test_excluded_files_are_counted_but_not_opened(archive):
     storage = Counting(archive)
-    rows = {row["path"]: row for row in scan(storage, {}, include=["1936"], exclude=["*.txt"])}
+    rows = {row["path"]: row for row in scan_archive(storage, {}, include=["1936"], exclude=["*.txt"])}
     assert {path for path, row in rows.items() if row["problem"] == "excluded"} == {
         "1936/notes.txt",
         "a.png",
@@ -153,7 +154,7 @@ class Refusing(Storage):
 
 
 def test_unreadable_file_stands_for_its_path_and_is_tried_again(archive):
-    rows = {row["path"]: row for row in scan(Refusing(archive), {})}
+    rows = {row["path"]: row for row in scan_archive(Refusing(archive), {})}
     assert rows["a.png"]["problem"] == "unreadable"
     assert rows["a.png"]["image_id"] == unreadable_id("a.png")
     assert "x/cut.jpg" not in rows
@@ -168,7 +169,7 @@ class Growing(Storage):
 
 
 def test_a_file_still_being_written_is_left_for_the_next_run(archive):
-    rows = {row["path"]: row for row in scan(Growing(archive), {})}
+    rows = {row["path"]: row for row in scan_archive(Growing(archive), {})}
     assert rows["a.png"]["problem"] == "changed_while_running"
     assert rows_of(archive, rows)["a.png"]["problem"] is None
 
@@ -198,7 +199,7 @@ def test_names_that_are_not_utf8_and_255_bytes_long(archive):
 def test_missing_source_is_an_error_not_an_empty_archive(tmp_path):
     known = {"a.png": {"path": "a.png", "present": True}}
     with pytest.raises(StorageMissingError):
-        list(scan(Storage(tmp_path / "nowhere"), known))
+        list(scan_archive(Storage(tmp_path / "nowhere"), known))
 
 
 @pytest.mark.parametrize(

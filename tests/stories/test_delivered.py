@@ -10,7 +10,8 @@ import pytest
 from flows.gate.moves import Place, deliver_kept
 from flows.restoration.delivered import deliver, make_way
 from infra.ledger.lease import Lease
-from infra.ledger.ledger import COMMIT, Ledger
+from infra.ledger.ledger import Ledger
+from infra.ledger.schema import COMMIT
 from infra.storage.storage import Storage
 
 

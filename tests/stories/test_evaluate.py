@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from infra.storage.storage import Storage
 from tasks.faces import geometry
-from tasks.measuring.challenge_files import Placed, Protocol
+from tasks.measuring.challenge import Placed, Protocol
 from tasks.measuring.files import COLUMNS, EvaluationMissing, faces_schema, read_evaluation, write_evaluation
 from tasks.measuring.matching import INPUT, RESTORED, Rules, Trees, matched
 
@@ -177,7 +177,9 @@ def inline(monkeypatch):
     """The engine without processes of its own: the same scheduler, hosts in threads."""
     from flows import evaluate_dataset
     from flows.evaluation import run as evaluation_run
-    from infra.workers.executor import Executor, ExecutorSettings, PoolSize
+    from infra.workers.actor import PoolSize
+    from infra.workers.executor import Executor
+    from infra.workers.maps import ExecutorSettings
 
     @contextlib.contextmanager
     def workers(run):
@@ -404,7 +406,7 @@ def hashes(folder):
 
 
 def invoke(arguments, settings):
-    from flows.cli.options import app
+    from flows.cli.main import app
 
     chosen = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
     return CliRunner().invoke(app, [*map(str, arguments), *chosen])

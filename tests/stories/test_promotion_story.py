@@ -78,7 +78,7 @@ def hashes(workspace):
 
 
 def mpsr(*arguments):
-    from flows.cli.options import app
+    from flows.cli.main import app
 
     done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
     assert done.exit_code == 0, (done.output, done.exception)

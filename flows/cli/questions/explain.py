@@ -10,7 +10,8 @@ from typing import Any
 from flows.cli.questions.status import _ledger
 from flows.jobs.data_set import JobError
 from flows.session.facts import digests_of_run, last_run_facts
-from infra.storage.storage import Storage, encode_name
+from infra.storage.base import encode_name
+from infra.storage.storage import Storage
 from tasks.recipes.recipe import COMMIT
 
 RESTORED = "restored"

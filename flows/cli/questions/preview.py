@@ -12,8 +12,8 @@ from infra import extras
 from infra.ledger.ledger import Ledger
 from infra.storage.storage import Storage
 from infra.weights.store import open_store, weights_row
-from tasks.archive.scan import scan
-from tasks.pictures.codec import Limits
+from tasks.archive.scan import scan_archive
+from tasks.pictures.picture import Limits
 from tasks.recipes.forecast import Shape, foretell
 from tasks.recipes.recipe import COMMIT
 
@@ -31,7 +31,7 @@ def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...])
     """How many files, of which formats, and what cannot be used and why. Raises StorageMissing without a source."""
     counts: Counter[str] = Counter()
     total = 0
-    for row in scan(Storage(source), {}, include=include, exclude=exclude):
+    for row in scan_archive(Storage(source), {}, include=include, exclude=exclude):
         counts[row["problem"] or row["format"] or "?"] += 1
         total += row["bytes"] or 0
     return {"found": counts.total(), "bytes": total, **dict(counts.most_common())}
@@ -52,7 +52,7 @@ def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
     known = {row["path"]: row for row in ledger.files().to_pylist()} if ledger else {}
     limits = Limits(max_pixels=settings.max_pixels)
     began = time.monotonic()
-    changes = list(scan(source, known, include=job.include, exclude=job.exclude, limits=limits))
+    changes = list(scan_archive(source, known, include=job.include, exclude=job.exclude, limits=limits))
     scan_seconds = time.monotonic() - began
     found = len(known | {row["path"]: row for row in changes if row["present"]}) - _gone(changes)
     keys = None if missing or absent else _keys_of(recipe, settings)
@@ -103,7 +103,7 @@ def _forecast(
     from flows.restoration.rehearsal import NoPreflight, measure, size_of_row
     from flows.session.session import prefix_bits
     from infra.workers.cluster import ClusterError
-    from infra.workers.executor import ExecutorError
+    from infra.workers.errors import ExecutorError
 
     if not planned:
         return None, ""

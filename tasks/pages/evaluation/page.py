@@ -17,7 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tasks.archive.books import OUTCOMES, REASONS
-from tasks.measuring.challenge_files import PUBLISHED, Published
+from tasks.measuring.challenge import PUBLISHED, Published
 from tasks.measuring.files import PROBLEMS
 from tasks.measuring.metrics import METRICS
 from tasks.pages.evaluation.charts import plane_of
