@@ -10,24 +10,27 @@ import pyarrow as pa
 from prefect import flow
 
 from flows.evaluate_dataset import evaluate
-from flows.evaluation.effort import Measured, effort_facts
-from flows.jobs.benchmark import BenchmarkJob
-from flows.jobs.comparison import Side
-from flows.jobs.data_set import JobError
-from flows.jobs.evaluation import EvaluationJob, restored_tree
-from flows.jobs.restoration import Job
+from flows.evaluation import Measured, effort_facts
+from flows.jobs import BenchmarkJob, EvaluationJob, Job, JobError, Side, restored_tree
 from flows.restore_dataset import restore
-from flows.session.documents import write_document, write_facts, write_table
-from flows.session.session import cluster_settings
+from flows.session import cluster_settings, write_document, write_facts, write_table
 from infra.settings import load_settings
-from infra.storage.storage import Storage
-from tasks.comparing.comparison import problems_of
-from tasks.comparing.grid import ARCHIVE, CELLS, TRUTH, NoFaces, default_faces, faces_of, write_archive
-from tasks.comparing.table import Row, metrics_in, rows
-from tasks.pages.documents.benchmark import blocks, curve_path, metric_curves
-from tasks.pages.documents.strip import strip
-from tasks.pictures.codec import decode
-from tasks.pictures.picture import Pixels
+from infra.storage import Storage
+from tasks.comparing import (
+    ARCHIVE,
+    CELLS,
+    TRUTH,
+    NoFaces,
+    Row,
+    default_faces,
+    faces_of,
+    metrics_in,
+    problems_of,
+    rows,
+    write_archive,
+)
+from tasks.pages.documents import benchmark_blocks, curve_path, metric_curves, picture_strip
+from tasks.pictures import Pixels, decode
 
 NAME, PICTURES = "benchmark", "pictures"
 SEED = 1
@@ -73,7 +76,7 @@ def benchmark_recipes(
 
 def benchmark(job: BenchmarkJob) -> dict[str, Any]:
     """The whole benchmark. Raises JobError without faces."""
-    from infra.workers.cluster import start_or_join
+    from infra.workers import start_or_join
 
     runs, cells = job.runs(), job.cells()
     faces, refused = _faces(job)
@@ -146,7 +149,7 @@ def _written(
     for metric in metrics_in(table):
         output.write_atomic(curve_path(metric), metric_curves(table, metric).encode())
     strips = _strips(output, next(iter(faces)), job.cells(), restored)
-    write_document(output, NAME, "Benchmark of recipes", blocks(table, facts, strips))
+    write_document(output, NAME, "Benchmark of recipes", benchmark_blocks(table, facts, strips))
     facts |= {"rows": written}
     write_facts(output, NAME, facts)
     return facts
@@ -161,5 +164,5 @@ def _strips(output: Storage, face: str, cells: Iterable[str], restored: Mapping[
         if all(storage.exists(name) for storage, name in names):
             pictures = [decode(storage.read_bytes(name)).pixels for storage, name in names]
             paths[cell] = f"{PICTURES}/{cell}.jpg"
-            output.write_atomic(paths[cell], strip(pictures, None, PANEL))
+            output.write_atomic(paths[cell], picture_strip(pictures, None, PANEL))
     return paths

@@ -12,21 +12,15 @@ from numpy.typing import NDArray
 from prefect import flow
 
 from flows.evaluate_dataset import evaluate
-from flows.evaluation.effort import Measured, effort_facts, measured_before
-from flows.jobs.comparison import ComparisonJob, Side, evaluation_of, two_sides
-from flows.jobs.data_set import JobError
-from flows.jobs.evaluation import restored_tree
+from flows.evaluation import Measured, effort_facts, measured_before
+from flows.jobs import ComparisonJob, JobError, Side, evaluation_of, restored_tree, two_sides
 from flows.restore_dataset import restore
-from flows.session.documents import write_document, write_facts, write_table
-from infra.storage.base import StorageError, decode_name
-from infra.storage.storage import Storage
-from tasks.comparing.comparison import Comparison, Regression, compare
-from tasks.comparing.pairing import ComparisonError
-from tasks.measuring.files import Evaluation
-from tasks.pages.documents.comparison import blocks, panels
-from tasks.pages.documents.strip import strip
-from tasks.pictures.codec import decode
-from tasks.pictures.picture import DecodeError
+from flows.session import write_document, write_facts, write_table
+from infra.storage import Storage, StorageError, decode_name
+from tasks.comparing import Comparison, ComparisonError, Regression, compare
+from tasks.measuring import Evaluation
+from tasks.pages.documents import comparison_blocks, panels, picture_strip
+from tasks.pictures import DecodeError, decode
 
 NAME, PICTURES = "comparison", "worst"
 KNOW_THEIR_FACES = ("evaluation", "workspace", "recipe", "folder", "originals")
@@ -113,7 +107,7 @@ def _written(
     write_table(output, NAME, found.table)
     pictures = _worst_pictures(output, job, found, told, sides)
     title = f"{told['a']['name']} and {told['b']['name']}"
-    write_document(output, NAME, title, blocks(found, told, pictures))
+    write_document(output, NAME, title, comparison_blocks(found, told, pictures))
     facts = {**found.as_dict(), "sides": dict(told), "worst_pictures": pictures, "output": output.shown_url}
     write_facts(output, NAME, facts)
     return facts
@@ -140,7 +134,7 @@ def _worst_pictures(
             paths.append("")
             continue
         paths.append(f"{PICTURES}/{place + 1:02}.jpg")
-        output.write_atomic(paths[-1], strip(faces, _matrix(sides[1].evaluation, each)))
+        output.write_atomic(paths[-1], picture_strip(faces, _matrix(sides[1].evaluation, each)))
     return paths
 
 

@@ -15,23 +15,17 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
+from flows.evaluation import EvaluationRun, Portion, Work, events_of, given_up, open_evaluation_run, workers
 from flows.evaluation import plan as evaluation_plan
 from flows.evaluation import totals as evaluation_totals
-from flows.evaluation.plan import Portion, Work
-from flows.evaluation.rows import events_of, given_up
-from flows.evaluation.run import EvaluationRun, open_evaluation_run, workers
-from flows.jobs.evaluation import EvaluationJob, evaluation_job
-from flows.session.dashboard import dated_name, never_fatal, worth_retrying
-from flows.session.in_flight import each_in_flight
-from flows.session.progress import watched
-from tasks.measuring.files import Evaluation, write_evaluation
-from tasks.measuring.matching import Row
-from tasks.measuring.measurer import FACES
+from flows.jobs import EvaluationJob, evaluation_job
+from flows.session import dated_name, each_in_flight, never_fatal, watched, worth_retrying
+from tasks.measuring import FACES, Evaluation, Row, write_evaluation
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from infra.workers.maps import Done
+    from infra.workers import Done
 
 BATCH = 4
 """Pairs per call of a worker: what is lost when one dies, and what one intermediate file holds."""
@@ -175,7 +169,7 @@ def _show(run: EvaluationRun, done: Done) -> None:
 
 def _write_report(run: EvaluationRun) -> str:
     """The page of the evaluation; without pictures where the settings say so."""
-    from flows.evaluation.page import write_evaluation_report
+    from flows.evaluation import write_evaluation_report
 
     return write_evaluation_report(run.folder, None if run.settings.report_thumbnails else False)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from prefect import flow
 
-from flows.gate.night import run_night
-from flows.jobs.restoration import job_for
+from flows.gate import run_night
+from flows.jobs import job_for
 from flows.restore_dataset import restore
 
 

@@ -16,23 +16,33 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from flows.jobs.data_set import JobError
-from flows.jobs.restoration import Job, job_for
-from flows.restoration import dashboard, forecast
-from flows.restoration.delivered import DISPLACED, deliver, make_way, restored
-from flows.restoration.page import REPORT, write_run_report
-from flows.restoration.plan import Plan, make_plan
-from flows.restoration.run import Run, open_run, prior_rows, workers
-from flows.restoration.shard import FAILED, Row, Shard, new_row
-from flows.restoration.totals import summary
-from flows.session.dashboard import dated_name, worth_retrying
-from flows.session.in_flight import each_in_flight
-from flows.session.progress import watched
-from flows.session.session import RunStopped
-from infra.ledger.inventory import known_files
-from tasks.archive.scan import READ_AGAIN, scan_archive
-from tasks.pictures.picture import Limits
-from tasks.recipes.recipe import COMMIT, RecipeStage
+from flows.jobs import Job, JobError, job_for
+from flows.restoration import (
+    DISPLACED,
+    FAILED,
+    REPORT,
+    Plan,
+    Row,
+    Run,
+    Shard,
+    dashboard,
+    deliver,
+    forecast,
+    make_plan,
+    make_way,
+    new_row,
+    open_run,
+    prior_rows,
+    restored,
+    summary,
+    workers,
+    write_run_report,
+)
+from flows.session import RunStopped, dated_name, each_in_flight, watched, worth_retrying
+from infra.ledger import known_files
+from tasks.archive import READ_AGAIN, scan_archive
+from tasks.pictures import Limits
+from tasks.recipes import COMMIT, RecipeStage
 
 INVENTORY_SEGMENT = 50_000
 """Inventory rows per segment."""

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 
-from flows.session.dashboard import worth_retrying
+from flows.session import worth_retrying
 
 NETWORKS = ("landmarks", "restorer", "severe", "quality", "dehaze", "skin_tone", "identity", "niqe")
 LOG_EVERY = 50
@@ -42,7 +42,7 @@ def settings_of(name: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any
 @task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: worth_retrying(state))
 def train_network(name: str, data: str, out: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train and measure one network; a retry goes on from the checkpoint."""
-    from tasks.training.session import train_one
+    from tasks.training import train_one
 
     logger = get_run_logger()
 

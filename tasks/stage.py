@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from tasks.pictures.picture import Picture
+    from tasks.pictures import Picture
 
 Pixels = NDArray[np.float32]
 """An RGB image, shape (H, W, 3), float32, nominally in [0, 1] (a restorer may overshoot)."""

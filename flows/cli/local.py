@@ -15,8 +15,8 @@ from types import FrameType
 from typing import Any
 
 from flows.cli.words import terminal
-from flows.jobs.restoration import Job
-from flows.session.progress import Progress, watched
+from flows.jobs import Job
+from flows.session import Progress, watched
 
 LOCAL_SERVER = ("127.0.0.1", 4200)
 SERVER_SECONDS = 120
@@ -28,7 +28,7 @@ def run_flow(job: Job) -> dict[str, Any]:
     recipe, settings = job.load_recipe(), job.load_settings()
     quiet_prefect()
     from flows.restore_dataset import restore_dataset
-    from flows.session.session import present_weights
+    from flows.session import present_weights
 
     present_weights(recipe, settings)  # what is wrong or missing is said at once, before any server starts
 

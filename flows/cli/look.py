@@ -25,8 +25,8 @@ def status(
 
 def report(workspace: Workspace, thumbnails: Thumbnails = None) -> None:
     """Write the static report of a workspace, or of an evaluation in its folder, anew and print where it is."""
-    from flows.evaluation.page import is_evaluation, rewrite_evaluation_report
-    from flows.restoration.page import rewrite_report
+    from flows.evaluation import is_evaluation, rewrite_evaluation_report
+    from flows.restoration import rewrite_report
 
     rewrite = rewrite_evaluation_report if is_evaluation(workspace) else rewrite_report
     terminal.out.print(rewrite(workspace, thumbnails), soft_wrap=True)

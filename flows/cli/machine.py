@@ -64,7 +64,7 @@ def serve(
 
 def train_with_bar(name: str, data: Path, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """`train_one` with a bar on the terminal."""
-    from tasks.training.session import train_one
+    from tasks.training import train_one
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=terminal.err) as bar:

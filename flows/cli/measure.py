@@ -8,11 +8,11 @@ import typer
 
 from flows.cli.options import names_in, plain_settings
 from flows.cli.words import terminal
-from flows.session.progress import Progress
+from flows.session import Progress
 
 if TYPE_CHECKING:
-    from flows.jobs.evaluation import EvaluationJob
-    from infra.weights.store import WeightsStore
+    from flows.jobs import EvaluationJob
+    from infra.weights import WeightsStore
 
 
 def evaluate(
@@ -56,8 +56,8 @@ def evaluate(
     Running it again measures only what it lacks. Exit code 1 where pictures could not be measured.
     """
     from flows.cli.words.evaluation import print_evaluation
-    from flows.jobs.evaluation import evaluation_job
-    from tasks.measuring.files import unmeasured
+    from flows.jobs import evaluation_job
+    from tasks.measuring import unmeasured
 
     more = {"truth": truth, "landmarks": landmarks, "output": output, "aligned": aligned, "sample": sample}
     job = evaluation_job(restored, against, dataset, metrics=names_in(metrics), settings=plain_settings(set_), **more)
@@ -101,7 +101,7 @@ def compare(
     """
     from flows.cli.local import at_the_terminal, quiet_prefect
     from flows.cli.words.comparison import print_comparison
-    from flows.jobs.comparison import ComparisonJob, two_sides
+    from flows.jobs import ComparisonJob, two_sides
 
     job = ComparisonJob(
         a=a,
@@ -151,7 +151,7 @@ def benchmark(
 
     quiet_prefect()
     from flows.benchmark_recipes import benchmark_recipes
-    from flows.jobs.benchmark import BenchmarkJob
+    from flows.jobs import BenchmarkJob
 
     job = BenchmarkJob(
         output=output,
@@ -171,7 +171,7 @@ def benchmark(
 
 def _store(job: EvaluationJob) -> WeightsStore:
     from infra.settings import load_settings
-    from infra.weights.store import open_store
+    from infra.weights import open_store
 
     settings = load_settings(**job.settings)
     return open_store(settings.weights_dir, settings.weights_table)
@@ -180,11 +180,11 @@ def _store(job: EvaluationJob) -> WeightsStore:
 def _run(job: EvaluationJob) -> dict[str, Any]:
     """Runs the flow in this process, with progress on stderr; returns what evaluation.json says."""
     from flows.cli.local import at_the_terminal, quiet_prefect
-    from flows.session.progress import Progress
+    from flows.session import Progress
 
     quiet_prefect()
     from flows.evaluate_dataset import evaluate_dataset
-    from flows.evaluation.run import checked
+    from flows.evaluation import checked
 
     checked(job)  # what cannot be is said at once, before any server starts
     with at_the_terminal(Progress()):

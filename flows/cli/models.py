@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.words import terminal
 from flows.cli.words import weights as tell_weights
-from infra.weights.store import weights_row
+from infra.weights import weights_row
 
 app = typer.Typer(no_args_is_help=True, help="Weights: list, pull, add, verify. Runs never download.")
 
@@ -32,7 +32,7 @@ def list_(
     else:
         tell_weights.print_weights(rows, recipe)
         if recipe is not None and not names:
-            from tasks.recipes.recipe import load_recipe
+            from tasks.recipes import load_recipe
 
             tell_weights.print_gpu_memory(load_recipe(recipe))
 
@@ -91,7 +91,7 @@ def verify(
 
 def _store() -> Any:
     from infra.settings import load_settings
-    from infra.weights.store import open_store
+    from infra.weights import open_store
 
     settings = load_settings()
     return open_store(settings.weights_dir, settings.weights_table)
@@ -101,7 +101,7 @@ def _wanted(store: Any, names: list[str] | None, recipe: str | None) -> dict[str
     """Name → whether it is needed, in the order of use; a recipe can do without the rest."""
     if names or recipe is None:
         return dict.fromkeys(names or store.table, True)
-    from tasks.recipes.recipe import load_recipe
+    from tasks.recipes import load_recipe
 
     stages = load_recipe(recipe).stages
     needed = dict.fromkeys((name for stage in stages for name in stage.weights), True)

@@ -15,7 +15,7 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 def promotions(workspace: Workspace, json_: Json = False) -> None:
     """What the nightly gate decided: which recipe, how many pictures, what was kept and why."""
     from flows.cli.words.promotion import print_promotions
-    from flows.gate.journal import told
+    from flows.gate import told
 
     rows = told(workspace)
     terminal.print_json({"schema": 1, "promotions": rows}) if json_ else print_promotions(rows)
@@ -31,7 +31,7 @@ def rollback(
 ) -> None:
     """Put the older results back in place of those that a nightly run promoted. Running it again resumes."""
     from flows.cli.words.promotion import print_rollback
-    from flows.gate.night import roll_back
+    from flows.gate import roll_back
 
     data = roll_back(workspace, promotion, again=again)
     terminal.print_json(data) if json_ else print_rollback(data)

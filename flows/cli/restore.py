@@ -27,7 +27,7 @@ from flows.cli.words import restoration as tell
 from flows.cli.words import terminal
 
 if TYPE_CHECKING:
-    from tasks.archive.demo import Expected, Gain
+    from tasks.archive import Expected, Gain
 
 
 def run(
@@ -54,7 +54,7 @@ def retry(
 ) -> None:
     """Run a workspace's last job again and take failed and quarantined pictures on once more."""
     from flows.cli.local import run_flow
-    from flows.session.facts import last_job
+    from flows.session import last_job
 
     _finish(run_flow(last_job(workspace).model_copy(update={"retry": True})), json_, workspace)
 
@@ -126,7 +126,7 @@ def _job(
     set_: list[str] | None,
     thumbnails: bool | None,
 ) -> Any:
-    from flows.jobs.restoration import job_for
+    from flows.jobs import job_for
 
     settings, stages = settings_of(set_)
     if thumbnails is not None:
@@ -140,12 +140,11 @@ def _job(
 def _demo(folder: Path, as_json: bool) -> int:
     """Makes the archive, restores it, prints gains and balance; 0 when every file had an outcome it should have."""
     from flows.cli.local import run_flow
-    from flows.jobs.data_set import DEMO_SEED
-    from flows.jobs.restoration import Job
-    from flows.restoration.totals import file_outcomes
-    from infra.ledger.ledger import Ledger
-    from infra.storage.storage import Storage
-    from tasks.archive.demo import gains, make
+    from flows.jobs import DEMO_SEED, Job
+    from flows.restoration import file_outcomes
+    from infra.ledger import Ledger
+    from infra.storage import Storage
+    from tasks.archive import gains, make
 
     began = time.monotonic()
     archive, workspace = folder / "archive", folder / "workspace"

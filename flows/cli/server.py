@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flows.cli.words import terminal
-from flows.jobs.data_set import JobError
+from flows.jobs import JobError
 
 HOST = "127.0.0.1"
 POOL = "mpsr"

@@ -6,15 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from flows.jobs.comparison import Side
-from flows.jobs.evaluation import open_evaluation
-from flows.restoration.totals import face_counts
-from flows.session.facts import last_run_facts
-from infra.ledger.ledger import Ledger
-from infra.storage.base import decode_name
-from infra.storage.storage import Storage
-from tasks.measuring.files import Evaluation
-from tasks.recipes.recipe import COMMIT
+from flows.jobs import Side, open_evaluation
+from flows.restoration import face_counts
+from flows.session import last_run_facts
+from infra.ledger import Ledger
+from infra.storage import Storage, decode_name
+from tasks.measuring import Evaluation
+from tasks.recipes import COMMIT
 
 _SECONDS = """
     SELECT stage, sum(device_ms) / 1000 AS seconds FROM latest

@@ -7,20 +7,17 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from flows.restoration.page import REPORT, levels, run_facts, sampled_rows, shown_pixels
-from flows.session.facts import last_run_facts
-from infra.ledger.ledger import Ledger
-from infra.ledger.schema import LedgerError
-from infra.storage.base import decode_name
-from infra.storage.storage import Storage
-from tasks.measuring.files import FACTS, Evaluation, read_evaluation
+from flows.restoration import REPORT, levels, run_facts, sampled_rows, shown_pixels
+from flows.session import last_run_facts
+from infra.ledger import Ledger, LedgerError
+from infra.storage import Storage, decode_name
+from tasks.measuring import FACTS, Evaluation, read_evaluation
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tasks.pages.evaluation.pictures import PixelLoader, StageLoader
-    from tasks.pages.evaluation.restoring import Key, Restoring
+    from tasks.pages.evaluation import Key, PixelLoader, Restoring, StageLoader
 
 SAID = "report/report.json"
 
@@ -41,9 +38,7 @@ def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> st
     `pictures`: None means as the page before it, else as the run that restored, else yes. Without, no pixel is
     written and those of an earlier page go. Raises EvaluationMissing where there is no evaluation.
     """
-    from tasks.pages.evaluation.page import Surroundings, write_page
-    from tasks.pages.evaluation.pictures import FOLDER, Album
-    from tasks.pages.evaluation.sheet import sheet_of
+    from tasks.pages.evaluation import FOLDER, Album, Surroundings, sheet_of, write_page
 
     evaluation = read_evaluation(folder)
     workspace = Storage(decode_name(url)) if (url := evaluation.facts.get("workspace")) else None
@@ -82,9 +77,8 @@ def _wants_pictures(folder: Storage, run: dict[str, Any] | None) -> bool:
 
 
 def _restoring(evaluation: Evaluation, workspace: Storage, run: dict[str, Any]) -> Restoring:
-    from tasks.pages.evaluation.restoring import restoring_of
-    from tasks.pages.evaluation.sheet import most_needed_inputs
-    from tasks.recipes.condition import Condition
+    from tasks.pages.evaluation import most_needed_inputs, restoring_of
+    from tasks.recipes import Condition
 
     sample, rows = sampled_rows(Ledger.open(workspace, create=False))
     wanted = most_needed_inputs(evaluation)

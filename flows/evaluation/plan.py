@@ -20,16 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.evaluation.run import EvaluationRun
-from flows.session.session import prefix_bits, prefix_of
-from infra.ledger.inventory import known_files
-from infra.ledger.schema import bucket_of
-from tasks.archive.scan import scan_archive
-from tasks.measuring.matching import INPUT, RESTORED, ROLES, TRUTH, Row, matched
-from tasks.measuring.measurer import FACES, FID
-from tasks.pictures.picture import Limits
+from flows.session import prefix_bits, prefix_of
+from infra.ledger import bucket_of, known_files
+from tasks.archive import scan_archive
+from tasks.measuring import FACES, FID, INPUT, RESTORED, ROLES, TRUTH, Row, matched
+from tasks.pictures import Limits
 
 if TYPE_CHECKING:
-    from tasks.measuring.measurer import Item
+    from tasks.measuring import Item
 
 SEGMENT = 50_000
 PAIRS = pa.schema(

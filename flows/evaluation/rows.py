@@ -8,12 +8,11 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tasks.measuring.matching import Row
-from tasks.measuring.measurer import FACES, FID
+from tasks.measuring import FACES, FID, Row
 from tasks.stage import WHOLE_IMAGE
 
 if TYPE_CHECKING:
-    from infra.workers.errors import Failure
+    from infra.workers import Failure
 
 _SAME = ("image_id", "face", "state", "reason_code", "reason", "worker")
 

@@ -16,25 +16,47 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flows.jobs.data_set import JobError, lies_in, read_data_manifest, refuse_secrets
-from flows.jobs.evaluation import EvaluationJob, is_workspace, output_of, restored_tree
-from flows.session.progress import Progress
-from flows.session.session import SOFTWARE, executor_settings, planned_pool, resolve_device
-from infra.ledger.lease import Lease
-from infra.ledger.ledger import Ledger
-from infra.ledger.schema import buckets_for
+from flows.jobs import (
+    EvaluationJob,
+    JobError,
+    is_workspace,
+    lies_in,
+    output_of,
+    read_data_manifest,
+    refuse_secrets,
+    restored_tree,
+)
+from flows.session import SOFTWARE, Progress, executor_settings, planned_pool, resolve_device
+from infra.ledger import Lease, Ledger, buckets_for
 from infra.settings import Settings
-from infra.storage.storage import Storage
-from infra.weights.store import WeightsStore, open_store
-from tasks.measuring.challenge import Protocol, ProtocolError, protocol_of, read_landmarks
-from tasks.measuring.fid import CAP
-from tasks.measuring.matching import INPUT, RESTORED, TRUTH, Row, Rules, Trees
-from tasks.measuring.measurer import CODE_VERSION, FACES, MeasureConfig
-from tasks.measuring.metrics import METRICS, Resolved, UnknownMetric, default_metrics, resolve, weights_of
-from tasks.stages.detect_align import DetectAlign, DetectAlignSettings
+from infra.storage import Storage
+from infra.weights import WeightsStore, open_store
+from tasks.measuring import (
+    CAP,
+    CODE_VERSION,
+    FACES,
+    INPUT,
+    METRICS,
+    RESTORED,
+    TRUTH,
+    MeasureConfig,
+    Protocol,
+    ProtocolError,
+    Resolved,
+    Row,
+    Rules,
+    Trees,
+    UnknownMetric,
+    default_metrics,
+    protocol_of,
+    read_landmarks,
+    resolve,
+    weights_of,
+)
+from tasks.stages import DetectAlign, DetectAlignSettings
 
 if TYPE_CHECKING:
-    from infra.workers.executor import Executor
+    from infra.workers import Executor
 
 FACTORY = "tasks.measuring.measurer:build"
 
@@ -179,7 +201,7 @@ def open_evaluation_run(job: EvaluationJob, progress: Progress | None = None) ->
 @contextmanager
 def workers(run: EvaluationRun) -> Iterator[None]:
     """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
-    from infra.workers.executor import Executor
+    from infra.workers import Executor
 
     with planned_pool(run.settings, run.device) as (_, pool):
         config = run.measure_config(pool.threads).model_dump(mode="json")
@@ -263,7 +285,7 @@ def _without_landmarks(resolved: Resolved, expected: str) -> None:
 
 def _recipe_detector(restored: str) -> dict[str, Any] | None:
     """Settings of detect_align in the recipe that a workspace was restored with; None where there is no such thing."""
-    from flows.session.facts import last_job
+    from flows.session import last_job
 
     if not is_workspace(restored):
         return None

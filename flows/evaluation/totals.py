@@ -18,14 +18,23 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flows.evaluation.run import EvaluationRun
-from infra.ledger.sql import Reader
-from infra.storage.storage import Storage
-from tasks.measuring.challenge import Scored, Summary, summarise
-from tasks.measuring.challenge_files import challenge_csv, markdown_row
-from tasks.measuring.fid import fid_of, load_gaussian
-from tasks.measuring.files import COLUMNS, Evaluation, faces_schema
-from tasks.measuring.matching import RESTORED
-from tasks.measuring.measurer import FACES, FID
+from infra.ledger import Reader
+from infra.storage import Storage
+from tasks.measuring import (
+    COLUMNS,
+    FACES,
+    FID,
+    RESTORED,
+    Evaluation,
+    Scored,
+    Summary,
+    challenge_csv,
+    faces_schema,
+    fid_of,
+    load_gaussian,
+    markdown_row,
+    summarise,
+)
 from tasks.worker import intermediate
 
 ROW = "row.md"

@@ -14,16 +14,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.gate.journal import CANDIDATES
-from flows.restoration.plan import Plan
-from flows.restoration.run import Run, open_run, workers
-from flows.restoration.shard import Row
+from flows.restoration import Plan, Row, Run, open_run, workers
 from flows.restore_dataset import plan_work, restore_shards
-from flows.session.session import GIGABYTE
-from infra.ledger.files import listing
-from infra.ledger.inventory import known_files
-from infra.ledger.ledger import Ledger
-from infra.storage.storage import Storage
-from tasks.recipes.recipe import COMMIT
+from flows.session import GIGABYTE
+from infra.ledger import Ledger, known_files, listing
+from infra.storage import Storage
+from tasks.recipes import COMMIT
 
 if TYPE_CHECKING:
     import pyarrow as pa

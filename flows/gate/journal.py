@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.jobs.data_set import JobError
-from infra.ledger.files import listing
-from infra.storage.storage import Storage
+from flows.jobs import JobError
+from infra.ledger import listing
+from infra.storage import Storage
 
 PROMOTIONS, SUPERSEDED, CANDIDATES = "promotions", "superseded", "candidates"
 """Folders of a workspace: what was decided, older results that were replaced, trees of new results."""

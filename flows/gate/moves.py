@@ -17,16 +17,12 @@ from functools import cache
 from typing import Any
 
 from flows.gate.journal import SUPERSEDED, Journal, Row, read_chunks, write
-from flows.jobs.data_set import JobError
-from flows.restoration.delivered import deliver, restored
-from flows.session.facts import digests_of_run
-from infra.ledger.files import listing
-from infra.ledger.lease import Lease
-from infra.ledger.ledger import Ledger
-from infra.ledger.schema import DELIVERED_STATES, TRANSITIONS, event_columns
-from infra.storage.base import StorageMissingError, decode_name
-from infra.storage.storage import Storage
-from tasks.recipes.recipe import COMMIT, stage_key
+from flows.jobs import JobError
+from flows.restoration import deliver, restored
+from flows.session import digests_of_run
+from infra.ledger import DELIVERED_STATES, TRANSITIONS, Lease, Ledger, event_columns, listing
+from infra.storage import Storage, StorageMissingError, decode_name
+from tasks.recipes import COMMIT, stage_key
 from tasks.stage import WHOLE_IMAGE
 
 CHUNK = 1000

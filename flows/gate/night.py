@@ -25,20 +25,15 @@ from flows.gate.candidate import forget, restore_beside, share_intermediates
 from flows.gate.journal import PROMOTIONS, Journal
 from flows.gate.moves import REMEMBERED, Place, carry_out, deliver_kept, take_back
 from flows.gate.words import in_short, markdown
-from flows.jobs.restoration import Job
-from flows.restoration.plan import Plan, paths_by_image
-from flows.restoration.run import Run, open_run, workers
-from flows.restoration.shard import Row
+from flows.jobs import Job
+from flows.restoration import Plan, Row, Run, open_run, paths_by_image, workers
 from flows.restore_dataset import find_pictures, finish, plan_work, restore_shards
-from flows.session.dashboard import never_fatal
-from flows.session.progress import Progress, watched
-from infra.ledger.lease import Lease
-from infra.ledger.ledger import Ledger
-from infra.ledger.schema import bucket_sql
-from infra.storage.storage import Storage
-from tasks.comparing.gate import GATE_METRICS, NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
-from tasks.measuring.files import Evaluation, write_evaluation
-from tasks.recipes.recipe import COMMIT
+from flows.session import Progress, never_fatal, watched
+from infra.ledger import Lease, Ledger, bucket_sql
+from infra.storage import Storage
+from tasks.comparing import GATE_METRICS, NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
+from tasks.measuring import Evaluation, write_evaluation
+from tasks.recipes import COMMIT
 
 BEFORE = "evaluation-nightly"
 """The folder with the measures of the results that stand."""
@@ -115,7 +110,7 @@ def judge(run: Run, work: Plan, candidate: Run) -> Findings:
 def measure_both(run: Run, candidate: Run) -> tuple[Evaluation, Evaluation]:
     """Older and new results against the originals; what was measured on an earlier night is not measured again."""
     from flows.evaluate_dataset import evaluate
-    from flows.jobs.evaluation import EvaluationJob
+    from flows.jobs import EvaluationJob
 
     detector = getattr(run.recipe.stages[0].settings, "detector", None)
     job = EvaluationJob(

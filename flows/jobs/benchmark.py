@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.jobs.comparison import insist_on_known
 from flows.jobs.data_set import JobError
 from flows.jobs.restoration import Job, job_for, recipe_label
-from tasks.archive.degradation import Degradation
-from tasks.comparing.grid import ARCHIVE, CELLS
+from tasks.archive import Degradation
+from tasks.comparing import ARCHIVE, CELLS
 
 RECIPES = "recipes"
 """The folder, below the output, with one workspace per recipe."""

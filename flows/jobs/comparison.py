@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.jobs.data_set import JobError
 from flows.jobs.evaluation import EvaluationJob, evaluation_job, is_workspace
 from flows.jobs.restoration import Job, job_for, recipe_label
-from infra.storage.storage import Storage
-from tasks.measuring.files import FACTS, Evaluation
-from tasks.measuring.metrics import METRICS
+from infra.storage import Storage
+from tasks.measuring import FACTS, METRICS, Evaluation
 
 Kind = Literal["recipe", "workspace", "evaluation", "originals", "folder"]
 RECIPE = "recipe:"

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from infra.storage.storage import Storage
+from infra.storage import Storage
 
 DATA_MANIFESTS = Path("data_manifests")
 DEMO_SEED = 1
@@ -36,7 +36,7 @@ def _make_what_can_be_made(described: dict[str, Any]) -> None:
     """The demo's archive is made on the spot when it is not there."""
     source = Path(described["source"])
     if described.get("generator") == "demo" and not source.exists():
-        from tasks.archive.demo import make
+        from tasks.archive import make
 
         make(source.parent, DEMO_SEED)
 

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.jobs.data_set import JobError, read_data_manifest
 from infra.settings import Settings, load_settings
-from infra.storage.storage import Storage
-from tasks.worker.worker import RESTORED
+from infra.storage import Storage
+from tasks.worker import RESTORED
 
 if TYPE_CHECKING:
-    from tasks.measuring.files import Evaluation
+    from tasks.measuring import Evaluation
 
 EVALUATION = "evaluation"
 """The folder of a workspace's evaluation; and what is appended to the name of any other folder."""
@@ -82,7 +82,7 @@ def output_of(job: EvaluationJob) -> str:
 
 def open_evaluation(url: str) -> Evaluation:
     """The evaluation of a workspace, or in an evaluation folder. Raises JobError where there is none."""
-    from tasks.measuring.files import FACTS, EvaluationMissing, read_evaluation
+    from tasks.measuring import FACTS, EvaluationMissing, read_evaluation
 
     inside = Storage(_joined(url, EVALUATION))
     try:

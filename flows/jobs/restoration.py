@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.jobs.data_set import JobError, _make_what_can_be_made, _refuse_nesting, read_data_manifest, refuse_secrets
 from infra.settings import Settings, load_settings
-from infra.storage.storage import Storage
-from tasks.recipes.recipe import Recipe, load_recipe
+from infra.storage import Storage
+from tasks.recipes import Recipe, load_recipe
 
 OF_A_DATA_SET = ("recipe", "aligned", "include", "exclude", "stages", "settings")
 """What a data set's file may say beside source and workspace."""

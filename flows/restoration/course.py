@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tasks.recipes.forecast import Forecast, Part
+from tasks.recipes import Forecast, Part
 
 PARTS = {
     "prefect": ("asked", "began"),

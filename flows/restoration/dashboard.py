@@ -19,7 +19,7 @@ from prefect.artifacts import (
 )
 
 from flows.restoration.shard import Row
-from flows.session.dashboard import aside, never_fatal
+from flows.session import aside, never_fatal
 
 if TYPE_CHECKING:
     from flows.restoration.plan import Plan

@@ -10,9 +10,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from infra.storage.base import StorageMissingError, decode_name
-from infra.storage.storage import Storage
-from tasks.worker.worker import RESTORED
+from infra.storage import Storage, StorageMissingError, decode_name
+from tasks.worker import RESTORED
 
 Row = Mapping[str, Any]
 DISPLACED = "displaced"

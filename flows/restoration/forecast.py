@@ -18,27 +18,28 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from flows.restoration.course import PARTS
-from flows.session.progress import StageCount
+from flows.session import StageCount
 from infra.settings import Settings
-from infra.storage.storage import Storage
-from tasks.recipes.forecast import (
+from infra.storage import Storage
+from tasks.recipes import (
     CLOSING_IMAGES,
     CLOSING_SECONDS,
+    COMMIT,
     FINE,
     Part,
     Rates,
+    RecipeStage,
     Shape,
     StageRate,
     foretell,
     scaled,
     size_of,
 )
-from tasks.recipes.recipe import COMMIT, RecipeStage
 
 if TYPE_CHECKING:
     from flows.restoration.plan import Plan
     from flows.restoration.run import Run
-    from infra.ledger.ledger import Ledger
+    from infra.ledger import Ledger
 
 KEPT = 64
 """Entries in the file of rates; the oldest go first."""

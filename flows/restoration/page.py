@@ -6,11 +6,10 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from flows.session.facts import last_run_facts
-from infra.ledger.ledger import Ledger
-from infra.storage.base import decode_name
-from infra.storage.storage import Storage
-from tasks.recipes.recipe import COMMIT
+from flows.session import last_run_facts
+from infra.ledger import Ledger
+from infra.storage import Storage, decode_name
+from tasks.recipes import COMMIT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flows.restoration.run import Run
-    from tasks.pages.run.pictures import PixelLoader
-    from tasks.pages.run.records import RunFacts
+    from tasks.pages.run import PixelLoader, RunFacts
     from tasks.stage import Pixels
 
 REPORT = "report/index.html"
@@ -42,11 +40,10 @@ def rewrite_report(workspace: str, thumbnails: bool | None) -> str:
 
 
 def _write(workspace: Storage, ledger: Ledger, facts: dict[str, Any], thumbnails: bool) -> str:
-    from tasks.pages.run.collect import collect
-    from tasks.pages.run.page import write_report
+    from tasks.pages.run import collect_run, write_report
 
     sample, rows = sampled_rows(ledger)
-    data = collect(run_facts(facts, sample), *rows)
+    data = collect_run(run_facts(facts, sample), *rows)
     pixels = _pixel_loader(Storage(facts["job"]["source"]), workspace)
     page = write_report(data, workspace, thumbnails=thumbnails, load_pixels=pixels if thumbnails else None)
     return str(workspace.local_path(page)) if workspace.is_local else f"{workspace.shown_url}/{page}"
@@ -62,7 +59,7 @@ def sampled_rows(ledger: Ledger) -> tuple[float, tuple[pa.Table, pa.Table, pa.Ta
 
 def run_facts(facts: dict[str, Any], sample: float) -> RunFacts:
     """What a run wrote down about itself, as its report tells it."""
-    from tasks.pages.run.records import RunFacts
+    from tasks.pages.run import RunFacts
 
     summary = facts.get("summary", {})
     return RunFacts(
@@ -94,7 +91,7 @@ def _pixel_loader(source: Storage, workspace: Storage) -> PixelLoader:
 
 def shown_pixels(storage: Storage, path: str) -> NDArray[np.uint8]:
     """The upright picture at a ledger name, (H, W, 3)."""
-    from tasks.pictures.codec import decode
+    from tasks.pictures import decode
 
     return levels(decode(storage.read_bytes(decode_name(path))).pixels)
 

@@ -13,12 +13,11 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from flows.jobs.data_set import JobError
+from flows.jobs import JobError
 from flows.restoration.shard import Shard
-from flows.session.session import prefix_bits, prefix_of
-from infra.ledger.ledger import Ledger
-from infra.ledger.schema import bucket_of
-from tasks.recipes.recipe import COMMIT
+from flows.session import prefix_bits, prefix_of
+from infra.ledger import Ledger, bucket_of
+from tasks.recipes import COMMIT
 
 if TYPE_CHECKING:
     import pyarrow as pa

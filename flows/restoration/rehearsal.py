@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.jobs.restoration import Job
+from flows.jobs import Job
 from flows.restoration.shard import Item, Row, Shard
 from infra.settings import Settings
-from tasks.recipes.forecast import SECOND_START, Rates, StageRate, choose, per_size, size_of, spread
-from tasks.recipes.recipe import Recipe, RecipeStage
+from tasks.recipes import SECOND_START, Rates, Recipe, RecipeStage, StageRate, choose, per_size, size_of, spread
 from tasks.stage import WHOLE_IMAGE
-from tasks.worker.worker import WorkerConfig
+from tasks.worker import WorkerConfig
 
 if TYPE_CHECKING:
-    from flows.session.session import Device
-    from infra.workers.cluster import ClusterFacts
-    from infra.workers.executor import Executor
+    from flows.session import Device
+    from infra.workers import ClusterFacts, Executor
 
 PICTURES = 12
 BUDGET_SECONDS = 20.0
@@ -57,9 +55,8 @@ def measure(job: Job, settings: Settings, recipe: Recipe, rows: Iterable[Mapping
 
     Raises NoPreflight where the cluster has several machines, or no picture of the sample could be worked on.
     """
-    from flows.session.session import planned_pool
-    from infra.workers.executor import Executor
-    from infra.workers.maps import ExecutorSettings
+    from flows.session import planned_pool
+    from infra.workers import Executor, ExecutorSettings
 
     device, config = _worker_config(job, settings, recipe)
     begun = time.monotonic()
@@ -214,7 +211,7 @@ def _refuse_several(facts: ClusterFacts) -> None:
 
 
 def _worker_config(job: Job, settings: Settings, recipe: Recipe) -> tuple[Device, WorkerConfig]:
-    from flows.session.session import present_weights, resolve_device
+    from flows.session import present_weights, resolve_device
 
     weights, device = present_weights(recipe, settings), resolve_device(settings)
     config = WorkerConfig(

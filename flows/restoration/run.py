@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.runtime import flow_run
 
-from flows.jobs.data_set import JobError
-from flows.jobs.restoration import Job
+from flows.jobs import Job, JobError
 from flows.restoration.course import Course
 from flows.restoration.shard import Row, Shard
-from flows.session.patience import Patience
-from flows.session.progress import Progress
-from flows.session.session import (
+from flows.session import (
     GIGABYTE,
     SOFTWARE,
     Device,
+    Patience,
+    Progress,
     RunStopped,
     cpu_pools,
     executor_settings,
@@ -36,17 +35,14 @@ from flows.session.session import (
     present_weights,
     resolve_device,
 )
-from infra.ledger.lease import Lease
-from infra.ledger.ledger import Ledger
-from infra.ledger.schema import buckets_for
+from infra.ledger import Lease, Ledger, buckets_for
 from infra.settings import Settings, SettingsError
-from infra.storage.storage import Storage
-from tasks.recipes.recipe import COMMIT, Recipe, stage_key
-from tasks.worker.worker import RESTORED, WorkerConfig
+from infra.storage import Storage
+from tasks.recipes import COMMIT, Recipe, stage_key
+from tasks.worker import RESTORED, WorkerConfig
 
 if TYPE_CHECKING:
-    from infra.workers.actor import PoolSize
-    from infra.workers.executor import Executor
+    from infra.workers import Executor, PoolSize
 
 
 class Run:
@@ -205,7 +201,7 @@ def _refuse_danger(run: Run) -> None:
 @contextmanager
 def workers(run: Run) -> Iterator[None]:
     """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
-    from infra.workers.executor import Executor
+    from infra.workers import Executor
 
     settings = run.settings
     with planned_pool(settings, run.device) as (_, pool):

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks.archive import books
-from tasks.recipes.recipe import Recipe, RecipeStage, stage_key
+from tasks.recipes import Recipe, RecipeStage, stage_key
 from tasks.stage import WHOLE_IMAGE
 
 Row = dict[str, Any]

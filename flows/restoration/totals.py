@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from infra.ledger.ledger import Ledger
+from infra.ledger import Ledger
 from tasks.archive import books
 
 if TYPE_CHECKING:

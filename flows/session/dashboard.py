@@ -69,10 +69,10 @@ aside = Aside()
 
 def worth_retrying(state: State[Any]) -> bool:
     """Whether a failed task is tried again: the machinery's failures are, decisions of the run are not."""
-    from flows.jobs.data_set import JobError
+    from flows.jobs import JobError
     from flows.session.session import RunStopped
-    from infra.ledger.lease import LeaseLost
-    from infra.workers.errors import ExecutorCancelled, WorkerStartFailed
+    from infra.ledger import LeaseLost
+    from infra.workers import ExecutorCancelled, WorkerStartFailed
 
     error = state.data if isinstance(state.data, BaseException) else state.result(raise_on_failure=False)
     return not isinstance(error, (JobError, RunStopped, WorkerStartFailed, LeaseLost, ExecutorCancelled))

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from prefect.artifacts import create_markdown_artifact
 
 from flows.session.dashboard import never_fatal
-from infra.storage.storage import Storage
-from tasks.pages.documents.document import Block, to_html, to_markdown
+from infra.storage import Storage
+from tasks.pages.documents import Block, to_html, to_markdown
 
 PAGE = "index.html"
 

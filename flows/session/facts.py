@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flows.jobs.data_set import JobError
-from flows.jobs.restoration import Job
-from infra.storage.storage import Storage
+from flows.jobs import Job, JobError
+from infra.storage import Storage
 
 
 def last_job(workspace: str) -> Job:

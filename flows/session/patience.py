@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from infra.storage.base import (
+from infra.storage import (
     PathRefusedError,
     StorageDeniedError,
     StorageError,

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from infra import extras
 from infra.settings import Settings
-from infra.weights.store import open_store
-from infra.workers.cluster import has_gpu
-from tasks.recipes.recipe import Recipe
+from infra.weights import open_store
+from infra.workers import has_gpu
+from tasks.recipes import Recipe
 
 if TYPE_CHECKING:
-    from infra.workers.actor import PoolSize
-    from infra.workers.cluster import ClusterFacts, ClusterSettings
-    from infra.workers.maps import ExecutorSettings
+    from infra.workers import ClusterFacts, ClusterSettings, ExecutorSettings, PoolSize
 
 SMALL_SHARD = 64
 """Shards of small archives hold about this many images, so that several are in flight and progress is seen."""
@@ -37,7 +35,7 @@ class RunStopped(RuntimeError):
 @contextmanager
 def planned_pool(settings: Settings, device: Device) -> Iterator[tuple[ClusterFacts, PoolSize]]:
     """Starts or joins the Ray cluster for as long as it is needed; says what it has, and how many workers fit there."""
-    from infra.workers.cluster import PoolWants, plan_pool, start_or_join
+    from infra.workers import PoolWants, plan_pool, start_or_join
 
     with start_or_join(cluster_settings(settings)) as cluster:
         facts = cluster.facts()
@@ -46,20 +44,20 @@ def planned_pool(settings: Settings, device: Device) -> Iterator[tuple[ClusterFa
 
 def executor_settings(settings: Settings) -> ExecutorSettings:
     """How often a call is tried, how long it may take, and how soon it gives way when somebody stops the run."""
-    from infra.workers.maps import ExecutorSettings
+    from infra.workers import ExecutorSettings
 
     return ExecutorSettings(retries=settings.retries, call_timeout=settings.call_timeout, cancel_grace=CANCEL_SECONDS)
 
 
 def cpu_pools(settings: Settings, threads: int) -> dict[str, PoolSize]:
-    from infra.workers.actor import PoolSize
+    from infra.workers import PoolSize
 
     return {name: PoolSize(workers, threads=threads) for name, workers in settings.pools.items()}
 
 
 def cluster_settings(settings: Settings) -> ClusterSettings:
     """The part of the settings that says where Ray runs."""
-    from infra.workers.cluster import ClusterSettings
+    from infra.workers import ClusterSettings
 
     return ClusterSettings(address=settings.ray_address, dashboard=settings.ray_dashboard)
 
@@ -85,7 +83,7 @@ def resolve_device(settings: Settings) -> Device:
         return settings.device
     if settings.ray_address is None:
         return "cuda" if has_gpu() else "cpu"
-    from infra.workers.cluster import start_or_join
+    from infra.workers import start_or_join
 
     with start_or_join(cluster_settings(settings)) as cluster:
         return "cuda" if cluster.facts().gpus else "cpu"

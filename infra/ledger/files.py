@@ -19,8 +19,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from infra.ledger.schema import INVENTORY
-from infra.storage.base import FileInfo, StorageMissingError
-from infra.storage.storage import Storage
+from infra.storage import FileInfo, Storage, StorageMissingError
 
 MERGED = "merged"
 SEGMENTS_FILE = "_segments.parquet"

@@ -26,7 +26,7 @@ from infra.ledger.sql import Reader
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from infra.storage.storage import Storage
+    from infra.storage import Storage
 
 _WRITERS = 8  # a write waits for the disk or the network, not for the processor
 

@@ -19,8 +19,7 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 
-from infra.storage.base import StorageError, StorageExistsError, StorageMissingError
-from infra.storage.storage import Storage
+from infra.storage import Storage, StorageError, StorageExistsError, StorageMissingError
 
 _FOLDER = "leases"
 _log = logging.getLogger(__name__)

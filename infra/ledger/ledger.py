@@ -26,8 +26,7 @@ from infra.ledger.schema import (
     inventory_table,
 )
 from infra.ledger.sql import Limits, Reader
-from infra.storage.base import StorageExistsError
-from infra.storage.storage import Storage
+from infra.storage import Storage, StorageExistsError
 
 if TYPE_CHECKING:
     import pyarrow as pa

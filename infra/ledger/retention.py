@@ -17,8 +17,7 @@ from infra.ledger.fold import parquet_bytes, republish
 from infra.ledger.ledger import Ledger
 from infra.ledger.schema import INVENTORY, event_schema, inventory_schema, next_seq
 from infra.ledger.sql import Reader
-from infra.storage.base import FileInfo
-from infra.storage.storage import Storage
+from infra.storage import FileInfo, Storage
 
 _DAY_S = 86_400
 _LEFTOVER_DAYS = 1

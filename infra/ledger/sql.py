@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.ledger.files import Holdings
 from infra.ledger.schema import COMMIT, INVENTORY, TRANSITIONS, bucket_sql, duckdb_schema, empty_select
-from infra.storage.storage import Storage
+from infra.storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa

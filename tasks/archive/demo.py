@@ -20,8 +20,7 @@ import tifffile
 from PIL import Image
 
 from tasks.archive import degradation as d
-from tasks.pictures.codec import decode
-from tasks.pictures.picture import LUMA, Levels, Pixels, to_levels
+from tasks.pictures import LUMA, Levels, Pixels, decode, to_levels
 
 Box = tuple[int, int, int, int]
 """Left, top, width, height in pixels."""

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, Protocol
 
-from infra.storage.base import FileInfo, StorageMissingError
-from tasks.pictures.codec import read_header
-from tasks.pictures.picture import DecodeError, Header, Limits
+from infra.storage import FileInfo, StorageMissingError
+from tasks.pictures import DecodeError, Header, Limits, read_header
 
 Row = dict[str, Any]
 IN_MEMORY = 64 << 20

@@ -27,10 +27,10 @@ from tasks.comparing.pairing import (
     nothing_in_common,
     paired,
 )
-from tasks.measuring.challenge import TERMS
+from tasks.measuring import TERMS
 
 if TYPE_CHECKING:
-    from tasks.measuring.files import Evaluation
+    from tasks.measuring import Evaluation
 
 Verdict = Literal["better", "worse", "not told apart"]
 

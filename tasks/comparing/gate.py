@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.ledger.schema import DELIVERED_STATES, OPEN_STATES
+from infra.ledger import DELIVERED_STATES, OPEN_STATES
 from infra.settings import Promotion
 from tasks.comparing.comparison import Comparison, compare
 from tasks.comparing.intervals import Floats, intervals, pictures_needed
 from tasks.comparing.pairing import ComparisonError
-from tasks.measuring.files import Evaluation
+from tasks.measuring import Evaluation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,13 +14,11 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-from infra.storage.base import encode_name
-from infra.storage.storage import Storage
-from tasks.archive.degradation import PRESETS, Degradation, degrade
+from infra.storage import Storage, encode_name
+from tasks.archive import PRESETS, Degradation, degrade
 from tasks.faces import geometry
-from tasks.pictures.codec import decode
-from tasks.pictures.picture import DecodeError, Pixels, to_float, to_levels
-from tasks.stages.detect_align import fitted
+from tasks.pictures import DecodeError, Pixels, decode, to_float, to_levels
+from tasks.stages import fitted
 
 ARCHIVE, TRUTH = "archive", "truth"
 CELLS: dict[str, Degradation] = {"clean": Degradation(), **PRESETS}

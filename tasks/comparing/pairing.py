@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tasks.comparing.intervals import Floats
 
 if TYPE_CHECKING:
-    from tasks.measuring.files import Evaluation
+    from tasks.measuring import Evaluation
 
 Names = tuple[tuple[str, int], ...]
 """Faces as (key, number)."""

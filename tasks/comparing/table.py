@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from tasks.comparing.comparison import Difference, compare
 from tasks.comparing.pairing import ComparisonError
-from tasks.measuring.files import Evaluation
+from tasks.measuring import Evaluation
 
 FIRST = ("psnr", "ssim", "lpips", "identity_truth", "identity_truth_onnx", "quality")
 """Metrics in the order of the page; others follow. The first two need nothing but the truth."""

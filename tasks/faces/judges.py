@@ -8,16 +8,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.faces.geometry import RECOGNITION_SIDE
 from tasks.stage import Pixels
 
 ADAFACE = "adaface_ir50_ms1mv2"
 ONNX = "face_embedding_onnx"
-SIDE = 112
-TEMPLATE = np.array(
+RECOGNITION_POINTS = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
 )
 """Where the five points of an upright face lie in a recognition crop (ArcFace's and AdaFace's reference points)."""
-ALIGNED = np.array(
+FFHQ_POINTS = np.array(
     [
         [192.98138, 239.94708],
         [318.90277, 240.1936],
@@ -40,9 +40,9 @@ def recognition_crop(aligned: Pixels) -> Pixels:
     """The 112-pixel crop of a 512-pixel aligned face that recognition networks expect; (112, 112, 3) float32."""
     import cv2
 
-    matrix, _ = cv2.estimateAffinePartial2D(ALIGNED, TEMPLATE, method=cv2.LMEDS)
+    matrix, _ = cv2.estimateAffinePartial2D(FFHQ_POINTS, RECOGNITION_POINTS, method=cv2.LMEDS)
     smoothed = cv2.GaussianBlur(aligned, (0, 0), 1.4)  # 512 → 112 is a reduction by 3.6; without it edges alias
-    crop: Pixels = cv2.warpAffine(smoothed, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+    crop: Pixels = cv2.warpAffine(smoothed, matrix, (RECOGNITION_SIDE, RECOGNITION_SIDE), flags=cv2.INTER_LINEAR)
     return crop.clip(0.0, 1.0)
 
 
@@ -50,7 +50,7 @@ def adaface_judge(path: Path, device: str) -> Judge:
     """AdaFace IR-50 (Kim et al., CVPR 2022)."""
     import torch
 
-    from infra.weights.checkpoint import fitting, load_state_dict
+    from infra.weights import fitting, load_state_dict
     from tasks.models.faces.adaface import AdaFace, embed, network_weights
     from tasks.models.tensors import to_tensor
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.pictures.picture import LUMA, Pixels
+from tasks.pictures import LUMA, Pixels
 
 BINS = 16
 SAMPLES = 20_000

@@ -38,7 +38,7 @@ def gaussian(features: NDArray[np.floating]) -> Gaussian:
 
 def load_gaussian(path: Path) -> Gaussian:
     """A statistics file with `mean` and `cov`, nothing in it run. Raises infra.weights_errors.WeightsError."""
-    from infra.weights.checkpoint import fitting, load_checkpoint
+    from infra.weights import fitting, load_checkpoint
 
     expect = "FID statistics (mean, cov)"
     content = load_checkpoint(path, expect=expect)

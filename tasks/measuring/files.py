@@ -14,8 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.storage.base import StorageMissingError
-from infra.storage.storage import Storage
+from infra.storage import Storage, StorageMissingError
 
 FACES, FACTS = "evaluation.parquet", "evaluation.json"
 SCHEMA = 1

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.weights.errors import WeightsError, WeightsMismatch, WeightsMissing
-from tasks.faces.judges import ADAFACE, ONNX, adaface_judge, onnx_judge
+from infra.weights import WeightsError, WeightsMismatch, WeightsMissing
+from tasks.faces import ADAFACE, ONNX, adaface_judge, onnx_judge
 from tasks.stage import Pixels
-from tasks.stages.score import sharpness
+from tasks.stages import sharpness
 
 INCEPTION = "fid_inception"
 LPIPS = ("lpips_alexnet", "lpips_alex")
@@ -118,7 +118,7 @@ def recognition_crop(picture: Pixels, points: NDArray[np.float64]) -> Pixels:
     It is cut from 8-bit levels, black outside, without smoothing, as the challenge does. Raises ValueError for points
     that do not determine a crop.
     """
-    from tasks.faces.geometry import RECOGNITION_SIDE, crop, recognition_matrix
+    from tasks.faces import RECOGNITION_SIDE, crop, recognition_matrix
 
     height, width = picture.shape[:2]
     matrix = recognition_matrix(points * (width / FRAME, height / FRAME))
@@ -169,7 +169,7 @@ def _score(name: str, weights: Mapping[str, Path]) -> Any:
 
 
 def _inception(path: Path) -> Any:
-    from infra.weights.checkpoint import fitting, load_state_dict
+    from infra.weights import fitting, load_state_dict
     from tasks.models.quality.fid_inception import inception_for
 
     expect = "InceptionV3 of pytorch-fid"
@@ -178,7 +178,7 @@ def _inception(path: Path) -> Any:
 
 
 def _lpips(backbone: Path, linear: Path) -> Any:
-    from infra.weights.checkpoint import fitting, load_state_dict
+    from infra.weights import fitting, load_state_dict
     from tasks.models.quality.lpips import lpips_for
 
     alexnet, layers = load_state_dict(backbone, expect="AlexNet"), load_state_dict(linear, expect="LPIPS's layers")

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-from infra.storage.base import FileInfo, decode_name
-from infra.storage.storage import Storage
+from infra.storage import FileInfo, Storage, decode_name
 from tasks.measuring.challenge import Placed, Protocol
 from tasks.measuring.files import PROBLEMS
 

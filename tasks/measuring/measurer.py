@@ -22,20 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from infra.storage.base import StorageMissingError, decode_name
-from infra.storage.storage import Storage
-from infra.weights.store import open_store
+from infra.storage import Storage, StorageMissingError, decode_name
+from infra.weights import open_store
 from tasks.faces import geometry
 from tasks.measuring.files import PROBLEMS
 from tasks.measuring.instruments import FacePair
 from tasks.measuring.matching import INPUT, RESTORED, ROLES, TRUTH
 from tasks.measuring.metrics import Meter, Unmeasurable
-from tasks.pictures.codec import decode
-from tasks.pictures.picture import DecodeError, Limits, Picture
+from tasks.pictures import DecodeError, Limits, Picture, decode
 from tasks.stage import WHOLE_IMAGE, Batch, Pixels
-from tasks.stages.detect_align import WARP_LIMIT, DetectAlign, DetectAlignSettings
-from tasks.worker import intermediate
-from tasks.worker.intermediate import Row
+from tasks.stages import WARP_LIMIT, DetectAlign, DetectAlignSettings
+from tasks.worker import Row, intermediate
 
 Item = dict[str, Any]
 FACES, FID = "faces", "fid"

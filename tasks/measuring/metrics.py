@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.extras import EXTRAS, how_to_get, is_here
-from infra.weights.errors import WeightsError
-from tasks.faces.judges import ADAFACE, ONNX
+from infra.weights import WeightsError
+from tasks.faces import ADAFACE, ONNX
 from tasks.measuring.instruments import LPIPS, FacePair, Instruments
 
 __all__ = [

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.recipes.condition import Condition, RecipeError
 from tasks.stage import FaceStage, ImageStage, Stage, StageSettings
-from tasks.stages.table import STAGES
+from tasks.stages import STAGES
 
 COMMIT = "commit"
 """The ledger's name for an image's verdict under a whole recipe; no stage may take it."""

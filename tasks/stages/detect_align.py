@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tasks.faces import geometry
-from tasks.faces.yunet import Found, YuNet
+from tasks.faces import Found, YuNet, geometry
 from tasks.stage import Batch, FaceResult, ImageResult, ImageStage, Outcome, Pixels, StageSettings
 
 if TYPE_CHECKING:
-    from tasks.pictures.picture import Picture
+    from tasks.pictures import Picture
 
 DetectorName = Literal["auto", "compact", "yunet", "retinaface", "none"]
 Detector = Callable[[NDArray[np.uint8]], list[Found]]
@@ -154,7 +153,7 @@ class DetectAlign(ImageStage):
         return YuNet(self.weights["yunet"], confidence, self.settings.working_side).faces
 
     def _compact(self, confidence: float, device: str) -> Detector:
-        from tasks.faces.cascade import detect_faces
+        from tasks.faces import detect_faces
         from tasks.models.compact.table import load_compact
 
         network = load_compact(self.weights["compact_landmarks"])
@@ -166,7 +165,7 @@ class DetectAlign(ImageStage):
         return find
 
     def _retinaface(self, confidence: float, device: str) -> Detector:
-        from infra.weights.checkpoint import load_into
+        from infra.weights import load_into
         from tasks.models.faces.retinaface import RetinaFace
 
         file = self.weights["retinaface_resnet50"]

@@ -14,8 +14,20 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from tasks.faces.judges import ADAFACE, ONNX, Judge, adaface_judge, cosine, onnx_judge, recognition_crop
-from tasks.faces.small_judge import COMPACT, IN_WORDS, TRUSTED, CompactJudge, threshold_at
+from tasks.faces import (
+    ADAFACE,
+    COMPACT,
+    IN_WORDS,
+    ONNX,
+    TRUSTED,
+    CompactJudge,
+    Judge,
+    adaface_judge,
+    cosine,
+    onnx_judge,
+    recognition_crop,
+    threshold_at,
+)
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
 
 

@@ -14,15 +14,14 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from tasks.faces import geometry
-from tasks.faces.tone import Tone, tone_of
-from tasks.pictures.picture import to_levels
+from tasks.faces import Tone, geometry, tone_of
+from tasks.pictures import to_levels
 from tasks.stage import Batch, Face, ImageResult, ImageStage, Outcome, Pixels, StageSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tasks.pictures.picture import Picture
+    from tasks.pictures import Picture
 
 PARSER = "parsenet"
 NEARNESS = 0.15
@@ -132,7 +131,7 @@ class PasteBack(ImageStage):
 
 def load_parser(path: Path, device: str) -> Any:
     """ParseNet from the published file; its sizes follow from the weights."""
-    from infra.weights.checkpoint import fitting, load_state_dict
+    from infra.weights import fitting, load_state_dict
     from tasks.models.faces.parsenet import build_parsenet
     from tasks.models.tensors import placed
 

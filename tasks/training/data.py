@@ -15,18 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.archive.degradation import (
-    LUMA,
-    MEDIUM,
-    MILD,
-    SEVERE,
-    VERY_SEVERE,
-    Degradation,
-    Image,
-    degrade,
-    sample_degradation,
-)
-from tasks.faces.crops import Levels
+from tasks.archive import LUMA, MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, Image, degrade, sample_degradation
+from tasks.faces import Levels
 from tasks.training.scenes import draw_frame, elsewhere, framed
 
 POINT_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")

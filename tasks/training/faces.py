@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.archive.degradation import Image, degrade, sample_degradation
-from tasks.faces.cascade import propose
-from tasks.faces.crops import CROP, Box, Jitter, Levels, crop_matrix, cut
+from tasks.archive import Image, degrade, sample_degradation
+from tasks.faces import CROP, Box, Jitter, Levels, crop_matrix, cut, propose
 from tasks.models.compact.faces import MIRRORED, box_of_points
 from tasks.training.data import Face, read_rgb, relight
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import nn
 
-from tasks.archive.degradation import Degradation, Image, degrade
-from tasks.faces.judges import recognition_crop
+from tasks.archive import Degradation, Image, degrade
+from tasks.faces import recognition_crop
 from tasks.training.data import Face, to_float
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from tasks.archive.degradation import (
+from tasks.archive import (
     COLOUR_CAST,
     FADING,
     HAZE,

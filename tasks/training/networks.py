@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.archive.degradation import Degradation, Image
+from tasks.archive import Degradation, Image
 from tasks.models.compact.quality import GRID, LEAST_ERROR, LOWEST_DB, RANGE_DB, score_of, statistics
 from tasks.training.data import Face, Pair, draw_cast, draw_haze, quality_pair, restorer_pair, tone_pair
 from tasks.training.faces import face_crop, nonface_crop

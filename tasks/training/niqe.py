@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.archive.degradation import Image
+from tasks.archive import Image
 from tasks.models.quality.iqa import load
 from tasks.models.quality.niqe import fit
 from tasks.training.data import Face, load_faces, to_float

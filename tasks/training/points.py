@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.faces.crops import Levels
+from tasks.faces import Levels
 from tasks.training.data import Face
 
 EYE_DISTANCES = (24, 34, 48, 68, 96)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.archive.degradation import Image
+from tasks.archive import Image
 
 FRAMES = ((0.0, 0.0, 0.0), (132 / 255, 133 / 255, 135 / 255), (1.0, 1.0, 1.0))
 """Black, the grey that aligned faces get where the photograph ends, white."""

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from torch import nn
 
-from tasks.archive.degradation import Image, degrade
-from tasks.faces.crops import Levels
+from tasks.archive import Image, degrade
+from tasks.faces import Levels
 from tasks.training.data import Face, to_float
 from tasks.training.measure import ROWS, run_picture
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from infra.storage.storage import Storage
+from infra.storage import Storage
 from tasks.stage import Pixels
 
 Row = dict[str, Any]

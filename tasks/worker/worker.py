@@ -21,13 +21,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from infra.storage.base import decode_name
-from infra.storage.storage import Storage
-from infra.weights.store import open_store
+from infra.storage import Storage, decode_name
+from infra.weights import open_store
 from tasks.archive import books
-from tasks.pictures.codec import decode, encode
-from tasks.pictures.picture import DecodeError, Limits, Picture
-from tasks.recipes.recipe import Recipe, RecipeStage, seed_of
+from tasks.pictures import DecodeError, Limits, Picture, decode, encode
+from tasks.recipes import Recipe, RecipeStage, seed_of
 from tasks.stage import WHOLE_IMAGE, Batch, Face, FaceStage, ImageStage, Outcome, Pixels, Stage
 from tasks.worker import intermediate
 from tasks.worker.intermediate import Row, row_key

@@ -190,7 +190,7 @@ def retina_rows(confidence):
 def test_retinaface_faces_come_back_at_the_pictures_scale(monkeypatch):
     import torch
 
-    monkeypatch.setattr("infra.weights.checkpoint.load_into", lambda net, file, expect: torch.nn.Identity())
+    monkeypatch.setattr("infra.weights.load_into", lambda net, file, expect: torch.nn.Identity())
     monkeypatch.setattr("tasks.models.faces.retinaface.RetinaFace", lambda body: None)
     monkeypatch.setattr("tasks.models.faces.retinaface.detect", retina_rows(0.98))
     for confidence, count in ((None, 1), (0.99, 0)):

@@ -189,7 +189,7 @@ def run_paste_back(use, values, weights, monkeypatch):
 def run_detect_align(use, values, weights, monkeypatch):
     """Faces of three sizes, given by a detector that always finds them; the named detectors look for themselves."""
     if "detector" in values:
-        monkeypatch.setattr("infra.weights.checkpoint.load_into", lambda net, file, expect: nn.Identity())
+        monkeypatch.setattr("infra.weights.load_into", lambda net, file, expect: nn.Identity())
         monkeypatch.setattr("tasks.models.faces.retinaface.RetinaFace", lambda body: None)
         monkeypatch.setattr("tasks.models.faces.retinaface.detect", retina_rows(0.98))
         stage = loaded(use, {"min_eye_px": 0} | values, weights, monkeypatch)

@@ -74,7 +74,7 @@ def test_scripts_get_every_field(mpsr):
 
 def test_pulling_a_recipe_leaves_what_only_a_browser_can_get_and_says_so(mpsr, monkeypatch):
     asked = []
-    monkeypatch.setattr("infra.weights.store.WeightsStore.pull", lambda self, names, **options: asked.extend(names))
+    monkeypatch.setattr("infra.weights.WeightsStore.pull", lambda self, names, **options: asked.extend(names))
     result = mpsr("models", "pull", "--recipe", "mpsr")
     assert result.exit_code == 1
     assert set(asked) >= NEEDED - BY_HAND

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 
 import pytest
 from places import ROOT
@@ -25,6 +27,69 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
+
+
+def wing_of(module):
+    """The wing that a module lies in; None for what lies beside the wings, and for networks: one network, one file."""
+    parts = module.split(".")
+    if parts[0] not in ROOMS or len(parts) < 2 or parts[:2] == ["tasks", "models"]:
+        return None
+    depth = 3 if parts[:2] == ["tasks", "pages"] else 2
+    return ".".join(parts[:depth]) if (ROOT / "/".join(parts[:depth])).is_dir() else None
+
+
+def taken_from_other_wings():
+    """(module that imports, module named, name) for every import from another wing."""
+    for path in (path for room in ROOMS for path in modules(room)):
+        here = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                wing = wing_of(node.module)
+                if wing is not None and wing.split(".")[:2] != here.split(".")[:2]:
+                    yield from ((here, node.module, alias.name) for alias in node.names)
+
+
+DOORS = sorted(path.parent for room in ROOMS for path in (ROOT / room).rglob("__init__.pyi"))
+
+
+def door_names(door):
+    return {alias.name for node in ast.parse((door / "__init__.pyi").read_text()).body for alias in node.names}
+
+
+def test_what_is_taken_from_another_wing_comes_through_its_door():
+    wrong = [f"{here}: from {module}" for here, module, _ in taken_from_other_wings() if module != wing_of(module)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: ".".join(door.relative_to(ROOT).parts))
+def test_a_door_names_what_is_there_and_what_others_take(door):
+    wing = ".".join(door.relative_to(ROOT).parts)
+    package = importlib.import_module(wing)
+    assert [name for name in door_names(door) if not hasattr(package, name)] == []
+    taken = {name for _, module, name in taken_from_other_wings() if module == wing}
+    assert door_names(door) - taken == set()
+    assert ast.get_docstring(ast.parse((door / "__init__.py").read_text()))
+
+
+def test_no_folder_holds_more_than_one_looks_over():
+    for room in (*ROOMS, "tests"):
+        for folder in [ROOT / room, *(path for path in (ROOT / room).rglob("*") if path.is_dir())]:
+            entries = {path.name for path in folder.iterdir()} - {"__init__.py", "__init__.pyi", "__pycache__"}
+            assert len(entries) <= 12, (folder.relative_to(ROOT), sorted(entries))
+
+
+def test_no_import_goes_round_in_a_circle():
+    """Among imports that run when a module is loaded; a wing's door loads nothing by itself."""
+    graph = {}
+    for path in (path for room in ROOMS for path in modules(room)):
+        here = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        wanted = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ROOMS:
+                wanted |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        graph[here] = wanted
+    graph = {here: wanted & graph.keys() - {here} for here, wanted in graph.items()}
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
 
 
 @pytest.mark.parametrize("room", ROOMS)

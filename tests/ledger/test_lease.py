@@ -20,7 +20,7 @@ from infra.storage.storage import Storage
 
 HOLD = """
 import sys, time
-from infra.lease import Lease
+from infra.ledger import Lease
 from infra.storage import Storage
 held = Lease.acquire(Storage(sys.argv[1]), "run-of-child", ttl_s=float(sys.argv[2]))
 print(held.token, flush=True)

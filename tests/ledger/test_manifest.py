@@ -407,7 +407,7 @@ def test_unreadable_files_have_an_id_of_their_own(ledger):
 
 def test_importing_the_ledger_pulls_in_nothing_heavy():
     code = (
-        "import sys, infra.manifest, infra.lease, infra.retention\n"
+        "import sys, infra.ledger.ledger, infra.ledger.lease, infra.ledger.retention\n"
         "heavy = {'torch', 'ray', 'prefect', 'duckdb', 'pyarrow', 'fsspec'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

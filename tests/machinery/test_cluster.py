@@ -31,8 +31,8 @@ TESTS = str(HELPERS)
 
 JOIN = """
 import json, sys
-from infra.cluster import ClusterSettings, ClusterUnreachable, PoolWants, plan_pool, start_or_join
-from infra.executor import Executor
+from infra.workers.cluster import ClusterSettings, ClusterUnreachable, PoolWants, plan_pool, start_or_join
+from infra.workers.executor import Executor
 try:
     with start_or_join(ClusterSettings(address=sys.argv[1])) as cluster:
         facts = cluster.facts()
@@ -46,7 +46,7 @@ except ClusterUnreachable as error:
 
 START = """
 import json, socket, sys
-from infra.cluster import ClusterSettings, start_or_join
+from infra.workers.cluster import ClusterSettings, start_or_join
 import psutil
 with start_or_join(ClusterSettings()) as cluster:
     here = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -94,7 +94,7 @@ def test_a_dashboard_beyond_loopback_needs_a_token(monkeypatch):
 
 NOBODY = """
 import time
-from infra.cluster import ClusterSettings, ClusterUnreachable, start_or_join
+from infra.workers.cluster import ClusterSettings, ClusterUnreachable, start_or_join
 begun = time.monotonic()
 try:
     start_or_join(ClusterSettings(address="127.0.0.1:1"))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.archive.books import OUTCOMES
-from tasks.pages.run.collect import GALLERY, collect
+from tasks.pages.run.collect import GALLERY, collect_run
 from tasks.pages.run.page import PAGE_BYTES, as_json, page, write_report
 from tasks.pages.run.pictures import pictures_of
 from tasks.pages.run.records import RunFacts
@@ -94,7 +94,7 @@ class Archive:
         }  # fmt: skip
 
     def collect(self, **more):
-        return collect(facts(**more), self.inventory, self.commits, self.events)
+        return collect_run(facts(**more), self.inventory, self.commits, self.events)
 
 
 def mixed():
@@ -328,7 +328,7 @@ def test_a_run_that_did_nothing_says_so():
 
 
 def test_an_empty_archive_says_so():
-    html = page(collect(facts(), [], [], []), {})
+    html = page(collect_run(facts(), [], [], []), {})
     assert "The archive is empty" in html
     assert "files" not in Tags(html).texts
 
@@ -342,13 +342,13 @@ def test_arrow_tables_and_lists_tell_the_same():
     )  # fmt: skip
     rows = [row | {"metrics": list(row["metrics"].items())} for row in archive.events]
     tables = [pa.Table.from_pylist(archive.inventory), pa.Table.from_pylist(rows, schema)]
-    assert collect(facts(), tables[0], archive.commits, tables[1]) == archive.collect()
+    assert collect_run(facts(), tables[0], archive.commits, tables[1]) == archive.collect()
 
 
 def test_rows_that_run_dry_are_refused():
     archive = mixed()
     with pytest.raises(TypeError, match="twice"):
-        collect(facts(), iter(archive.inventory), archive.commits, archive.events)
+        collect_run(facts(), iter(archive.inventory), archive.commits, archive.events)
 
 
 def test_details_tell_stages_decisions_and_faces():

@@ -148,7 +148,7 @@ def dataset(tmp_path_factory):
 def settings(tmp_path_factory, monkeypatch, dataset):
     """The data set's own file with a picture or two per subset, and weights of a few kilobytes."""
     from flows.evaluation import run as evaluation_run
-    from flows.jobs import restoration as job
+    from flows.jobs import data_set as job
 
     manifests = dataset / "data_manifests"
     manifests.mkdir(exist_ok=True)
@@ -305,7 +305,7 @@ def test_what_a_cache_says_counts_only_with_the_ledger(dataset, settings, inline
 
 
 def test_fid_takes_the_first_pictures_by_path_and_says_when_they_are_too_few(dataset, settings, inline, prefect_server):
-    from flows.jobs import restoration as job
+    from flows.jobs import data_set as job
 
     manifest = job.DATA_MANIFESTS / f"{DATASET}.toml"
     manifest.write_text(re.sub(r"(?m)^fid_cap = \d+", "fid_cap = 3", manifest.read_text()))
@@ -381,7 +381,7 @@ class TestRefusals:
     )
     def test_what_cannot_be_is_said_before_anything_is_written(self, dataset, settings, monkeypatch, asked, sentence):
         from flows.evaluation.run import open_evaluation_run
-        from flows.jobs import restoration as job
+        from flows.jobs import data_set as job
         from flows.jobs.evaluation import evaluation_job
 
         (job.DATA_MANIFESTS / "demo.toml").write_text('source = "demo/archive"\nworkspace = "demo/ws"\n')

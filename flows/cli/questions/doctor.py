@@ -67,7 +67,7 @@ def _disk() -> Check:
 
 
 def _gpu() -> Check:
-    from infra.workers.cluster import has_gpu
+    from infra.workers import has_gpu
 
     if has_gpu():
         return Check(name="gpu", level="good", found="an NVIDIA GPU", cure="")
@@ -77,8 +77,8 @@ def _gpu() -> Check:
 
 def _weights() -> list[Check]:
     from infra.settings import load_settings
-    from infra.weights.store import open_store
-    from tasks.recipes.recipe import load_recipe, recipe_names
+    from infra.weights import open_store
+    from tasks.recipes import load_recipe, recipe_names
 
     settings = load_settings()
     store = open_store(settings.weights_dir, settings.weights_table)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.questions.status import _ledger
-from flows.jobs.data_set import JobError
-from flows.session.facts import digests_of_run, last_run_facts
-from infra.storage.base import encode_name
-from infra.storage.storage import Storage
-from tasks.recipes.recipe import COMMIT
+from flows.jobs import JobError
+from flows.session import digests_of_run, last_run_facts
+from infra.storage import Storage, encode_name
+from tasks.recipes import COMMIT
 
 RESTORED = "restored"
 

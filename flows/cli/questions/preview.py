@@ -7,19 +7,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flows.jobs.restoration import Job
+from flows.jobs import Job
 from infra import extras
-from infra.ledger.ledger import Ledger
-from infra.storage.storage import Storage
-from infra.weights.store import open_store, weights_row
-from tasks.archive.scan import scan_archive
-from tasks.pictures.picture import Limits
-from tasks.recipes.forecast import Shape, foretell
-from tasks.recipes.recipe import COMMIT
+from infra.ledger import Ledger
+from infra.storage import Storage
+from infra.weights import open_store, weights_row
+from tasks.archive import scan_archive
+from tasks.pictures import Limits
+from tasks.recipes import COMMIT, Shape, foretell
 
 if TYPE_CHECKING:
     from infra.settings import Settings
-    from tasks.recipes.recipe import Recipe
+    from tasks.recipes import Recipe
 
 Keys = tuple[dict[str, str], str]
 """The digests of a recipe's stages with the weights that are here, and where and in what it computes."""
@@ -99,11 +98,9 @@ def _forecast(
     preflight: bool,
 ) -> tuple[dict[str, Any] | None, str]:
     """What a run should take, from remembered rates or a pre-flight; or None, and why not."""
-    from flows.restoration import forecast
-    from flows.restoration.rehearsal import NoPreflight, measure, size_of_row
-    from flows.session.session import prefix_bits
-    from infra.workers.cluster import ClusterError
-    from infra.workers.errors import ExecutorError
+    from flows.restoration import NoPreflight, forecast, measure, size_of_row
+    from flows.session import prefix_bits
+    from infra.workers import ClusterError, ExecutorError
 
     if not planned:
         return None, ""
@@ -148,7 +145,7 @@ def _work(
 
 
 def _keys_of(recipe: Recipe, settings: Settings) -> Keys:
-    from flows.session.session import present_weights, resolve_device
+    from flows.session import present_weights, resolve_device
 
     numerics = recipe.numerics(resolve_device(settings))
     return recipe.digests(present_weights(recipe, settings), numerics), numerics

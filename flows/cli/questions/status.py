@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from flows.gate.journal import every as every_promotion
-from flows.jobs.data_set import JobError
-from flows.restoration.totals import PROBLEMS, face_counts
-from flows.session.facts import last_run_facts
-from infra.ledger.lease import Lease, holder_of
-from infra.ledger.ledger import Ledger
-from infra.storage.storage import Storage
+from flows.gate import every as every_promotion
+from flows.jobs import JobError
+from flows.restoration import PROBLEMS, face_counts
+from flows.session import last_run_facts
+from infra.ledger import Lease, Ledger, holder_of
+from infra.storage import Storage
 from tasks.archive import books
-from tasks.recipes.recipe import COMMIT
+from tasks.recipes import COMMIT
 
 if TYPE_CHECKING:
-    from infra.ledger.retention import Cleaning
+    from infra.ledger import Cleaning
 
 _TROUBLES = """
     SELECT path, coalesce(problem, c.reason_code) AS reason, coalesce(problem_text, c.reason) AS said
@@ -49,7 +48,7 @@ def workspace_status(workspace: str, reasons: bool) -> dict[str, Any]:
 
 def clean_workspace(workspace: str, older_than_days: float, keep_snapshots: int, dry_run: bool) -> dict[str, Any]:
     """Applies the retention policy under the workspace's lease; returns what was (or would be) freed."""
-    from infra.ledger.retention import Policy, clean
+    from infra.ledger import Policy, clean
 
     storage = Storage(workspace)
     ledger = _ledger(storage)

@@ -12,8 +12,8 @@ from flows.cli.words.terminal import out, plain, say
 
 def print_comparison(facts: Mapping[str, Any]) -> None:
     """Metrics, identity, effort, what was left out, and where the pictures are; `facts` as comparison.json."""
-    from tasks.comparing.comparison import Difference, IdentityChange
-    from tasks.pages.documents.comparison import (
+    from tasks.comparing import Difference, IdentityChange
+    from tasks.pages.documents import (
         EFFORT_HEAD,
         IDENTITY_HEAD,
         METRICS_HEAD,
@@ -42,8 +42,8 @@ def print_comparison(facts: Mapping[str, Any]) -> None:
 
 def print_benchmark(facts: Mapping[str, Any]) -> None:
     """A table per metric and where the page is; `facts` as benchmark.json."""
-    from tasks.comparing.table import Row, metrics_in
-    from tasks.pages.documents.benchmark import metric_table
+    from tasks.comparing import Row, metrics_in
+    from tasks.pages.documents import metric_table
 
     rows = [Row(**row) for row in facts["rows"]]
     for metric in metrics_in(rows):

@@ -10,12 +10,11 @@ from rich.table import Table
 from flows.cli.words.terminal import out, plain, print_error, say
 from flows.cli.words.weights import human_bytes, names_to_pull, print_commands
 from infra.extras import EXTRAS, how_to_get, is_here
-from infra.weights.store import weights_row
-from tasks.measuring.files import NOTHING_TO_MEASURE, PROBLEMS
-from tasks.measuring.metrics import METRICS
+from infra.weights import weights_row
+from tasks.measuring import METRICS, NOTHING_TO_MEASURE, PROBLEMS
 
 if TYPE_CHECKING:
-    from infra.weights.store import WeightsStore
+    from infra.weights import WeightsStore
 
 DIGITS = {"psnr": 2, "musiq": 2}
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from flows.session.progress import Progress
+from flows.session import Progress
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

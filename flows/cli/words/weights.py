@@ -10,7 +10,7 @@ from rich.table import Table
 from flows.cli.words.terminal import out, plain, say
 
 if TYPE_CHECKING:
-    from tasks.recipes.recipe import Recipe
+    from tasks.recipes import Recipe
 
 Row = Mapping[str, Any]
 
@@ -58,7 +58,7 @@ def print_commands(rows: Sequence[Row], what: str) -> None:
 
 def _what_to_pull(rows: Sequence[Row], recipe: str) -> str:
     """The recipe where it is one of ours, else the files by name: a plan knows a recipe's name, not its file."""
-    from tasks.recipes.recipe import recipe_names
+    from tasks.recipes import recipe_names
 
     return f"--recipe {recipe}" if recipe in recipe_names() or recipe.endswith(".toml") else names_to_pull(rows)
 
@@ -70,7 +70,7 @@ def names_to_pull(rows: Sequence[Row]) -> str:
 
 def print_gpu_memory(recipe: Recipe) -> None:
     """What one worker takes on a GPU, from counted bytes."""
-    from tasks.recipes.memory import CARD_GB, CUDA_GB, gpu_memory
+    from tasks.recipes import CARD_GB, CUDA_GB, gpu_memory
 
     memory = gpu_memory(recipe)
     stage, working, faces = memory.busiest

@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.comparing.comparison import NOT_RANKED
-from tasks.comparing.grid import CELLS, SEVERITY, described
-from tasks.comparing.intervals import pictures_needed
-from tasks.comparing.table import Row, metrics_in, of_metric
-from tasks.measuring.formulas import ALIKE
+from tasks.comparing import CELLS, NOT_RANKED, SEVERITY, Row, described, metrics_in, of_metric, pictures_needed
+from tasks.measuring import ALIKE
 from tasks.pages.documents.comparison import EFFORT_HEAD, effort_cells, signed
 from tasks.pages.documents.curves import MOST, curves
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
@@ -24,7 +21,7 @@ IDENTITY_TO_INPUT = ("identity", "identity_onnx")
 """Measured against the input, which is of course like itself: a gain would mean nothing."""
 
 
-def blocks(table: Sequence[Row], facts: Mapping[str, Any], strips: Mapping[str, str]) -> list[Block]:
+def benchmark_blocks(table: Sequence[Row], facts: Mapping[str, Any], strips: Mapping[str, str]) -> list[Block]:
     """The whole document. facts: as benchmark.json. strips: cell → path of its pictures."""
     recipes = list(facts["recipes"])
     numbers = [block for metric in metrics_in(table) for block in _metric(table, metric, recipes)]

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import floor, log10
 from typing import Any
 
-from tasks.comparing.comparison import NOT_RANKED, Comparison, Difference, IdentityChange, Regression
-from tasks.comparing.intervals import pictures_needed
-from tasks.comparing.pairing import Names
+from tasks.comparing import NOT_RANKED, Comparison, Difference, IdentityChange, Names, Regression, pictures_needed
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
 from tasks.pages.run.words import duration, number
 
@@ -22,7 +20,9 @@ IDENTITY_HEAD = ("identity", "threshold", "fails in A", "fails in B", "lost", "r
 EFFORT_HEAD = ("side", "pictures", "faces", "time in stages", "each picture", "of the runs", "cost")
 
 
-def blocks(found: Comparison, sides: Mapping[str, Mapping[str, Any]], pictures: Sequence[str]) -> list[Block]:
+def comparison_blocks(
+    found: Comparison, sides: Mapping[str, Mapping[str, Any]], pictures: Sequence[str]
+) -> list[Block]:
     """The whole document. sides: "a" and "b" as flows.comparison tells them. pictures: a path per regression."""
     return [
         *_opening(found, sides),

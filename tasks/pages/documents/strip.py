@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.faces.geometry import SIDE, crop
-from tasks.pictures.picture import Pixels, to_levels
+from tasks.faces import SIDE, crop
+from tasks.pictures import Pixels, to_levels
 
 PANEL = 256
 GAP = 4
 QUALITY = 88
 
 
-def strip(pictures: Sequence[Pixels], matrix: NDArray[np.float64] | None, panel: int = PANEL) -> bytes:
+def picture_strip(pictures: Sequence[Pixels], matrix: NDArray[np.float64] | None, panel: int = PANEL) -> bytes:
     """The face in each of the pictures (H, W, 3), RGB in [0, 1], from left to right.
 
     matrix: (2, 3) from a picture to its 512-pixel crop; none where the pictures are the crop.

@@ -16,10 +16,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tasks.archive.books import OUTCOMES, REASONS
-from tasks.measuring.challenge import PUBLISHED, Published
-from tasks.measuring.files import PROBLEMS
-from tasks.measuring.metrics import METRICS
+from tasks.archive import OUTCOMES, REASONS
+from tasks.measuring import METRICS, PROBLEMS, PUBLISHED, Published
 from tasks.pages.evaluation.charts import plane_of
 from tasks.pages.evaluation.pictures import ENLARGED, LARGE, PICTURED, SMALL, STRIP, Folder, Shown
 from tasks.pages.evaluation.sheet import DETAILED, IDENTITY, Sheet

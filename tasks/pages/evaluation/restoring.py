@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tasks.pages.run.collect import face_records
 from tasks.pages.run.records import FaceRecord, RunFacts, StageTotal
 from tasks.pages.run.totals import BEFORE, Books, Floats, Row, Scores, detail_of, metrics_of, rows_of
-from tasks.recipes.condition import Condition
+from tasks.recipes import Condition
 from tasks.stage import WHOLE_IMAGE
 
 Key = tuple[str, int]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.measuring.files import Evaluation
+from tasks.measuring import Evaluation
 from tasks.pages.evaluation.restoring import Key, Restoring
 from tasks.pages.run.records import Distribution, Measure
 from tasks.pages.run.totals import Floats, distribution

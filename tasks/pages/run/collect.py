@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.archive.books import OUTCOMES, FileOutcome, outcome_of
+from tasks.archive import OUTCOMES, FileOutcome, outcome_of
 from tasks.pages.run.records import EVERYTHING, TROUBLES, FaceRecord, FileRecord, Measure, ReportData, RunFacts, Step
 from tasks.pages.run.totals import Books, Floats, Row, Scores, detail_of, iter_once, metrics_of, rows_of
 from tasks.stage import WHOLE_IMAGE
@@ -34,7 +34,7 @@ _SHORT = 12
 """Longer or nested lists in a stage's detail (landmarks, matrices) are no decisions."""
 
 
-def collect(facts: RunFacts, inventory: Any, commits: Any, events: Any) -> ReportData:
+def collect_run(facts: RunFacts, inventory: Any, commits: Any, events: Any) -> ReportData:
     """Builds the report of a workspace after a run.
 
     `inventory`: the latest row per path. `commits`: the latest `commit` row per image. `events`: the latest row per

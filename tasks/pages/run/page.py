@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from tasks.archive.books import OUTCOMES, REASONS
+from tasks.archive import OUTCOMES, REASONS
 from tasks.pages.run.pictures import RESTORED, Pictures, PixelLoader, pictures_of
 from tasks.pages.run.records import EVERYTHING, MISSING, TROUBLES, FaceRecord, FileRecord, ReportData
 from tasks.pages.run.words import FILTERS, OUTCOME_WORDS, histogram, title

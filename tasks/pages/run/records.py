@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tasks.archive.books import FileOutcome
+from tasks.archive import FileOutcome
 
 MISSING = "not measured"
 """What the page says in place of a number that nobody measured. It is never 0."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.archive.books import REASONS, FileOutcome, outcome_of
+from tasks.archive import REASONS, FileOutcome, outcome_of
 from tasks.pages.run.records import Distribution, Measure, RunFacts, StageTotal
 from tasks.stage import WHOLE_IMAGE
 

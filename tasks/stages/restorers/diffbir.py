@@ -98,7 +98,7 @@ class DiffBir(FaceStage):
 
     def load(self, device: str, dtype: str) -> None:
         """The text encoder serves for two embeddings and is dropped."""
-        from infra.weights.checkpoint import fitting, load_state_dict
+        from infra.weights import fitting, load_state_dict
         from tasks.models.diffusion.diffbir import load_diffbir
         from tasks.stages.restorers.sd_files import read_base
 

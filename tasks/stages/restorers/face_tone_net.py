@@ -24,7 +24,7 @@ class FaceToneNet(NetworkStage):
 
     def build(self) -> Any:
         """The network from the published checkpoint; its width follows from the file."""
-        from infra.weights.checkpoint import load_into, load_state_dict
+        from infra.weights import load_into, load_state_dict
         from tasks.models.restorers.face_tone_net import FaceToneNet as Network
 
         path = self.weights["face_tone_net"]

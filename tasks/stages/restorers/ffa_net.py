@@ -38,7 +38,7 @@ class FfaNet(NetworkStage):
 
     def build(self) -> Any:
         """The network from the published checkpoint; its size follows from the file."""
-        from infra.weights.checkpoint import load_into, load_state_dict
+        from infra.weights import load_into, load_state_dict
         from tasks.models.restorers.ffa_net import FFANet
 
         (path,) = self.weights.values()

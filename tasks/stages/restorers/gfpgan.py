@@ -50,7 +50,7 @@ class Gfpgan(NetworkStage):
 
     def build(self) -> Any:
         """The network from the published checkpoint."""
-        from infra.weights.checkpoint import fitting, load_state_dict
+        from infra.weights import fitting, load_state_dict
         from tasks.models.restorers.gfpgan import build_gfpgan
 
         (path,) = self.weights.values()

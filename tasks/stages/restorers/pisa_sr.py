@@ -78,7 +78,7 @@ class PisaSR(FaceStage):
         """A second UNet is kept only where the two shares differ."""
         import torch
 
-        from infra.weights.checkpoint import fitting, load_checkpoint
+        from infra.weights import fitting, load_checkpoint
         from tasks.models.diffusion.pisa_sr import load_pisa_sr
         from tasks.stages.restorers.sd_files import read_base
 

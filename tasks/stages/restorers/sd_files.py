@@ -9,8 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.weights.checkpoint import load_state_dict
-from infra.weights.errors import WeightsMissing
+from infra.weights import WeightsMissing, load_state_dict
 
 if TYPE_CHECKING:
     from tasks.models.stable_diffusion.convert import Source

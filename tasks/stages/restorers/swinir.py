@@ -37,7 +37,7 @@ class SwinIr(NetworkStage):
 
     def build(self) -> Any:
         """The network from the published checkpoint; its size follows from the file."""
-        from infra.weights.checkpoint import fitting, load_state_dict
+        from infra.weights import fitting, load_state_dict
         from tasks.models.restorers.swinir import build_swinir
 
         (path,) = self.weights.values()

@@ -1,0 +1,4 @@
+from .journal import every as every
+from .journal import told as told
+from .night import roll_back as roll_back
+from .night import run_night as run_night

@@ -1,0 +1,10 @@
+from .base import FileInfo as FileInfo
+from .base import PathRefusedError as PathRefusedError
+from .base import StorageDeniedError as StorageDeniedError
+from .base import StorageError as StorageError
+from .base import StorageExistsError as StorageExistsError
+from .base import StorageFullError as StorageFullError
+from .base import StorageMissingError as StorageMissingError
+from .base import decode_name as decode_name
+from .base import encode_name as encode_name
+from .storage import Storage as Storage

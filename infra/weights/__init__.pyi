@@ -1,0 +1,10 @@
+from .checkpoint import fitting as fitting
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import load_into as load_into
+from .checkpoint import load_state_dict as load_state_dict
+from .errors import WeightsError as WeightsError
+from .errors import WeightsMismatch as WeightsMismatch
+from .errors import WeightsMissing as WeightsMissing
+from .store import WeightsStore as WeightsStore
+from .store import open_store as open_store
+from .store import weights_row as weights_row

@@ -1,0 +1,15 @@
+from .actor import PoolSize as PoolSize
+from .cluster import ClusterError as ClusterError
+from .cluster import ClusterFacts as ClusterFacts
+from .cluster import ClusterSettings as ClusterSettings
+from .cluster import PoolWants as PoolWants
+from .cluster import has_gpu as has_gpu
+from .cluster import plan_pool as plan_pool
+from .cluster import start_or_join as start_or_join
+from .errors import ExecutorCancelled as ExecutorCancelled
+from .errors import ExecutorError as ExecutorError
+from .errors import Failure as Failure
+from .errors import WorkerStartFailed as WorkerStartFailed
+from .executor import Executor as Executor
+from .maps import Done as Done
+from .maps import ExecutorSettings as ExecutorSettings

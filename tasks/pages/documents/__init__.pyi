@@ -1,0 +1,16 @@
+from .benchmark import benchmark_blocks as benchmark_blocks
+from .benchmark import curve_path as curve_path
+from .benchmark import metric_curves as metric_curves
+from .benchmark import metric_table as metric_table
+from .comparison import EFFORT_HEAD as EFFORT_HEAD
+from .comparison import IDENTITY_HEAD as IDENTITY_HEAD
+from .comparison import METRICS_HEAD as METRICS_HEAD
+from .comparison import comparison_blocks as comparison_blocks
+from .comparison import effort_cells as effort_cells
+from .comparison import identity_cells as identity_cells
+from .comparison import metric_cells as metric_cells
+from .comparison import panels as panels
+from .document import Block as Block
+from .document import to_html as to_html
+from .document import to_markdown as to_markdown
+from .strip import picture_strip as picture_strip

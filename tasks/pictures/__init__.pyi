@@ -1,0 +1,12 @@
+from .codec import decode as decode
+from .codec import encode as encode
+from .codec import read_header as read_header
+from .picture import LUMA as LUMA
+from .picture import DecodeError as DecodeError
+from .picture import Header as Header
+from .picture import Levels as Levels
+from .picture import Limits as Limits
+from .picture import Picture as Picture
+from .picture import Pixels as Pixels
+from .picture import to_float as to_float
+from .picture import to_levels as to_levels

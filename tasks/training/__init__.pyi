@@ -1,0 +1,1 @@
+from .session import train_one as train_one
