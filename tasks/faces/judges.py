@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.faces.geometry import RECOGNITION_SIDE
 from tasks.stage import Pixels
 
 ADAFACE = "adaface_ir50_ms1mv2"
@@ -39,6 +38,8 @@ class Judge(Protocol):
 def recognition_crop(aligned: Pixels) -> Pixels:
     """The 112-pixel crop of a 512-pixel aligned face that recognition networks expect; (112, 112, 3) float32."""
     import cv2
+
+    from tasks.faces.geometry import RECOGNITION_SIDE
 
     matrix, _ = cv2.estimateAffinePartial2D(FFHQ_POINTS, RECOGNITION_POINTS, method=cv2.LMEDS)
     smoothed = cv2.GaussianBlur(aligned, (0, 0), 1.4)  # 512 → 112 is a reduction by 3.6; without it edges alias

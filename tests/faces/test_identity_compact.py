@@ -97,8 +97,8 @@ def test_where_the_input_shows_too_little_it_says_so(setting):
 
 
 def test_recognition_networks_come_first_and_keep_their_metric(monkeypatch):
-    monkeypatch.setattr("tasks.faces.adaface_judge", lambda path, device: judge)
-    monkeypatch.setattr("tasks.faces.onnx_judge", lambda path: judge)
+    monkeypatch.setattr("tasks.stages.identity.adaface_judge", lambda path, device: judge)
+    monkeypatch.setattr("tasks.stages.identity.onnx_judge", lambda path: judge)
     for present in ([ADAFACE, ONNX, COMPACT], [ONNX, COMPACT], [COMPACT]):
         made = Identity(IdentitySettings(earlier=None), dict.fromkeys(present, FILE))
         made.load("cpu", "float32")

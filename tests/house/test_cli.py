@@ -12,8 +12,8 @@ import pytest
 from places import ROOT
 from typer.testing import CliRunner
 
-from flows.cli.main import exit_code_of
-from flows.cli.options import EXIT_CODES, app
+from flows.cli.main import app, exit_code_of
+from flows.cli.options import EXIT_CODES
 from flows.jobs.data_set import JobError
 from flows.jobs.restoration import job_for
 from infra.settings import SettingsError, load_settings

@@ -395,5 +395,6 @@ def test_errors_are_sorted_where_they_are_caught(error, kind):
 
 
 def test_the_executor_is_importable_without_ray_and_torch():
-    check = "import sys, infra.workers.executor, infra.workers.cluster; sys.exit(bool({'ray', 'torch', 'prefect'} & set(sys.modules)))"
+    names = "infra.workers.executor, infra.workers.cluster"
+    check = f"import sys, {names}; sys.exit(bool({{'ray', 'torch', 'prefect'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check], timeout=60, check=False).returncode == 0

@@ -91,7 +91,7 @@ class TestTable:
 
     def test_neither_torch_nor_opencv_is_loaded_to_name_metrics(self):
         names = "tasks.measuring.metrics, tasks.measuring.challenge_files"
-        code = f"import {names}, sys; print({'torch', 'cv2', 'scipy'} & set(sys.modules))"
+        code = f"import {names}, sys; print({{'torch', 'cv2', 'scipy'}} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
         assert done.stdout.strip() == "set()", done.stderr
 
