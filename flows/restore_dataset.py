@@ -39,7 +39,7 @@ from flows.restoration import (
     write_run_report,
 )
 from flows.session import RunStopped, dated_name, each_in_flight, watched, worth_retrying
-from infra.ledger import known_files
+from infra.ledger import FileRow, known_files
 from tasks.archive import READ_AGAIN, scan_archive
 from tasks.pictures import Limits
 from tasks.recipes import COMMIT, RecipeStage
@@ -108,7 +108,7 @@ def find_pictures(run: Run) -> int:
     news = 0
     while part := list(islice(rows, INVENTORY_SEGMENT)):
         _make_way(run, known, part)  # before the ledger knows: a run that dies between the two does it once more
-        run.ledger.append_inventory(part, run_id=run.id)
+        run.ledger.append_inventory([FileRow(**row) for row in part], run_id=run.id)
         news += len(part)
     if news >= INVENTORY_SEGMENT:
         run.ledger.fold()  # every question from here on asks the inventory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,7 @@ _SAME = ("image_id", "face", "state", "reason_code", "reason", "worker")
 def events_of(row: Row, lacking: Collection[str], digests: Mapping[str, str]) -> Iterator[Row]:
     """The ledger's rows for one row of a worker: where the face lies, and one per metric, of the stages lacking."""
     if FACES in lacking:
-        detail = json.dumps(row["detail"]) if row.get("detail") else None
-        yield _event(row, FACES, digests, detail=detail)
+        yield _event(row, FACES, digests, detail=row.get("detail") or {})
     if row["face"] != WHOLE_IMAGE:
         for metric in row["metrics"]:
             yield _event(row, metric, digests, **_said(row, metric))

@@ -27,7 +27,7 @@ from flows.jobs import (
     restored_tree,
 )
 from flows.session import SOFTWARE, Progress, executor_settings, planned_pool, resolve_device
-from infra.ledger import Lease, Ledger, buckets_for
+from infra.ledger import Event, Lease, Ledger, buckets_for
 from infra.settings import Settings
 from infra.storage import Storage
 from infra.weights import WeightsStore, open_store
@@ -114,7 +114,8 @@ class EvaluationRun:
         """Appends a stage's rows of one bucket to the ledger, provided that the lease still holds."""
         if rows:
             self.lease.check()
-            self.ledger.append_events(rows, run_id=self.id, token=self.lease.token, stage=stage, bucket=bucket)
+            events = [Event(**row) for row in rows]
+            self.ledger.append_events(events, run_id=self.id, token=self.lease.token, stage=stage, bucket=bucket)
 
     def drop_checkpoints(self, rows: Sequence[Row]) -> None:
         """Deletes what workers left for rows that are in the ledger now; features stay, FID is made of them later."""

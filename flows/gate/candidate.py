@@ -17,7 +17,7 @@ from flows.gate.journal import CANDIDATES
 from flows.restoration import Plan, Row, Run, open_run, workers
 from flows.restore_dataset import plan_work, restore_shards
 from flows.session import GIGABYTE
-from infra.ledger import Ledger, known_files, listing
+from infra.ledger import FileRow, Ledger, known_files, listing
 from infra.storage import Storage
 from tasks.recipes import COMMIT
 
@@ -95,12 +95,11 @@ def _hand_over(run: Run, work: Plan, candidate: Run) -> None:
             if before is None or not before["present"] or any(before[name] != row[name] for name in HANDED_OVER):
                 news.append(row)
     news += [{**row, "present": False} for path, row in known.items() if row["present"] and path not in handed]
-    for start in range(0, len(news), AT_ONCE):
-        rows = [{name: row.get(name) for name in HANDED_OVER} for row in news[start : start + AT_ONCE]]
-        candidate.ledger.append_inventory(
-            [row | {"present": new.get("present", True)} for row, new in zip(rows, news[start:], strict=False)],
-            run_id=candidate.id,
-        )
+    handed_on = [
+        FileRow(**({name: row.get(name) for name in HANDED_OVER} | {"present": row["present"]})) for row in news
+    ]
+    for start in range(0, len(handed_on), AT_ONCE):
+        candidate.ledger.append_inventory(handed_on[start : start + AT_ONCE], run_id=candidate.id)
 
 
 def _files(run: Run, work: Plan) -> Iterator[list[Row]]:

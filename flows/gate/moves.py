@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -20,7 +20,7 @@ from flows.gate.journal import SUPERSEDED, Journal, Row, read_chunks, write
 from flows.jobs import JobError
 from flows.restoration import deliver, restored
 from flows.session import digests_of_run
-from infra.ledger import DELIVERED_STATES, TRANSITIONS, Lease, Ledger, event_columns, listing
+from infra.ledger import DELIVERED_STATES, TRANSITIONS, Event, Lease, Ledger, listing
 from infra.storage import Storage, StorageMissingError, decode_name
 from tasks.recipes import COMMIT, stage_key
 from tasks.stage import WHOLE_IMAGE
@@ -31,7 +31,6 @@ FILES_AT_ONCE = 8
 VERDICT = ("state", "attempt", "reason_code", "reason", "detail", "output_uri", "output_sha256", "outcome")
 REMEMBERED = (*VERDICT, "stage_digest", "run_id", "token", "seq")
 """What is kept of the verdict that a promotion replaces."""
-_FILLED_BY_LEDGER = ("run_id", "token", "seq", "stage")
 Rows = dict[tuple[str, int, str], Row]
 """(image_id, face, stage) → its last row."""
 
@@ -103,14 +102,14 @@ class _Moves:
 
     def append(self, bucket: int, rows: Iterable[Row], known: Rows) -> None:
         """Appends rows to the ledger, the verdicts last, with a step between where its rules ask for one."""
-        by_stage: dict[str, list[Row]] = defaultdict(list)
+        by_stage: dict[str, list[Event]] = defaultdict(list)
         for row in rows:
             before = known.get((row["image_id"], row["face"], row["stage"]))
-            by_stage[row["stage"]] += [_columns(step) for step in _legal(before, row)]
+            by_stage[row["stage"]] += [_event(step) for step in _legal(before, row)]
         self.lease.check()
         for stage in sorted(by_stage, key=lambda name: name == COMMIT):
-            rows, token = by_stage[stage], self.lease.token
-            self.ledger.append_events(rows, run_id=self._run_id, token=token, stage=stage, bucket=bucket)
+            events, token = by_stage[stage], self.lease.token
+            self.ledger.append_events(events, run_id=self._run_id, token=token, stage=stage, bucket=bucket)
 
     def _put(self, data: bytes, paths: Iterable[str]) -> None:
         for path in paths:
@@ -351,9 +350,9 @@ def _place_of(row: Mapping[str, Any] | None) -> tuple[int, int] | None:
     return (row["token"], row["seq"]) if row else None
 
 
-def _columns(row: Row) -> Row:
-    named = {name: row[name] for name in event_columns() if name in row and name not in _FILLED_BY_LEDGER}
-    return named | {"metrics": dict(row.get("metrics") or {})}
+def _event(row: Row) -> Event:
+    named = {each.name: row[each.name] for each in fields(Event) if each.name in row}
+    return Event(**(named | {"metrics": dict(row.get("metrics") or {}), "detail": _detail(row)}))
 
 
 def _key(row: Row) -> tuple[str, int, str]:

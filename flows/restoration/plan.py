@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from flows.jobs import JobError
 from flows.restoration.shard import Shard
 from flows.session import prefix_bits, prefix_of
-from infra.ledger import Ledger, bucket_of
+from infra.ledger import Ledger, bucket_of, events_of
 from tasks.recipes import COMMIT
 
 if TYPE_CHECKING:
@@ -88,15 +87,14 @@ def _ignores_case(run: Run) -> bool:
 def _reopen(run: Run) -> None:
     """Sends what was given up back to pending: the plan takes it on, and the ledger says that somebody asked."""
     given_up = run.ledger.query(
-        "SELECT image_id, face, stage, stage_key, stage_digest, state FROM latest "
+        "SELECT image_id, face, stage, stage_key, stage_digest, 'pending' AS state FROM latest "
         "WHERE state = 'quarantined' OR (state = 'failed_retryable' AND stage = ?) ORDER BY stage, image_id",
         [COMMIT],
-    ).to_pylist()
-    place = itemgetter("stage", "bucket")
-    rows = [{**row, "bucket": bucket_of(row["image_id"], run.ledger.buckets), "state": "pending"} for row in given_up]
-    for (stage, bucket), members in groupby(sorted(rows, key=place), key=place):
-        reopened = [{name: row[name] for name in row if name != "bucket"} for row in members]
-        run.ledger.append_events(reopened, run_id=run.id, token=run.lease.token, stage=stage, bucket=bucket)
+    )
+    for (stage, bucket), members in groupby(
+        events_of(given_up), key=lambda event: (event.stage, bucket_of(event.image_id, run.ledger.buckets))
+    ):
+        run.ledger.append_events(list(members), run_id=run.id, token=run.lease.token, stage=stage, bucket=bucket)
 
 
 def _counts(table: pa.Table) -> dict[str, int]:

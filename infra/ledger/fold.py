@@ -20,7 +20,8 @@ from infra.ledger.files import (
     version_folder,
     version_of,
 )
-from infra.ledger.schema import FORMAT_VERSION, INVENTORY, bucket_sql, event_schema, inventory_schema
+from infra.ledger.rows import schema_of
+from infra.ledger.schema import FORMAT_VERSION, INVENTORY, bucket_sql, record_of
 from infra.ledger.sql import Reader
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class _Shelf:
 
     def put(self, kind: str, table: pa.Table, buckets: Sequence[int]) -> None:
         """One file per bucket from a table that is ordered by its column `bucket`."""
-        schema = inventory_schema() if kind == INVENTORY else event_schema()
+        schema = schema_of(record_of(kind))
         places = table["bucket"].to_numpy()
         for bucket in buckets:
             start, end = places.searchsorted([bucket, bucket + 1])

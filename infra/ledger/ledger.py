@@ -3,7 +3,7 @@
 Facts are appended as write-once segments; a fold puts the last rows into a snapshot; every question is answered
 from the snapshot and what is newer, so that no answer depends on whether a fold has happened. Plain pyarrow,
 DuckDB and Polars read the files without this code. Knows nothing of faces or stages but their names, and nothing
-of Prefect or Ray. `infra.manifest_files` draws the folder, `infra.manifest_schema` the columns and states.
+of Prefect or Ray. `files` draws the folder, `rows` has the columns, `schema` the states.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from infra.ledger import fold as manifest_fold
+from infra.ledger import fold as folding
 from infra.ledger.files import Holdings, event_path, inventory_path, look
 from infra.ledger.plan import Books, books, plan
+from infra.ledger.rows import Event, FileRow
 from infra.ledger.schema import (
     FORMAT_VERSION,
     LedgerError,
@@ -64,27 +65,24 @@ class Ledger:
             )
         return cls(storage, written["buckets"], limits or Limits())
 
-    def append_inventory(self, rows: Sequence[Mapping[str, Any]], run_id: str) -> str:
+    def append_inventory(self, rows: Sequence[FileRow], run_id: str) -> str:
         """Write one segment of inventory rows (any bucket) and return its path.
 
-        Fills run_id, seq, and where absent present, seen and the id of an unreadable file.
+        Fills run_id, seq and seen.
         """
         table = inventory_table(rows, run_id=run_id)
         path = inventory_path(run_id, _first_seq(table))
-        self.storage.create_new(path, manifest_fold.parquet_bytes(table))
+        self.storage.create_new(path, folding.parquet_bytes(table))
         return path
 
-    def append_events(
-        self, rows: Sequence[Mapping[str, Any]], *, run_id: str, token: int, stage: str, bucket: int
-    ) -> str:
+    def append_events(self, rows: Sequence[Event], *, run_id: str, token: int, stage: str, bucket: int) -> str:
         """Write one segment of event rows of one stage and bucket, and return its path.
 
-        Fills run_id, token, stage, seq, and where absent face -1, attempt 1, finished now. Commit rows with a
-        verdict need an outcome, in the row or in `detail`. Raises LedgerError before anything is written.
+        Fills run_id, token, stage, seq, and where absent finished. Commit rows with a verdict need an outcome. Raises LedgerError before anything is written.
         """
         table = event_table(rows, run_id=run_id, token=token, stage=stage, bucket=bucket, buckets=self.buckets)
         path = event_path(run_id, stage, bucket, token, _first_seq(table))
-        self.storage.create_new(path, manifest_fold.parquet_bytes(table))
+        self.storage.create_new(path, folding.parquet_bytes(table))
         return path
 
     def fold(self) -> int:
@@ -96,7 +94,7 @@ class Ledger:
         if not holdings.fresh:
             return holdings.version
         with self.reader(holdings) as reader:
-            return manifest_fold.fold(reader)
+            return folding.fold(reader)
 
     def latest(
         self,
@@ -104,15 +102,11 @@ class Ledger:
         stage: str | None = None,
         bucket: int | None = None,
         image_ids: Sequence[str] | None = None,
-        id_range: tuple[str, str] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """The last row of every (image, face, stage), as an Arrow table.
-
-        `id_range`: first image id included, second excluded. Ordered by image_id, face, stage.
-        """
+        """The last row of every (image, face, stage), as an Arrow table ordered by image_id, face, stage."""
         with self.reader() as reader:
-            where, values = _id_filter(image_ids, id_range)
+            where, values = _id_filter(image_ids)
             rows = reader.latest(stage, self._buckets(bucket, image_ids))
             order = "ORDER BY image_id, face, stage"
             return reader.table(f"SELECT {_column_list(columns)} FROM ({rows}) {where} {order}", values)
@@ -128,7 +122,7 @@ class Ledger:
         """The inventory's last row of every path, as an Arrow table ordered by path; with `gone` also of files
         that are no longer in the archive."""
         with self.reader() as reader:
-            where, values = _id_filter(image_ids, None)
+            where, values = _id_filter(image_ids)
             rows = reader.inventory(self._buckets(bucket, image_ids))
             if not gone:
                 rows = f"SELECT * FROM ({rows}) WHERE present"
@@ -203,16 +197,10 @@ def _first_seq(table: pa.Table) -> int:
     return int(table["seq"][0].as_py())
 
 
-def _id_filter(image_ids: Sequence[str] | None, id_range: tuple[str, str] | None) -> tuple[str, list[Any]]:
-    parts: list[str] = []
-    values: list[Any] = []
-    if image_ids is not None:
-        parts.append("image_id IN (SELECT unnest(?::VARCHAR[]))")
-        values.append(list(image_ids))
-    if id_range is not None:
-        parts.append("image_id >= ? AND image_id < ?")
-        values.extend(id_range)
-    return ("WHERE " + " AND ".join(parts) if parts else ""), values
+def _id_filter(image_ids: Sequence[str] | None) -> tuple[str, list[Any]]:
+    if image_ids is None:
+        return "", []
+    return "WHERE image_id IN (SELECT unnest(?::VARCHAR[]))", [list(image_ids)]
 
 
 def _column_list(columns: Sequence[str] | None) -> str:
