@@ -42,4 +42,4 @@ def reprocess_nightly(
         exclude=exclude,
         settings=settings,
     )
-    return run_night(job, again=again) if gate else restore(job)
+    return run_night(job, again=again) if gate else restore(job).model_dump(mode="json")

@@ -69,7 +69,7 @@ def run_night(job: Job, *, again: bool = False) -> dict[str, Any]:
         told = journal and journal.told()
         finished_at = datetime.now(UTC).isoformat()
         run.write_facts(finished=True, finished_at=finished_at, summary=totals, promotion=told)
-        return totals | {"promotion": told}
+        return totals.model_dump(mode="json") | {"promotion": told}
 
 
 def promote(run: Run, work: Plan) -> Journal:

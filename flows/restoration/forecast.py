@@ -26,11 +26,13 @@ from tasks.recipes import (
     CLOSING_SECONDS,
     COMMIT,
     FINE,
+    HeldForecast,
     Part,
     Rates,
     RecipeStage,
     Shape,
     StageRate,
+    cost_of,
     foretell,
     scaled,
     size_of,
@@ -129,23 +131,24 @@ def at_the_plan(run: Run, plan: Plan) -> None:
         run.progress.expected_seconds = course.forecast.seconds
 
 
-def at_the_end(run: Run, plan: Plan) -> dict[str, Any] | None:
+def at_the_end(run: Run, plan: Plan) -> HeldForecast | None:
     """Forecast beside what it took, in percent; None without a forecast. The run's own rates are remembered."""
     course = run.course
     course.mark("closed")
     own = rates_of(run, plan)
     if own:
         memory_of(run).keep(own)
-    if course.forecast is None:
+    told = course.forecast
+    if told is None:
         return None
     took = course.between("asked", "closed")
-    return {
-        **course.forecast.told(),
-        "took_seconds": round(took, 1),
-        "took_parts": {name: round(course.between(*marks), 1) for name, marks in PARTS.items()},
-        "error_percent": round(100 * (course.forecast.seconds / took - 1), 1),
-        "cost_of_run": course.forecast.cost(took),
-    }
+    return HeldForecast(
+        **told.model_dump(),
+        took_seconds=round(took, 1),
+        took_parts={name: round(course.between(*marks), 1) for name, marks in PARTS.items()},
+        error_percent=round(100 * (told.seconds / took - 1), 1),
+        cost_of_run=cost_of(took, told.devices, told.price_per_gpu_hour),
+    )
 
 
 def _sizes(plan: Plan) -> Iterator[tuple[str, int, float]]:

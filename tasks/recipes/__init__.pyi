@@ -4,11 +4,13 @@ from .forecast import CLOSING_SECONDS as CLOSING_SECONDS
 from .forecast import FINE as FINE
 from .forecast import SECOND_START as SECOND_START
 from .forecast import Forecast as Forecast
+from .forecast import HeldForecast as HeldForecast
 from .forecast import Part as Part
 from .forecast import Rates as Rates
 from .forecast import Shape as Shape
 from .forecast import StageRate as StageRate
 from .forecast import choose as choose
+from .forecast import cost_of as cost_of
 from .forecast import foretell as foretell
 from .forecast import per_size as per_size
 from .forecast import scaled as scaled
@@ -19,7 +21,9 @@ from .memory import CUDA_GB as CUDA_GB
 from .memory import gpu_memory as gpu_memory
 from .recipe import COMMIT as COMMIT
 from .recipe import Recipe as Recipe
+from .recipe import RecipeFile as RecipeFile
 from .recipe import RecipeStage as RecipeStage
+from .recipe import StageEntry as StageEntry
 from .recipe import load_recipe as load_recipe
 from .recipe import recipe_names as recipe_names
 from .recipe import seed_of as seed_of

@@ -90,7 +90,10 @@ class Shape:
 
 
 class Forecast(_Facts):
-    """What a run should take: seconds from the command to the report, and the range in which they should lie."""
+    """What a run should take: seconds from the command to the report, and the range in which they should lie.
+
+    cost, cost_low, cost_high: of those seconds on all devices, in the price's currency; None without a price.
+    """
 
     seconds: float
     low: float
@@ -106,16 +109,21 @@ class Forecast(_Facts):
     pictures: int
     measured: datetime
     assumed: str = ""
+    device_hours: float
+    cost: float | None = None
+    cost_low: float | None = None
+    cost_high: float | None = None
 
-    def cost(self, seconds: float) -> float | None:
-        """What so many seconds cost, in the price's currency; None without a price."""
-        price = self.price_per_gpu_hour
-        return None if price is None else round(self.devices * seconds / 3600 * price, 4)
 
-    def told(self) -> dict[str, object]:
-        """For `--json`: the fields, and what it costs."""
-        money = {"cost": self.cost(self.seconds), "cost_low": self.cost(self.low), "cost_high": self.cost(self.high)}
-        return {**self.model_dump(mode="json"), "device_hours": round(self.devices * self.seconds / 3600, 5), **money}
+class HeldForecast(Forecast):
+    """A forecast beside what the run took. error_percent: how much more (or, below 0, less) was foretold than taken."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    took_seconds: float
+    took_parts: dict[str, float]
+    error_percent: float
+    cost_of_run: float | None = None
 
 
 def size_of(pixels: float | None) -> float:
@@ -243,12 +251,13 @@ def foretell(
         prefect = min(PREFECT_SECONDS, PREFECT_SHARE * rates.startup) if rates.prefect is None else rates.prefect
     closing = CLOSING_SECONDS + rates.closing * min(images, CLOSING_IMAGES)
     times = {"prefect": prefect, "scan": scan, "start_up": rates.startup, "work": work, "closing": closing}
-    seconds = sum(times.values())
+    total = sum(times.values())
     doubt = ROUGH * (prefect + rates.startup + closing) + max(FINE, 2 * rates.spread) * work
+    seconds, low, high = (round(value, 1) for value in (total, max(scan, total - doubt), total + doubt))
     return Forecast(
-        seconds=round(seconds, 1),
-        low=round(max(scan, seconds - doubt), 1),
-        high=round(seconds + doubt, 1),
+        seconds=seconds,
+        low=low,
+        high=high,
         parts={name: round(value, 1) for name, value in times.items()},
         images=images,
         faces=round(size * rates.faces),
@@ -260,4 +269,13 @@ def foretell(
         pictures=rates.pictures,
         measured=rates.measured,
         assumed=assumed,
+        device_hours=round(rates.devices * seconds / 3600, 5),
+        cost=cost_of(seconds, rates.devices, price),
+        cost_low=cost_of(low, rates.devices, price),
+        cost_high=cost_of(high, rates.devices, price),
     )
+
+
+def cost_of(seconds: float, devices: int, price: float | None) -> float | None:
+    """What so many seconds on so many devices cost at a price per hour; None without a price."""
+    return None if price is None else round(devices * seconds / 3600 * price, 4)

@@ -123,7 +123,7 @@ def _forecast(
         price=settings.price_per_gpu_hour or None,
         assumed=forecast.assumptions(rates, job.source),
     )
-    return told.told(), ""
+    return told.model_dump(mode="json"), ""
 
 
 def _work(
