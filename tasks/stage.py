@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 if TYPE_CHECKING:
     from tasks.pictures import Picture
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.float32]
 """An RGB image, shape (H, W, 3), float32, nominally in [0, 1] (a restorer may overshoot)."""
 
+ImageRef = tuple[str, str]
+"""Where a named image lies: the workspace path of an intermediate file, and the name in it."""
+Detail = Mapping[str, JsonValue]
+"""Anything but numbers that a stage finds worth keeping, as JSON."""
 State = Literal["done", "done_fallback", "skipped", "rejected_identity", "failed_retryable", "quarantined"]
 """How a stage can leave a face or an image. The ledger knows a few more states (see infra.manifest)."""
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.gate.journal import CANDIDATES
-from flows.restoration import Plan, Row, Run, open_run, workers
+from flows.gate.journal import CANDIDATES, Row
+from flows.restoration import Plan, Run, open_run, workers
 from flows.restore_dataset import plan_work, restore_shards
 from flows.session import GIGABYTE
 from infra.ledger import FileRow, Ledger, known_files, listing

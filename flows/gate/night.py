@@ -22,11 +22,11 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.gate import journal as journals
 from flows.gate.candidate import forget, restore_beside, share_intermediates
-from flows.gate.journal import PROMOTIONS, Journal
+from flows.gate.journal import PROMOTIONS, Journal, Row
 from flows.gate.moves import REMEMBERED, Place, carry_out, deliver_kept, take_back
 from flows.gate.words import in_short, markdown
 from flows.jobs import Job
-from flows.restoration import Plan, Row, Run, open_run, paths_by_image, workers
+from flows.restoration import Plan, Run, open_run, paths_by_image, workers
 from flows.restore_dataset import find_pictures, finish, plan_work, restore_shards
 from flows.session import Progress, never_fatal, watched
 from infra.ledger import Lease, Ledger, bucket_sql
@@ -190,7 +190,7 @@ def _pictures(run: Run, work: Plan) -> Iterator[tuple[int, dict[str, tuple[str, 
     """Bucket by bucket, of every planned picture why it is planned and which paths hold it."""
     for bucket, rows in work.by_bucket("image_id", "why"):
         paths = paths_by_image(run.ledger, bucket)
-        yield bucket, {row["image_id"]: (row["why"], paths.get(row["image_id"], [])) for row in rows}
+        yield bucket, {image_id: (why, list(paths.get(image_id, ()))) for image_id, why in rows}
 
 
 def _verdicts(ledger: Ledger, bucket: int) -> dict[str, Row]:

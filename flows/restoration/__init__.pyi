@@ -19,12 +19,9 @@ from .rehearsal import measure as measure
 from .rehearsal import size_of_row as size_of_row
 from .run import Run as Run
 from .run import open_run as open_run
-from .run import prior_rows as prior_rows
+from .run import prior_events as prior_events
 from .run import workers as workers
-from .shard import FAILED as FAILED
-from .shard import Row as Row
 from .shard import Shard as Shard
-from .shard import new_row as new_row
 from .totals import PROBLEMS as PROBLEMS
 from .totals import face_counts as face_counts
 from .totals import file_outcomes as file_outcomes

@@ -18,8 +18,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.restoration.shard import Row
 from flows.session import aside, never_fatal
+from infra.ledger import Event
 
 if TYPE_CHECKING:
     from flows.restoration.plan import Plan
@@ -74,9 +74,9 @@ def finished(run: Run, summary: dict[str, Any], report: str) -> None:
     create_link_artifact(key="report", link=report, link_text="Report", description="The static report of this run")
 
 
-def outcomes(rows: Iterable[Row]) -> dict[str, int]:
+def outcomes(events: Iterable[Event]) -> dict[str, int]:
     """state/reason → count: what a stage's task run returns."""
-    return dict(Counter(f"{row['state']}/{row['reason_code']}" for row in rows))
+    return dict(Counter(f"{event.state}/{event.reason_code}" for event in events))
 
 
 def _what_is_to_be_done(run: Run) -> str:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from infra.ledger import Event
 from infra.storage import Storage, StorageMissingError, decode_name
 from tasks.worker import RESTORED
 
@@ -39,9 +40,9 @@ def make_way(storage: Storage, changed: Iterable[tuple[Row, Row]], results: Mapp
             storage.delete(path)
 
 
-def deliver(storage: Storage, paths: Iterable[str], verdict: Row) -> bool:
-    """Makes every path hold the result that a row of the ledger names; False where no copy of it is left."""
-    wanted = verdict["output_sha256"]
+def deliver(storage: Storage, paths: Iterable[str], verdict: Event) -> bool:
+    """Makes every path hold the result that an event of the ledger names; False where no copy of it is left."""
+    wanted = verdict.output_sha256
     if not wanted:
         return False
     lacking: list[str] = []
@@ -50,7 +51,7 @@ def deliver(storage: Storage, paths: Iterable[str], verdict: Row) -> bool:
         (there if _sha256(storage, path) == wanted else lacking).append(path)
     if not lacking:
         return True
-    elsewhere = [decode_name(verdict["output_uri"] or ""), f"{DISPLACED}/{verdict['image_id']}"]
+    elsewhere = [decode_name(verdict.output_uri or ""), f"{DISPLACED}/{verdict.image_id}"]
     for data in _copies(storage, [*there[:1], *filter(None, elsewhere)], wanted):
         for path in lacking:
             storage.write_atomic(path, data)

@@ -13,10 +13,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from flows.jobs import JobError
-from flows.restoration.shard import Shard
+from flows.restoration.shard import Planned, Shard
 from flows.session import prefix_bits, prefix_of
-from infra.ledger import Ledger, bucket_of, events_of
-from tasks.recipes import COMMIT
+from infra.ledger import COMMIT, Ledger, bucket_of, events_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,18 +39,18 @@ class Plan:
 
     def shards(self, run: Run) -> Iterator[Shard]:
         """The work, shard by shard, in the order of the ids (a hash, so the folders of an archive come mixed)."""
-        for bucket, rows in self.by_bucket("image_id", "bucket", "why", "attempt"):
+        for bucket, rows in self.by_bucket("image_id", "why", "attempt"):
             paths = run.patience.with_(partial(paths_by_image, run.ledger, bucket))
-            for prefix, members in groupby(rows, key=lambda row: prefix_of(row["image_id"], self.prefix_bits)):
-                planned = {row["image_id"]: row for row in members}
-                images = {image_id: paths[image_id] for image_id in planned}
-                yield Shard(f"{bucket:02x}-{prefix:x}", bucket, images, run.recipe, run.digests, planned)
+            for prefix, members in groupby(rows, key=lambda row: prefix_of(row[0], self.prefix_bits)):
+                images = {image_id: Planned(paths[image_id], why, attempt) for image_id, why, attempt in members}
+                yield Shard(f"{bucket:02x}-{prefix:x}", bucket, images, run.recipe, run.digests)
 
-    def by_bucket(self, *columns: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """One bucket's rows at a time: ten million as Python objects would not fit."""
+    def by_bucket(self, *columns: str) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+        """One bucket's rows (as tuples) at a time: ten million as Python objects would not fit."""
         table, start = self.table.select(columns), 0
         for counted in self.table.column("bucket").value_counts().to_pylist():
-            yield counted["values"], table.slice(start, counted["counts"]).to_pylist()
+            rows = table.slice(start, counted["counts"])
+            yield counted["values"], list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
             start += counted["counts"]
 
 
@@ -102,10 +101,10 @@ def _counts(table: pa.Table) -> dict[str, int]:
     return {row["why"]: row["image_id_count"] for row in grouped.to_pylist()}
 
 
-def paths_by_image(ledger: Ledger, bucket: int) -> dict[str, list[str]]:
+def paths_by_image(ledger: Ledger, bucket: int) -> dict[str, tuple[str, ...]]:
     """image_id → every path that holds it, in one bucket."""
     table = ledger.files(bucket=bucket, columns=["image_id", "path"])
     found: dict[str, list[str]] = {}
     for image_id, path in zip(table.column("image_id").to_pylist(), table.column("path").to_pylist(), strict=True):
         found.setdefault(image_id, []).append(path)
-    return found
+    return {image_id: tuple(paths) for image_id, paths in found.items()}

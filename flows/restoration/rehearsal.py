@@ -14,11 +14,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.jobs import Job
-from flows.restoration.shard import Item, Row, Shard
+from flows.restoration.shard import Planned, Shard
+from infra.ledger import Event
 from infra.settings import Settings
 from tasks.recipes import SECOND_START, Rates, Recipe, RecipeStage, StageRate, choose, per_size, size_of, spread
 from tasks.stage import WHOLE_IMAGE
-from tasks.worker import WorkerConfig
+from tasks.worker import Item, WorkerConfig
 
 if TYPE_CHECKING:
     from flows.session import Device
@@ -40,14 +41,14 @@ class Chunk:
     """A part of a stage's items, worked on by all workers at once. `host` and `wall` in seconds."""
 
     items: int
-    rows: list[Row]
+    events: list[Event]
     host: float
     wall: float
 
     @property
     def computing(self) -> float:
         """Seconds inside the stage itself, over all workers."""
-        return sum(float(row["device_ms"]) for row in self.rows) / 1000
+        return sum(event.device_ms or 0.0 for event in self.events) / 1000
 
 
 def measure(job: Job, settings: Settings, recipe: Recipe, rows: Iterable[Mapping[str, Any]]) -> Rates:
@@ -92,7 +93,7 @@ class Rehearsal:
         self.sizes = {image_id: size for image_id, (_, size) in paths.items()}
         self.weights = choose(self.sizes, max(PICTURES, 2 * workers))
         self.executor, self.recipe, self.workers = executor, recipe, workers
-        self.shard = Shard("preflight", 0, {i: [paths[i][0]] for i in self.weights}, recipe, digests, {})
+        self.shard = Shard("preflight", 0, {i: Planned((paths[i][0],)) for i in self.weights}, recipe, digests)
         self.chunks: dict[str, list[Chunk]] = {}
         self.shares: dict[str, float] = {}
         self._left: set[str] = set()  # items that time did not reach; later stages leave them, too
@@ -108,7 +109,7 @@ class Rehearsal:
         """The first item of every worker alone, for what happens only once; then micro-batches while time is left."""
         items, shut = self.shard.items(stage)
         self.shard.apply(stage, shut)
-        items = [item for item in items if item["key"] not in self._left]
+        items = [item for item in items if item.key not in self._left]
         if stage.scope == "face":
             self.shares[stage.id] = self._weight(items) / max(self._weight(self._found()), 1e-9)
         batch = max(1, min(stage.batch_size, (len(items) - self.workers) // self.workers))
@@ -118,31 +119,31 @@ class Rehearsal:
             size = batch if self.chunks[stage.id] else 1
             chunk, items = items[: self.workers * size], items[self.workers * size :]
             self.chunks[stage.id].append(self._run_chunk(stage, chunk, size))
-        self._left |= {item["key"] for item in items}
+        self._left |= {item.key for item in items}
 
     def _run_chunk(self, stage: RecipeStage, items: list[Item], batch: int) -> Chunk:
         before, begun = self._host_seconds(stage), time.monotonic()
         done = list(self.executor.map(stage.id, items, batch))
-        wall, rows = time.monotonic() - begun, [row for each in done for row in each.rows]
-        self._left |= {each.failure.item["key"] for each in done if each.failure}
-        self.shard.apply(stage, rows)
-        return Chunk(len(items), rows, self._host_seconds(stage) - before, wall)
+        wall, events = time.monotonic() - begun, [result.event for each in done for result in each.results]
+        self._left |= {each.failure.item.key for each in done if each.failure}
+        self.shard.apply(stage, events)
+        return Chunk(len(items), events, self._host_seconds(stage) - before, wall)
 
     def _host_seconds(self, stage: RecipeStage) -> float:
         calls = self.executor.stats().calls
         return calls[stage.id].host_seconds if stage.id in calls else 0.0
 
-    def _found(self) -> list[Row]:
-        """Rows of the faces that detection found, without those that time did not reach later."""
-        rows = [row for chunk in self.chunks[self.recipe.stages[0].id] for row in chunk.rows]
-        return [row for row in rows if row["face"] >= 0 and f"{row['image_id']}:{row['face']}" not in self._left]
+    def _found(self) -> list[Event]:
+        """The faces that detection found, without those that time did not reach later."""
+        events = [event for chunk in self.chunks[self.recipe.stages[0].id] for event in chunk.events]
+        return [e for e in events if e.face != WHOLE_IMAGE and f"{e.image_id}:{e.face}" not in self._left]
 
-    def _weight(self, items: Sequence[Mapping[str, Any]]) -> float:
-        return sum(self.weights[item["image_id"]] for item in items)
+    def _weight(self, items: Sequence[Item | Event]) -> float:
+        return sum(self.weights[item.image_id] for item in items)
 
     def rates(self, source: str, startup: float, gpus: int, *, overlaps: bool) -> Rates:
         """What was measured. `overlaps`: reading and writing goes on beside the computing, as on a GPU."""
-        faces = self._per_picture(self.chunks[self.recipe.stages[0].id], lambda row: row["metrics"].get("faces", 0.0))
+        faces = self._per_picture(self.chunks[self.recipe.stages[0].id], lambda event: event.metrics.get("faces", 0.0))
         if not faces:
             raise NoPreflight(f"none of {len(self.weights)} pictures could be worked on; `mpsr run` will say why")
         stages = {stage.id: self._rate(stage, overlaps) for stage in self.recipe.stages}
@@ -168,7 +169,7 @@ class Rehearsal:
         if stage.scope == "face":
             each = (computing / items, beside / items) if items else (0.0, 0.0)
         else:
-            times = self._per_picture(chunks, lambda row: row["device_ms"] / 1000)
+            times = self._per_picture(chunks, lambda event: (event.device_ms or 0.0) / 1000)
             size = sum(self.sizes[image_id] for image_id in times)
             each = (per_size(times, self.sizes, self.weights), beside / size if size else 0.0)
         return StageRate(
@@ -178,9 +179,9 @@ class Rehearsal:
             batch=stage.batch_size,
         )
 
-    def _per_picture(self, chunks: Sequence[Chunk], value: Callable[[Row], float]) -> dict[str, float]:
-        rows = [row for chunk in chunks for row in chunk.rows]
-        return {row["image_id"]: float(value(row)) for row in rows if row["face"] == WHOLE_IMAGE}
+    def _per_picture(self, chunks: Sequence[Chunk], value: Callable[[Event], float]) -> dict[str, float]:
+        events = [event for chunk in chunks for event in chunk.events]
+        return {event.image_id: float(value(event)) for event in events if event.face == WHOLE_IMAGE}
 
     def _seconds_by_picture(self, stages: Mapping[str, StageRate], faces: Mapping[str, float]) -> dict[str, float]:
         """What each picture should take in all by the rates: the spread comes from how these differ."""

@@ -21,7 +21,7 @@ from prefect.runtime import flow_run
 
 from flows.jobs import Job, JobError
 from flows.restoration.course import Course
-from flows.restoration.shard import Row, Shard
+from flows.restoration.shard import Shard
 from flows.session import (
     GIGABYTE,
     SOFTWARE,
@@ -35,10 +35,10 @@ from flows.session import (
     present_weights,
     resolve_device,
 )
-from infra.ledger import Lease, Ledger, buckets_for
+from infra.ledger import COMMIT, Event, Lease, Ledger, buckets_for, events_of
 from infra.settings import Settings, SettingsError
 from infra.storage import Storage
-from tasks.recipes import COMMIT, Recipe, stage_key
+from tasks.recipes import Recipe
 from tasks.worker import RESTORED, WorkerConfig
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ class Run:
         self.progress_artifact: Any = None
         self.factory = "tasks.worker.worker:build"
         self.startup_seconds: float | None = None  # until workers stood; None where none were needed
-        self._sequence = 0
         self.kept_bytes = 0
         self._lock = threading.Lock()
 
@@ -77,17 +76,16 @@ class Run:
         self.patience.end()
         self.executor.cancel()
 
-    def record(self, shard: Shard, stage_id: str, rows: Sequence[Row]) -> None:
-        """Appends a stage's rows of one shard to the ledger as one segment, provided that the lease still holds."""
-        if not rows:
+    def record(self, shard: Shard, stage_id: str, events: Sequence[Event]) -> None:
+        """Appends a stage's events of one shard to the ledger as one segment, provided that the lease still holds."""
+        if not events:
             return
         self.lease.check()
-        complete = [self._complete(row, stage_id) for row in rows]
-        self.ledger.append_events(complete, run_id=self.id, token=self.lease.token, stage=stage_id, bucket=shard.bucket)
+        self.ledger.append_events(events, run_id=self.id, token=self.lease.token, stage=stage_id, bucket=shard.bucket)
 
-    def count(self, verdicts: Iterable[Row]) -> None:
+    def count(self, verdicts: Iterable[Event]) -> None:
         """Adds verdicts to the run's counts, and stops the run loudly when too many were quarantined."""
-        outcomes = [row["detail"]["outcome"] for row in verdicts]
+        outcomes = [verdict.outcome or "pending" for verdict in verdicts]
         with self._lock:
             self.committed += len(outcomes)
             self.quarantined += outcomes.count("quarantined")
@@ -150,25 +148,6 @@ class Run:
         """Writes `runs/<run id>.json`; called at the start and, with the totals, at the end."""
         text = json.dumps({**self.facts(), **more}, indent=2, ensure_ascii=True)
         self.workspace.write_atomic(f"runs/{self.id}.json", text.encode())
-
-    def _complete(self, row: Row, stage_id: str) -> Row:
-        with self._lock:
-            self._sequence += 1
-            sequence = self._sequence
-        digest = self.digests[stage_id]
-        return {
-            **{name: row.get(name) for name in _FROM_WORKERS},
-            "stage": stage_id,
-            "stage_digest": digest,
-            "stage_key": stage_key(row["image_id"], row["face"], digest),
-            "attempt": row.get("attempt", 1),
-            "detail": json.dumps(row["detail"]) if row.get("detail") else None,
-            "started": datetime.fromisoformat(row["started"]),
-            "finished": datetime.fromisoformat(row["finished"]),
-            "run_id": self.id,
-            "token": self.lease.token,
-            "seq": sequence,
-        }
 
 
 @contextmanager
@@ -240,26 +219,7 @@ def _buckets(run: Run) -> int:
     return buckets_for(sum(1 for _ in run.source.walk()))
 
 
-def prior_rows(run: Run, shard: Shard) -> list[Row]:
-    """What the ledger knows of a shard's images, in the shape that workers return."""
+def prior_events(run: Run, shard: Shard) -> list[Event]:
+    """What the ledger knows of a shard's faces and pictures, stage by stage."""
     table = run.ledger.latest(image_ids=list(shard.images))
-    return [_from_ledger(row) for row in table.to_pylist() if row["stage"] != COMMIT]
-
-
-def _from_ledger(row: Row) -> Row:
-    detail = json.loads(row["detail"]) if row.get("detail") else {}
-    return {**row, "detail": detail, "metrics": dict(row.get("metrics") or {})}
-
-
-_FROM_WORKERS = (
-    "image_id",
-    "face",
-    "state",
-    "reason_code",
-    "reason",
-    "metrics",
-    "output_uri",
-    "output_sha256",
-    "worker",
-    "device_ms",
-)
+    return [event for event in events_of(table) if event.stage != COMMIT]
