@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.jobs import Job
 from flows.restoration.shard import Planned, Shard
-from infra.ledger import Event
+from infra.ledger import Event, FileRow
 from infra.settings import Settings
 from tasks.recipes import SECOND_START, Rates, Recipe, RecipeStage, StageRate, choose, per_size, size_of, spread
 from tasks.stage import WHOLE_IMAGE
@@ -51,7 +51,7 @@ class Chunk:
         return sum(event.device_ms or 0.0 for event in self.events) / 1000
 
 
-def measure(job: Job, settings: Settings, recipe: Recipe, rows: Iterable[Mapping[str, Any]]) -> Rates:
+def measure(job: Job, settings: Settings, recipe: Recipe, rows: Iterable[FileRow]) -> Rates:
     """Rates of the recipe on this machine and this archive. `rows` are inventory rows of what is to be done.
 
     Raises NoPreflight where the cluster has several machines, or no picture of the sample could be worked on.
@@ -87,9 +87,9 @@ class Rehearsal:
         recipe: Recipe,
         digests: Mapping[str, str],
         workers: int,
-        rows: Iterable[Mapping[str, Any]],
+        rows: Iterable[FileRow],
     ) -> None:
-        paths = {row["image_id"]: (row["path"], size_of_row(row)) for row in rows}
+        paths = {row.image_id: (row.path, size_of_row(row)) for row in rows}
         self.sizes = {image_id: size for image_id, (_, size) in paths.items()}
         self.weights = choose(self.sizes, max(PICTURES, 2 * workers))
         self.executor, self.recipe, self.workers = executor, recipe, workers
@@ -198,10 +198,9 @@ def _warming(chunks: Sequence[Chunk], workers: int) -> float:
     return max(0.0, chunks[0].host - each * chunks[0].items) / workers
 
 
-def size_of_row(row: Mapping[str, Any]) -> float:
+def size_of_row(row: FileRow) -> float:
     """The size of the picture of an inventory row."""
-    width, height = row["width"], row["height"]
-    return size_of(width * height if width and height else None)
+    return size_of(row.width * row.height if row.width and row.height else None)
 
 
 def _refuse_several(facts: ClusterFacts) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.jobs import Job
 from infra import extras
-from infra.ledger import Ledger
+from infra.ledger import FileRow, Ledger, known_files
 from infra.storage import Storage
 from infra.weights import open_store, weights_row
 from tasks.archive import scan_archive
@@ -31,8 +31,8 @@ def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...])
     counts: Counter[str] = Counter()
     total = 0
     for row in scan_archive(Storage(source), {}, include=include, exclude=exclude):
-        counts[row["problem"] or row["format"] or "?"] += 1
-        total += row["bytes"] or 0
+        counts[row.problem or row.format or "?"] += 1
+        total += row.bytes or 0
     return {"found": counts.total(), "bytes": total, **dict(counts.most_common())}
 
 
@@ -48,12 +48,12 @@ def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
     store = open_store(settings.weights_dir, settings.weights_table)
     missing = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})
     absent = extras.missing(extra for stage in recipe.stages for extra in stage.extras)
-    known = {row["path"]: row for row in ledger.files().to_pylist()} if ledger else {}
+    known = {path: row for path, row in known_files(ledger).items() if row.present} if ledger else {}
     limits = Limits(max_pixels=settings.max_pixels)
     began = time.monotonic()
     changes = list(scan_archive(source, known, include=job.include, exclude=job.exclude, limits=limits))
     scan_seconds = time.monotonic() - began
-    found = len(known | {row["path"]: row for row in changes if row["present"]}) - _gone(changes)
+    found = len(known | {row.path: row for row in changes if row.present}) - _gone(changes)
     keys = None if missing or absent else _keys_of(recipe, settings)
     planned = _work(ledger, known, changes, keys)
     work = [row for _, row in planned]
@@ -61,13 +61,13 @@ def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
         (None, "") if keys is None else _forecast(job, ledger, keys, planned, found, scan_seconds, preflight)
     )
     free = storage.free_bytes()
-    output = int(OUTPUT_PER_INPUT * sum(row["bytes"] or 0 for row in work))
+    output = int(OUTPUT_PER_INPUT * sum(row.bytes or 0 for row in work))
     return {
         "schema": 1,
         "found": found,
         "images": len(work),
         "why": dict(Counter(why for why, _ in planned)),
-        "problems": dict(Counter(row["problem"] for row in changes if row["problem"] and row["present"])),
+        "problems": dict(Counter(row.problem for row in changes if row.problem and row.present)),
         "gone": _gone(changes),
         "recipe": recipe.name,
         "stages": [stage.id for stage in recipe.stages],
@@ -92,7 +92,7 @@ def _forecast(
     job: Job,
     ledger: Ledger | None,
     keys: Keys,
-    planned: list[tuple[str, dict[str, Any]]],
+    planned: list[tuple[str, FileRow]],
     found: int,
     scan_seconds: float,
     preflight: bool,
@@ -127,20 +127,21 @@ def _forecast(
 
 
 def _work(
-    ledger: Ledger | None, known: dict[str, Any], changes: list[dict[str, Any]], keys: Keys | None
-) -> list[tuple[str, dict[str, Any]]]:
+    ledger: Ledger | None, known: dict[str, FileRow], changes: list[FileRow], keys: Keys | None
+) -> list[tuple[str, FileRow]]:
     """Reason and one inventory row of every image to be done; without keys nobody knows what is stale."""
-    usable = {row["image_id"]: row for row in changes if row["present"] and not row["problem"]}
+    usable = {row.image_id: row for row in changes if row.present and not row.problem}
     if ledger is None:
         return [("new", row) for row in usable.values()]
     done = set(ledger.query("SELECT image_id FROM commits").column("image_id").to_pylist())
     fresh = {image_id: row for image_id, row in usable.items() if image_id not in done}
-    work = {image_id: ("changed" if row["path"] in known else "new", row) for image_id, row in fresh.items()}
-    by_id = {row["image_id"]: row for row in known.values()}
+    work = {image_id: ("changed" if row.path in known else "new", row) for image_id, row in fresh.items()}
+    by_id = {row.image_id: row for row in known.values()}
     if keys is not None:
-        for row in ledger.plan(keys[0][COMMIT]).to_pylist():
-            if row["image_id"] not in work:
-                work[row["image_id"]] = (row["why"], by_id.get(row["image_id"], row))
+        planned = ledger.plan(keys[0][COMMIT])
+        for image_id, why in zip(planned["image_id"].to_pylist(), planned["why"].to_pylist(), strict=True):
+            if image_id not in work:
+                work[image_id] = (why, by_id[image_id])
     return list(work.values())
 
 
@@ -151,5 +152,5 @@ def _keys_of(recipe: Recipe, settings: Settings) -> Keys:
     return recipe.digests(present_weights(recipe, settings), numerics), numerics
 
 
-def _gone(changes: list[dict[str, Any]]) -> int:
-    return sum(not row["present"] for row in changes)
+def _gone(changes: list[FileRow]) -> int:
+    return sum(not row.present for row in changes)
