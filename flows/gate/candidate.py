@@ -15,7 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.gate.journal import CANDIDATES
-from flows.restoration import Plan, Run, open_run, workers
+from flows.restoration import Plan, Run, open_run
 from flows.restore_dataset import plan_work, restore_shards
 from flows.session import GIGABYTE
 from infra.ledger import FileRow, Ledger, files_of, known_files, listing
@@ -44,7 +44,7 @@ def restore_beside(run: Run, work: Plan) -> Run:
         share_intermediates(run.workspace, "", f"{place}/", still_true)
         plan = plan_work(candidate)
         if plan.images:
-            with workers(candidate):
+            with candidate.workers():
                 restore_shards(candidate, plan)
         candidate.ledger.fold()
         candidate.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat())

@@ -129,12 +129,12 @@ def test_money_is_devices_times_hours_times_price_with_a_range():
     assert told.parts["prefect"] == 5.0
     assert told.seconds == pytest.approx(sum(told.parts.values()), abs=0.3)
     assert told.low < told.seconds < told.high
-    assert told.cost(1000) == pytest.approx(4 * 1000 / 3600 * 3.6)
+    assert told.cost_of(1000) == pytest.approx(4 * 1000 / 3600 * 3.6)
     assert told.shares == {"restore": 0.5}
     assert _shares({"a": 0.5, "gated": 0.01, "b": 0.501}) == "50 % through a, b; 1 % through gated"
-    said = told.told()
+    said = told.model_dump(mode="json")
     assert said["cost_low"] < said["cost"] < said["cost_high"]
-    assert foretell(rates(), [Part(1, 1.0)], Shape(1, 1, 3), prefect=0, scan=0).told()["cost"] is None
+    assert foretell(rates(), [Part(1, 1.0)], Shape(1, 1, 3), prefect=0, scan=0).cost is None
 
 
 # -- the memory
@@ -235,7 +235,7 @@ def test_a_plan_measures_once_and_the_run_is_held_to_it(job, archive, tmp_path, 
     from flows.restore_dataset import restore
 
     before = {path: path.stat().st_mtime_ns for path in archive.iterdir()}
-    assert "nothing was measured" in preview(job, preflight=False)["no_forecast"]
+    assert "nothing was measured" in preview(job, preflight=False).no_forecast
     first = preview(job)
     told = first["forecast"]
     assert (told["images"], told["faces"], told["workers"]) == (16, 16, 2)
@@ -248,15 +248,15 @@ def test_a_plan_measures_once_and_the_run_is_held_to_it(job, archive, tmp_path, 
     assert not (tmp_path / "ws").exists(), "a plan makes no workspace"
 
     monkeypatch.setattr(preflight, "measure", lambda *_: pytest.fail("rates are known"))
-    assert preview(job)["forecast"]["pictures"] == told["pictures"]
+    assert preview(job).forecast.pictures == told["pictures"]
     ended = restore_in_a_flow(restore, job)["forecast"]
     assert ended["took_seconds"] > 0.24
     assert ended["error_percent"] == pytest.approx(100 * (ended["seconds"] / ended["took_seconds"] - 1), abs=5)
     assert ended["cost_of_run"] == pytest.approx(ended["took_seconds"] / 3600 * 9, abs=1e-3)
 
-    again = preview(job.model_copy(update={"workspace": str(tmp_path / "fresh")}))["forecast"]
-    assert (again["how"], again["pictures"]) == ("run", 16), "what the run measured takes the sample's place"
-    assert preview(job)["forecast"] is None, "nothing is left to do"
+    again = preview(job.model_copy(update={"workspace": str(tmp_path / "fresh")})).forecast
+    assert (again.how, again.pictures) == ("run", 16), "what the run measured takes the sample's place"
+    assert preview(job).forecast is None, "nothing is left to do"
 
 
 def restore_in_a_flow(restore, job):
