@@ -106,7 +106,7 @@ def find_pictures(run: Run) -> int:
     news = 0
     while part := list(islice(rows, INVENTORY_SEGMENT)):
         _make_way(run, known, part)  # before the ledger knows: a run that dies between the two does it once more
-        run.ledger.append_inventory([FileRow(**row) for row in part], run_id=run.id)
+        run.ledger.append_inventory(part, run_id=run.id)
         news += len(part)
     if news >= INVENTORY_SEGMENT:
         run.ledger.fold()  # every question from here on asks the inventory
@@ -210,13 +210,13 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
     return totals
 
 
-def _make_way(run: Run, known: Mapping[str, Any], news: list[Any]) -> None:
+def _make_way(run: Run, known: Mapping[str, FileRow], news: list[FileRow]) -> None:
     """A path that holds another picture now must not show the earlier one's result. What was not read tells nothing."""
-    read = [row for row in news if row["present"] and row["problem"] not in READ_AGAIN]
-    changed = [(b, row) for row in read if (b := known.get(row["path"])) and b["image_id"] != row["image_id"]]
+    read = [row for row in news if row.present and row.problem not in READ_AGAIN]
+    changed = [(b, row) for row in read if (b := known.get(row.path)) and b.image_id != row.image_id]
     if not changed:
         return
-    columns, ids = ["image_id", "output_sha256"], sorted({row["image_id"] for _, row in changed})
+    columns, ids = ["image_id", "output_sha256"], sorted({row.image_id for _, row in changed})
     verdicts = run.ledger.latest(stage=COMMIT, image_ids=ids, columns=columns).to_pylist()
     make_way(run.workspace, changed, {row["image_id"]: row["output_sha256"] for row in verdicts})
 
