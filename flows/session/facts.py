@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from flows.jobs import Job, JobError
 from infra.facts import Facts, Record
 from infra.storage import Storage
-from tasks.recipes import HeldForecast, RecipeFile, StageEntry
+from tasks.recipes import Held, RecipeFile, StageEntry
 
 
 class RanJob(Job):
@@ -65,7 +65,7 @@ class Summary(Balance):
     seconds: float | None = None
     startup_seconds: float | None = None
     stages: dict[str, StageTotal] = Field(default_factory=dict)
-    forecast: HeldForecast | None = None
+    forecast: Held | None = None
 
 
 class RunFacts(Facts):

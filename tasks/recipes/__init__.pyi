@@ -4,13 +4,12 @@ from .forecast import CLOSING_SECONDS as CLOSING_SECONDS
 from .forecast import FINE as FINE
 from .forecast import SECOND_START as SECOND_START
 from .forecast import Forecast as Forecast
-from .forecast import HeldForecast as HeldForecast
+from .forecast import Held as Held
 from .forecast import Part as Part
 from .forecast import Rates as Rates
 from .forecast import Shape as Shape
 from .forecast import StageRate as StageRate
 from .forecast import choose as choose
-from .forecast import cost_of as cost_of
 from .forecast import foretell as foretell
 from .forecast import per_size as per_size
 from .forecast import scaled as scaled

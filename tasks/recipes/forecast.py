@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 FLOOR = 0.25
 """Megapixels added to every picture: reading, writing and faces do not shrink with its area."""
@@ -90,10 +90,7 @@ class Shape:
 
 
 class Forecast(_Facts):
-    """What a run should take: seconds from the command to the report, and the range in which they should lie.
-
-    cost, cost_low, cost_high: of those seconds on all devices, in the price's currency; None without a price.
-    """
+    """What a run should take: seconds from the command to the report, and the range in which they should lie."""
 
     seconds: float
     low: float
@@ -109,16 +106,41 @@ class Forecast(_Facts):
     pictures: int
     measured: datetime
     assumed: str = ""
-    device_hours: float
-    cost: float | None = None
-    cost_low: float | None = None
-    cost_high: float | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def device_hours(self) -> float:
+        """GPUs (or machines) × hours."""
+        return round(self.devices * self.seconds / 3600, 5)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def cost(self) -> float | None:
+        """In the price's currency; None without a price."""
+        return self.cost_of(self.seconds)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def cost_low(self) -> float | None:
+        """Of the lower end of the range."""
+        return self.cost_of(self.low)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def cost_high(self) -> float | None:
+        """Of the upper end of the range."""
+        return self.cost_of(self.high)
+
+    def cost_of(self, seconds: float) -> float | None:
+        """What so many seconds cost, in the price's currency; None without a price."""
+        price = self.price_per_gpu_hour
+        return None if price is None else round(self.devices * seconds / 3600 * price, 4)
 
 
-class HeldForecast(Forecast):
-    """A forecast beside what the run took. error_percent: how much more (or, below 0, less) was foretold than taken."""
+class Held(Forecast):
+    """A forecast beside what the run took. error_percent: how much more (below 0: less) was foretold than taken."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore")  # what is computed is written, too
 
     took_seconds: float
     took_parts: dict[str, float]
@@ -251,13 +273,12 @@ def foretell(
         prefect = min(PREFECT_SECONDS, PREFECT_SHARE * rates.startup) if rates.prefect is None else rates.prefect
     closing = CLOSING_SECONDS + rates.closing * min(images, CLOSING_IMAGES)
     times = {"prefect": prefect, "scan": scan, "start_up": rates.startup, "work": work, "closing": closing}
-    total = sum(times.values())
+    seconds = sum(times.values())
     doubt = ROUGH * (prefect + rates.startup + closing) + max(FINE, 2 * rates.spread) * work
-    seconds, low, high = (round(value, 1) for value in (total, max(scan, total - doubt), total + doubt))
     return Forecast(
-        seconds=seconds,
-        low=low,
-        high=high,
+        seconds=round(seconds, 1),
+        low=round(max(scan, seconds - doubt), 1),
+        high=round(seconds + doubt, 1),
         parts={name: round(value, 1) for name, value in times.items()},
         images=images,
         faces=round(size * rates.faces),
@@ -269,13 +290,4 @@ def foretell(
         pictures=rates.pictures,
         measured=rates.measured,
         assumed=assumed,
-        device_hours=round(rates.devices * seconds / 3600, 5),
-        cost=cost_of(seconds, rates.devices, price),
-        cost_low=cost_of(low, rates.devices, price),
-        cost_high=cost_of(high, rates.devices, price),
     )
-
-
-def cost_of(seconds: float, devices: int, price: float | None) -> float | None:
-    """What so many seconds on so many devices cost at a price per hour; None without a price."""
-    return None if price is None else round(devices * seconds / 3600 * price, 4)

@@ -14,6 +14,7 @@ from flows.session import RanRecipe, RunFacts, digests_of_run, facts_of_run, las
 from infra.facts import Facts, Record
 from infra.ledger import Event, events_of, files_of
 from infra.storage import Storage, encode_name
+from tasks.archive import VerdictDetail
 from tasks.recipes import COMMIT
 
 RESTORED = "restored"
@@ -101,7 +102,7 @@ def explain(file: str, workspace: str | None) -> Explanation:
         path=path,
         input=Given.model_validate(found, from_attributes=True),
         verdict=_step(verdict) if verdict else None,
-        promotion=_gated(verdict.detail) if verdict else None,
+        promotion=_gated(VerdictDetail.from_detail(verdict.detail)) if verdict else None,
         stages=[_step(event) for event in _in_order(events, runs)],
         runs={run_id: Ran.model_validate(facts, from_attributes=True) for run_id, facts in runs.items()},
     )
@@ -123,17 +124,16 @@ def _locate(file: str, workspace: str | None) -> tuple[Storage, str]:
 
 def _digests_behind(storage: Storage, verdict: Event | None) -> set[str]:
     """The stages' digests of the run that made what a verdict is about, which may be older than the verdict."""
-    made_in = verdict and digests_of_run(storage, str(verdict.detail.get("made_in", verdict.run_id)))
+    made_in = verdict and digests_of_run(storage, VerdictDetail.from_detail(verdict.detail).made_in or verdict.run_id)
     return set((made_in or last_run_facts(storage).digests).values())
 
 
-def _gated(detail: Mapping[str, JsonValue]) -> Gated | None:
-    if "promotion" not in detail:
+def _gated(detail: VerdictDetail) -> Gated | None:
+    if detail.promotion is None:
         return None
     marks = ("rolled_back", "promoted", "kept", "taken")
-    did = next((mark.replace("_", " ") for mark in marks if detail.get(mark)), "original")
-    said = {"id": detail["promotion"], "did": did, "why": detail.get("why"), "made_in": detail.get("made_in")}
-    return Gated.model_validate(said)
+    did = next((mark.replace("_", " ") for mark in marks if getattr(detail, mark)), "original")
+    return Gated(id=detail.promotion, did=did, why=detail.why, made_in=detail.made_in)
 
 
 def _step(event: Event) -> Step:
