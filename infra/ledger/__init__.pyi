@@ -10,6 +10,7 @@ from .retention import clean as clean
 from .rows import Event as Event
 from .rows import FileRow as FileRow
 from .rows import events_of as events_of
+from .rows import files_of as files_of
 from .schema import COMMIT as COMMIT
 from .schema import DELIVERED_STATES as DELIVERED_STATES
 from .schema import OPEN_STATES as OPEN_STATES
