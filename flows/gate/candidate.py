@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.gate.journal import CANDIDATES
-from flows.restoration import Plan, Run, open_run, workers
+from flows.restoration import Plan, Run, open_run
 from flows.restore_dataset import plan_work, restore_shards
 from flows.session import GIGABYTE
 from infra.ledger import FileRow, Ledger, files_of, known_files, listing
@@ -45,7 +45,7 @@ def restore_beside(run: Run, work: Plan) -> Run:
         share_intermediates(run.workspace, "", f"{place}/", still_true)
         plan = plan_work(candidate)
         if plan.images:
-            with workers(candidate):
+            with candidate.workers():
                 restore_shards(candidate, plan)
         candidate.ledger.fold()
         candidate.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat())
@@ -88,25 +88,20 @@ def _forget_others(workspace: Storage, place: str) -> None:
 
 def _hand_over(run: Run, work: Plan, candidate: Run) -> None:
     """Tells the candidate's ledger of every file that is to be done, and of what has gone since an earlier night."""
-    news = _news(run, work, candidate)
+    news = _news(run, work, known_files(candidate.ledger))
     while part := list(islice(news, AT_ONCE)):
         candidate.ledger.append_inventory(part, run_id=candidate.id)
 
 
-def _news(run: Run, work: Plan, candidate: Run) -> Iterator[FileRow]:
-    known, handed = known_files(candidate.ledger), set[str]()
+def _news(run: Run, work: Plan, known: Mapping[str, FileRow]) -> Iterator[FileRow]:
+    handed = set[str]()
     for row in _files(run, work):
         handed.add(row.path)
-        before = known.get(row.path)
-        if before is None or not before["present"] or _handed_over(before) != row:
+        if row != known.get(row.path):
             yield row
-    for path, before in known.items():
-        if before["present"] and path not in handed:
-            yield replace(_handed_over(before), present=False)
-
-
-def _handed_over(row: Mapping[str, Any]) -> FileRow:
-    return FileRow(**{name: row[name] for name in HANDED_OVER})
+    for path, row in known.items():
+        if row.present and path not in handed:
+            yield replace(row, present=False)
 
 
 def _files(run: Run, work: Plan) -> Iterator[FileRow]:

@@ -25,7 +25,7 @@ from flows.gate.journal import PROMOTIONS, REMEMBERED, Bounds, Journal, Move, Ro
 from flows.gate.moves import Place, carry_out, deliver_kept, take_back
 from flows.gate.words import in_short, markdown
 from flows.jobs import Job
-from flows.restoration import Plan, Run, open_run, paths_by_image, workers
+from flows.restoration import Plan, Run, open_run, paths_by_image
 from flows.restore_dataset import find_pictures, finish, plan_work, restore_shards
 from flows.session import Progress, never_fatal, watched
 from infra.ledger import COMMIT, OPEN_STATES, Event, Lease, Ledger, bucket_sql, events_of
@@ -60,7 +60,7 @@ def run_night(job: Job, *, again: bool = False) -> dict[str, Any]:
             run.course.forecast = None  # it foresaw another way
             journal = promote(run, work)
         elif plan.images:
-            with workers(run):
+            with run.workers():
                 restore_shards(run, plan)
                 run.course.mark("worked")
         totals = finish(run, plan, changed=bool(news or work.images))
@@ -235,7 +235,7 @@ def _plan_of(plan: Plan, table: pa.Table) -> Plan:
 
 
 def _place(run: Run) -> Place:
-    return Place(run.workspace, run.ledger, run.lease)
+    return Place(run.workspace, run.ledger, run.session.lease)
 
 
 def _tell(run: Run, journal: Journal) -> None:

@@ -35,7 +35,7 @@ def summary(run: Run) -> dict[str, Any]:
         "outcomes": {name: held.outcomes.get(name, 0) for name in books.OUTCOMES},
         "reasons": dict(sorted(held.reasons.items())),
         "faces": face_counts(run.ledger),
-        "seconds": round(time.time() - run.started, 3),
+        "seconds": round(time.time() - run.session.started, 3),
         "startup_seconds": run.startup_seconds and round(run.startup_seconds, 3),
         "stages": {
             name: {"items": s.done, "reused": s.reused, "failed": s.failed, "seconds": round(s.device_seconds, 3)}

@@ -19,4 +19,5 @@ from .schema import LedgerError as LedgerError
 from .schema import bucket_of as bucket_of
 from .schema import bucket_sql as bucket_sql
 from .schema import buckets_for as buckets_for
+from .schema import unreadable_id as unreadable_id
 from .sql import Reader as Reader
