@@ -119,7 +119,7 @@ def _worst_pictures(
     trees = {"input": Storage(job.against), **{s: Storage(side.tree) for s, side in zip("AB", sides, strict=True)}}
     paths: list[str] = []
     for place, each in enumerate(worst):
-        names = {"input": each.input_path, "A": each.path_a, "B": each.path_b}
+        names = {"input": each.input_path or "", "A": each.path_a, "B": each.path_b}
         try:
             faces = [decode(trees[panel].read_bytes(decode_name(names[panel]))).pixels for panel in shown]
         except (StorageError, DecodeError) as error:

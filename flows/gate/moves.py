@@ -10,7 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 
@@ -18,13 +18,12 @@ from flows.gate.journal import SUPERSEDED, Journal, Move, read_moves, write
 from flows.gate.verdicts import kept_verdict, made_in, original_verdict, said_of, unmarked
 from flows.jobs import JobError
 from flows.restoration import deliver, restored
-from flows.session import digests_of_run
+from flows.session import Session, digests_of_run
 from infra.ledger import (
     COMMIT,
     DELIVERED_STATES,
     TRANSITIONS,
     Event,
-    Lease,
     Ledger,
     bucket_of,
     events_of,
@@ -41,80 +40,68 @@ Latest = Mapping[tuple[str, int, str], Event]
 """(image_id, face, stage) → its last event."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """A workspace whose lease is held."""
-
-    storage: Storage
-    ledger: Ledger
-    lease: Lease
-
-
-def carry_out(place: Place, journal: Journal, source: Storage) -> None:
+def carry_out(session: Session, journal: Journal, source: Storage) -> None:
     """Puts every picture's files in place and its rows into the ledger, and says so in the journal.
 
     What is done already is passed over; what something else has dealt with since the decision is left alone.
     """
-    candidate = Storage(f"{place.storage.url.rstrip('/')}/{journal.candidate}", place.storage.options)
+    candidate = Storage(f"{session.storage.url.rstrip('/')}/{journal.candidate}", session.storage.options)
     if not candidate.exists("_format.json"):
-        return write(place.storage, journal, "abandoned")
-    promotion = _Promotion(place, journal, Ledger.open(candidate, create=False), source)
+        return write(session.storage, journal, "abandoned")
+    promotion = _Promotion(session, journal, Ledger.open(candidate, create=False), source)
     journal.moved_on = 0
-    for part in read_moves(place.storage, journal.id, CHUNK):
+    for part in read_moves(session.storage, journal.id, CHUNK):
         promotion.apply(part)
-    place.ledger.fold()
-    return write(place.storage, journal, "applied")
+    session.ledger.fold()
+    return write(session.storage, journal, "applied")
 
 
-def take_back(place: Place, journal: Journal, *, again: bool) -> int:
+def take_back(session: Session, journal: Journal, *, again: bool) -> int:
     """Puts the older results back in place of those promoted; returns how many pictures got theirs.
 
     With `again` the next night decides anew; otherwise the same recipe is not promoted again. Raises JobError before
     anything is touched where older results are gone.
     """
-    rollback = _Rollback(place, journal, again)
-    _refuse_without_older_results(place, journal)
+    rollback = _Rollback(session, journal, again)
+    _refuse_without_older_results(session, journal)
     journal.again, journal.moved_on = again, 0
-    write(place.storage, journal, "rolling_back")
-    taken = sum(rollback.take_back(part) for part in read_moves(place.storage, journal.id, CHUNK))
-    place.ledger.fold()
-    write(place.storage, journal, "rolled_back")
+    write(session.storage, journal, "rolling_back")
+    taken = sum(rollback.take_back(part) for part in read_moves(session.storage, journal.id, CHUNK))
+    session.ledger.fold()
+    write(session.storage, journal, "rolled_back")
     if not journal.moved_on:  # else they may be the only older results left; `mpsr clean` drops them in time
-        place.storage.delete_tree(f"{SUPERSEDED}/{journal.id}")
+        session.storage.delete_tree(f"{SUPERSEDED}/{journal.id}")
     return taken
 
 
-def deliver_kept(place: Place, run_id: str, pictures: Mapping[str, Sequence[str]], digest: str) -> list[str]:
+def deliver_kept(session: Session, pictures: Mapping[str, Sequence[str]], digest: str) -> list[str]:
     """Gives further paths of pictures whose older result was kept under this digest that result.
 
     pictures: image_id → paths, of one bucket. Returns the image ids of those that got it. The others are none of its
     business, and one of whose older result no copy is left is to be restored anew.
     """
-    known = latest(place.ledger, pictures, COMMIT)
+    known = latest(session.ledger, pictures, COMMIT)
     verdicts = [old for image_id in pictures if (old := known.get((image_id, WHOLE_IMAGE, COMMIT)))]
     kept = [old for old in verdicts if old.stage_digest == digest and said_of(old).kept]
-    delivered = [old for old in kept if deliver(place.storage, pictures[old.image_id], old)]
-    _Moves(place, run_id).append([kept_verdict(old, digest, unmarked(old)) for old in delivered], known)
+    delivered = [old for old in kept if deliver(session.storage, pictures[old.image_id], old)]
+    _Moves(session).append([kept_verdict(old, digest, unmarked(old)) for old in delivered], known)
     return [old.image_id for old in delivered]
 
 
 class _Moves:
     """Files and events of a workspace."""
 
-    def __init__(self, place: Place, run_id: str) -> None:
-        self.storage, self.ledger, self.lease = place.storage, place.ledger, place.lease
-        self._run_id = run_id
+    def __init__(self, session: Session) -> None:
+        self.session, self.storage, self.ledger = session, session.storage, session.ledger
 
     def append(self, events: Iterable[Event], known: Latest) -> None:
         """Appends events of one bucket to the ledger, the verdicts last, with a step between where its rules ask."""
         by_stage: dict[str, list[Event]] = defaultdict(list)
         for event in events:
             by_stage[event.stage] += _legal(known.get(_key(event)), event)
-        self.lease.check()
         for stage in sorted(by_stage, key=lambda name: name == COMMIT):
-            steps, token = by_stage[stage], self.lease.token
-            bucket = bucket_of(steps[0].image_id, self.ledger.buckets)
-            self.ledger.append_events(steps, run_id=self._run_id, token=token, stage=stage, bucket=bucket)
+            bucket = bucket_of(by_stage[stage][0].image_id, self.ledger.buckets)
+            self.session.record(bucket, stage, by_stage[stage])
 
     def _put(self, data: bytes, paths: Iterable[str]) -> None:
         for path in paths:
@@ -124,8 +111,8 @@ class _Moves:
 class _OfJournal(_Moves):
     """What both directions of a promotion share."""
 
-    def __init__(self, place: Place, run_id: str, journal: Journal) -> None:
-        super().__init__(place, run_id)
+    def __init__(self, session: Session, journal: Journal) -> None:
+        super().__init__(session)
         self.journal, self._older = journal, f"{SUPERSEDED}/{journal.id}"
 
     def _moved(self, move_files: Callable[[Move, list[str]], None], moves: Sequence[Move]) -> list[Move]:
@@ -144,8 +131,8 @@ class _OfJournal(_Moves):
 
 
 class _Promotion(_OfJournal):
-    def __init__(self, place: Place, journal: Journal, candidate: Ledger, source: Storage) -> None:
-        super().__init__(place, journal.id, journal)
+    def __init__(self, session: Session, journal: Journal, candidate: Ledger, source: Storage) -> None:
+        super().__init__(replace(session, id=journal.id), journal)
         self._candidate, self._source = candidate, source
 
     def apply(self, moves: Sequence[Move]) -> None:
@@ -212,10 +199,10 @@ class _Promotion(_OfJournal):
 
 
 class _Rollback(_OfJournal):
-    def __init__(self, place: Place, journal: Journal, again: bool) -> None:
-        super().__init__(place, f"rollback-{datetime.now(UTC):%Y%m%dT%H%M%S}", journal)
+    def __init__(self, session: Session, journal: Journal, again: bool) -> None:
+        super().__init__(replace(session, id=f"rollback-{datetime.now(UTC):%Y%m%dT%H%M%S}"), journal)
         self._again, self._was_begun = again, journal.is_begun
-        self._digests_of = cache(lambda run_id: digests_of_run(place.storage, run_id))
+        self._digests_of = cache(lambda run_id: digests_of_run(session.storage, run_id))
 
     def take_back(self, moves: Sequence[Move]) -> int:
         ours = latest(self.ledger, [move.image_id for move in moves])
@@ -286,14 +273,14 @@ def _is_news(event: Event, known: Latest) -> bool:
     return before is None or (before.stage_digest, before.state) != (event.stage_digest, event.state)
 
 
-def _refuse_without_older_results(place: Place, journal: Journal) -> None:
+def _refuse_without_older_results(session: Session, journal: Journal) -> None:
     """Raises JobError where a picture that was replaced has no older file left."""
     folder = f"{SUPERSEDED}/{journal.id}"
-    kept = {info.ledger_path.removeprefix(f"{folder}/") for info in listing(place.storage, folder)}
+    kept = {info.ledger_path.removeprefix(f"{folder}/") for info in listing(session.storage, folder)}
     gone = 0
-    for moves in read_moves(place.storage, journal.id, CHUNK):
+    for moves in read_moves(session.storage, journal.id, CHUNK):
         bare = [move.image_id for move in moves if move.differs and not kept & set(move.paths)]
-        gone += sum(_still_shows(verdict, journal) for verdict in latest(place.ledger, bare, COMMIT).values())
+        gone += sum(_still_shows(verdict, journal) for verdict in latest(session.ledger, bare, COMMIT).values())
     if gone:
         raise JobError(
             f"promotion {journal.id} cannot be rolled back: the older results of {gone} pictures are gone (`mpsr "

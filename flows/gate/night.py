@@ -7,6 +7,7 @@ decision is written down.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,12 +23,12 @@ from prefect.cache_policies import NO_CACHE
 from flows.gate import journal as journals
 from flows.gate.candidate import forget, restore_beside, share_intermediates
 from flows.gate.journal import PROMOTIONS, REMEMBERED, Bounds, Journal, Move, RolledBack
-from flows.gate.moves import Place, carry_out, deliver_kept, take_back
+from flows.gate.moves import carry_out, deliver_kept, take_back
 from flows.gate.words import in_short, markdown
 from flows.jobs import Job
 from flows.restoration import Plan, Run, open_run, paths_by_image
 from flows.restore_dataset import find_pictures, finish, plan_work, restore_shards
-from flows.session import Progress, never_fatal, watched
+from flows.session import Progress, Session, never_fatal, watched
 from infra.ledger import COMMIT, OPEN_STATES, Event, Lease, Ledger, bucket_sql, events_of
 from infra.storage import Storage
 from tasks.comparing import GATE_METRICS, NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
@@ -64,7 +65,7 @@ def run_night(job: Job, *, again: bool = False) -> dict[str, Any]:
                 restore_shards(run, plan)
                 run.course.mark("worked")
         totals = finish(run, plan, changed=bool(news or work.images))
-        told = journal and journal.told()
+        told = journal and journal.told().model_dump(mode="json")
         finished_at = datetime.now(UTC).isoformat()
         run.write_facts(finished=True, finished_at=finished_at, summary=totals, promotion=told)
         return totals | {"promotion": told}
@@ -86,7 +87,7 @@ def finish_begun(run: Run) -> int:
         if journal.state == "planned":
             put_in_place(run, journal)
         else:
-            take_back(_place(run), journal, again=journal.again)
+            take_back(run.session, journal, again=journal.again)
     return len(begun)
 
 
@@ -165,7 +166,7 @@ def write_down(run: Run, work: Plan, candidate: Run, found: Findings) -> Journal
 @task(name="promote", cache_policy=NO_CACHE)
 def put_in_place(run: Run, journal: Journal) -> None:
     """Does what the journal says; doing so twice changes nothing. A refused candidate stays, to be looked at."""
-    carry_out(_place(run), journal, run.source)
+    carry_out(run.session, journal, run.source)
     if journal.decision.promote and journal.state == "applied":
         share_intermediates(run.workspace, f"{journal.candidate}/", "", room=run.settings.keep_intermediates_gb)
         forget(run.workspace, journal.candidate)
@@ -177,9 +178,10 @@ def roll_back(workspace: str, promotion: str | None, *, again: bool) -> RolledBa
     storage = Storage(workspace)
     journal, pictures = journals.find(storage, promotion), 0
     if journal.state != "rolled_back":
-        with Lease.acquire(storage, owner=f"rollback of {journal.id}") as lease:
-            place = Place(storage, Ledger.open(storage, create=False), lease)
-            pictures = take_back(place, journal, again=again)
+        owner = f"rollback of {journal.id}"
+        with Lease.acquire(storage, owner=owner) as lease:
+            session = Session(owner, time.time(), storage, lease, Ledger.open(storage, create=False))
+            pictures = take_back(session, journal, again=again)
     return RolledBack(pictures=pictures, **journal.told().model_dump())
 
 
@@ -213,7 +215,7 @@ def _without_kept(run: Run, plan: Plan) -> Plan:
     delivered: list[str] = []
     for _, pictures in _pictures(run, plan):
         further = {image_id: paths for image_id, (why, paths) in pictures.items() if why == "new_path"}
-        delivered += deliver_kept(_place(run), run.id, further, run.digests[COMMIT])
+        delivered += deliver_kept(run.session, further, run.digests[COMMIT])
     known = pc.is_in(plan.table["image_id"], value_set=pa.array(delivered, pa.string()))
     return _plan_of(plan, plan.table.filter(pc.invert(known)))
 
@@ -232,10 +234,6 @@ def _with_kept(run: Run, plan: Plan) -> Plan:
 
 def _plan_of(plan: Plan, table: pa.Table) -> Plan:
     return replace(plan, table=table, counts=Counter(table["why"].to_pylist()))
-
-
-def _place(run: Run) -> Place:
-    return Place(run.workspace, run.ledger, run.session.lease)
 
 
 def _tell(run: Run, journal: Journal) -> None:

@@ -68,13 +68,16 @@ class IdentityChange:
 
 @dataclass(frozen=True, slots=True)
 class Regression:
-    """A face that became worse. fall: the metric's loss in standard deviations of that metric over all pairs."""
+    """A face that became worse. fall: the metric's loss in standard deviations of that metric over all pairs.
+
+    input_path: None where the evaluation names no input.
+    """
 
     key: str
     face: int
     path_a: str
     path_b: str
-    input_path: str
+    input_path: str | None
     metric: str
     a: float
     b: float

@@ -6,17 +6,21 @@ import hashlib
 import json
 import shutil
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows.gate import journal as journals
 from flows.gate.journal import Journal, Move
-from flows.gate.moves import Place, carry_out, deliver_kept, take_back
+from flows.gate.moves import carry_out, deliver_kept, take_back
+from flows.gate.words import markdown
 from flows.jobs.data_set import JobError
+from flows.session.session import Session
 from infra.ledger.lease import Lease
 from infra.ledger.ledger import Ledger
 from infra.ledger.rows import Event, FileRow, events_of
@@ -290,15 +294,15 @@ class Site:
     @contextmanager
     def held(self):
         with Lease.acquire(self.storage, owner="test") as lease:
-            yield Place(self.storage, self.ledger, lease)
+            yield Session("tonight", time.time(), self.storage, lease, self.ledger)
 
     def apply(self):
-        with self.held() as place:
-            carry_out(place, journals.find(self.storage, PROMOTION), self.source)
+        with self.held() as session:
+            carry_out(session, journals.find(self.storage, PROMOTION), self.source)
 
     def roll_back(self, again=False):
-        with self.held() as place:
-            return take_back(place, journals.find(self.storage, PROMOTION), again=again)
+        with self.held() as session:
+            return take_back(session, journals.find(self.storage, PROMOTION), again=again)
 
     def files(self):
         root = self.folder / "restored"
@@ -332,6 +336,41 @@ def promoted(standing, tmp_path_factory):
 @pytest.fixture
 def site(standing, tmp_path):
     return standing.copy(tmp_path / "site")
+
+
+def test_a_night_begun_by_an_earlier_version_is_brought_to_its_end(site):
+    """Its journal called the schema otherwise and said less; its table held the older verdict as text within text."""
+    move, path = site.moves[0], f"promotions/{PROMOTION}"
+    old = {"image_id": move.image_id, "state": "done", "attempt": 2, "reason_code": "ok", "reason": None}
+    old |= {"detail": json.dumps(move.older.detail), "output_uri": None, "output_sha256": move.older.output_sha256}
+    old |= {"outcome": "restored", "stage_digest": OLD, "run_id": "run-1"}
+    old |= {"token": move.older.token, "seq": move.older.seq}
+    rows = pq.read_table(site.folder / f"{path}.parquet").to_pylist()
+    first = {"image_id": move.image_id, "bucket": 0, "paths": list(move.paths), "planned": "stale", "action": "promote"}
+    rows[0] = first | {"why": "because", "differs": True, "old": json.dumps(old)}
+    pq.write_table(pa.Table.from_pylist(rows), site.folder / f"{path}.parquet")
+    decision = {"promote": True, "checks": [{"name": "score", "passed": True, "said": "better"}], "faces": 8}
+    decision |= {"score": [0.5, 0.6, None, None], "terms": ["niqe"], "pictures_failing": 0, "differences": []}
+    journal = {"schema_version": 1, "id": PROMOTION, "digest": NEW, "recipe": "story", "candidate": CANDIDATE}
+    journal |= {"counts": {"promote": 5}, "decision": decision, "bounds": {"margin": 0.01, "forgotten": True}}
+    site.storage.write_atomic(f"{path}.json", json.dumps(journal).encode())
+    stood = next(journals.read_moves(site.storage, PROMOTION, 1))[0].older
+    assert (stood.attempt, stood.detail, stood.stage) == (2, {"outcome": "restored", "faces": {"restored": 1}}, COMMIT)
+    site.apply()
+    assert site.files()[move.paths[0].replace("%25", "%")] == "new 0"
+    told = journals.told(site.storage.url).promotions[0]
+    assert (told.state, told.promoted, told.refused_because, told.moved_on) == ("applied", True, (), 0)
+
+
+def test_a_journal_holds_what_was_decided(tmp_path):
+    decision = decided(*archive(quality=-0.05))
+    journal = Journal(id=PROMOTION, digest=NEW, recipe="a|b", candidate=CANDIDATE, decision=decision.facts())
+    journals.write(Storage(tmp_path), journal)
+    written = (tmp_path / f"promotions/{PROMOTION}.json").read_text()
+    assert json.loads(written)["schema"] == 1
+    assert journals.find(Storage(tmp_path), PROMOTION) == journal
+    assert "score 0." in journals.told(str(tmp_path)).promotions[0].refused_because[0]
+    assert "fell furthest" in markdown(journal)
 
 
 def test_a_promotion_moves_what_it_says_and_the_ledger_follows(site):
@@ -516,8 +555,8 @@ def test_a_rollback_without_the_older_results_is_refused_before_anything_is_touc
 def test_a_further_path_of_a_kept_picture_gets_the_older_result(promoted, tmp_path):
     site = promoted.copy(tmp_path / "site")
     pictures = {move.image_id: [*move.paths, f"further/{n}.png"] for n, move in enumerate(site.moves)}
-    with site.held() as place:
-        delivered = deliver_kept(place, "tonight", pictures, NEW)
+    with site.held() as session:
+        delivered = deliver_kept(session, pictures, NEW)
     assert delivered == [site.moves[4].image_id]
     assert site.files()["further/4.png"] == "old 4"
     assert "further/3.png" not in site.files()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
 
 import pytest
 
-from flows.gate.moves import Place, deliver_kept
+from flows.gate.moves import deliver_kept
 from flows.restoration.delivered import deliver, make_way
+from flows.session.session import Session
 from infra.ledger.lease import Lease
 from infra.ledger.ledger import Ledger
 from infra.ledger.rows import Event, FileRow
@@ -87,6 +89,6 @@ def test_kept_results_follow_renamed_pictures_and_lost_ones_are_restored_anew(tm
     make_way(storage, [now_at("2.jpg", "A", "B"), now_at("3.jpg", "B", "C")], {})
     storage.delete(f"displaced/{sha('C')}")
     with Lease.acquire(storage, owner="night") as lease:
-        delivered = deliver_kept(Place(storage, ledger, lease), "run-2", pictures, digest)
+        delivered = deliver_kept(Session("run-2", time.time(), storage, lease, ledger), pictures, digest)
     assert delivered == [sha("A"), sha("B")]
     assert shown(storage) == {"1.jpg": "restored A", "2.jpg": "restored A", "3.jpg": "restored B"}

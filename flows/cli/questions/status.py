@@ -39,7 +39,7 @@ def workspace_status(workspace: str, reasons: bool) -> dict[str, Any]:
         "running": None if holder is None else {"run_id": holder.owner, "host": holder.host, "pid": holder.pid},
         "last_run": {"run_id": facts["run_id"], "started": facts["started"], "finished": facts.get("finished", False)},
         "illegal_transitions": ledger.illegal_transitions(),
-        "last_promotion": promotions[-1].told() if promotions else None,
+        "last_promotion": promotions[-1].told().model_dump() if promotions else None,
     }
     if reasons:
         data["files"] = ledger.query(_TROUBLES).to_pylist()
