@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from flows.jobs import Side, open_evaluation
 from flows.restoration import face_counts
 from flows.session import facts_of_every_run, last_run_facts
 from infra.ledger import Ledger
 from infra.storage import Storage, decode_name
+from tasks.comparing import Effort
 from tasks.measuring import Evaluation
 from tasks.recipes import COMMIT
 
@@ -33,12 +33,8 @@ def measured_before(side: Side) -> Measured:
     return Measured(side, evaluation, decode_name(evaluation.facts["restored"]))
 
 
-def effort_facts(measured: Measured, price_per_gpu_hour: float | None) -> dict[str, Any] | None:
-    """What a workspace's restored pictures took; None for what is only a folder.
-
-    stages: seconds inside each, added over workers, of the results that were kept. wall_seconds: of the runs, by the
-    clock; None where one did not finish. cost: `seconds` at the price.
-    """
+def effort_facts(measured: Measured, price_per_gpu_hour: float | None) -> Effort | None:
+    """What a workspace's restored pictures took; None for what is only a folder."""
     url = measured.evaluation.facts.get("workspace")
     if not url or measured.side.kind == "originals":
         return None
@@ -47,18 +43,19 @@ def effort_facts(measured: Measured, price_per_gpu_hour: float | None) -> dict[s
     digests = facts.digests
     ledger = Ledger.open(storage, create=False)
     stages = ledger.query(_SECONDS, [[digest for name, digest in digests.items() if name != COMMIT]])
-    seconds = {row["stage"]: row["seconds"] for row in stages.to_pylist()}
-    return {
-        "recipe": facts.recipe.name,
-        "device": facts.device,
-        "pictures": ledger.query("SELECT count(*) AS n FROM commits").column("n")[0].as_py(),
-        "faces": face_counts(ledger)["found"],
-        "stages": seconds,
-        "seconds": sum(seconds.values()),
-        "wall_seconds": _wall_seconds(storage, digests[COMMIT]),
-        "price_per_gpu_hour": price_per_gpu_hour,
-        "cost": None if price_per_gpu_hour is None else sum(seconds.values()) / 3600 * price_per_gpu_hour,
-    }
+    spent = dict(zip(stages["stage"].to_pylist(), stages["seconds"].to_pylist(), strict=True))
+    seconds = sum(spent.values())
+    return Effort(
+        recipe=facts.recipe.name,
+        device=facts.device,
+        pictures=ledger.query("SELECT count(*) AS n FROM commits")["n"][0].as_py(),
+        faces=face_counts(ledger)["found"],
+        stages=spent,
+        seconds=seconds,
+        wall_seconds=_wall_seconds(storage, digests[COMMIT]),
+        price_per_gpu_hour=price_per_gpu_hour,
+        cost=None if price_per_gpu_hour is None else seconds / 3600 * price_per_gpu_hour,
+    )
 
 
 def _wall_seconds(storage: Storage, digest: str) -> float | None:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from flows.jobs import Job, JobError
 from infra.facts import Facts, Record
 from infra.storage import Storage
+from tasks.comparing import PromotionTold
 from tasks.recipes import Held, RecipeFile, StageEntry
 
 
@@ -59,19 +60,23 @@ class Balance(Facts):
 
 
 class Summary(Balance):
-    """The totals of a run. seconds: by the clock. startup_seconds: until workers stood; None where none were needed."""
+    """The totals of a run. seconds: by the clock. startup_seconds: until workers stood; None where none were needed.
+
+    promotion: what the nightly gate decided; None where it had nothing to decide.
+    """
 
     run_id: str = ""
     seconds: float | None = None
     startup_seconds: float | None = None
     stages: dict[str, StageTotal] = Field(default_factory=dict)
     forecast: Held | None = None
+    promotion: PromotionTold | None = None
 
 
 class RunFacts(Facts):
     """One run. digests: stage → digest of all that its results depend on beside the picture. weights: name → sha256.
 
-    started, finished_at: ISO 8601, UTC. `finished` and `summary` come at the end; `promotion` only from a nightly run.
+    started, finished_at: ISO 8601, UTC. `finished` and `summary` come at the end.
     """
 
     run_id: str = ""
@@ -89,7 +94,6 @@ class RunFacts(Facts):
     finished: bool = False
     finished_at: str | None = None
     summary: Summary | None = None
-    promotion: dict[str, JsonValue] | None = None
 
     @property
     def with_pictures(self) -> bool:

@@ -13,6 +13,7 @@ from infra.facts import Record
 from infra.ledger import Lease, Ledger, holder_of
 from infra.storage import Storage
 from tasks.archive import books
+from tasks.comparing import PromotionTold
 from tasks.recipes import COMMIT
 
 if TYPE_CHECKING:
@@ -40,20 +41,6 @@ class LastRun(Record):
     finished: bool
 
 
-class LastPromotion(Record):
-    """What the nightly gate decided last. counts: action → pictures. promoted: whether anything was to be replaced."""
-
-    id: str
-    state: str
-    created: str
-    changed: str
-    recipe: str
-    counts: dict[str, int]
-    moved_on: int
-    promoted: bool
-    refused_because: list[str]
-
-
 class Trouble(Record):
     """A file that could not be used or was given up, the code of the reason, and the reason in words."""
 
@@ -72,7 +59,7 @@ class Status(Balance):
     running: Running | None
     last_run: LastRun
     illegal_transitions: dict[str, int]
-    last_promotion: LastPromotion | None
+    last_promotion: PromotionTold | None
     files: list[Trouble] | None
 
 
@@ -91,7 +78,7 @@ def workspace_status(workspace: str, reasons: bool) -> Status:
         running=Running(run_id=holder.owner, host=holder.host, pid=holder.pid) if holder else None,
         last_run=LastRun.model_validate(facts, from_attributes=True),
         illegal_transitions=ledger.illegal_transitions(),
-        last_promotion=LastPromotion.model_validate(promotions[-1].told()) if promotions else None,
+        last_promotion=promotions[-1].told() if promotions else None,
         files=[Trouble.model_validate(row) for row in ledger.query(_TROUBLES).to_pylist()] if reasons else None,
     )
 
