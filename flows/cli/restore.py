@@ -94,8 +94,8 @@ def plan(
 
     priced = [*(set_ or []), *([] if price is None else [f"price_per_gpu_hour={price}"])]
     data = preview(_job(source, workspace, recipe, aligned, include, exclude, priced, None), preflight=preflight)
-    terminal.print_json(data) if json_ else tell.print_plan(data)
-    if data["weights_missing"] or data["extras_missing"]:
+    terminal.print_json(data.model_dump(mode="json", by_alias=True)) if json_ else tell.print_plan(data)
+    if data.weights_missing or data.extras_missing:
         raise typer.Exit(2)
 
 

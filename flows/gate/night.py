@@ -26,7 +26,7 @@ from flows.gate.journal import PROMOTIONS, Journal, Row
 from flows.gate.moves import REMEMBERED, Place, carry_out, deliver_kept, take_back
 from flows.gate.words import in_short, markdown
 from flows.jobs import Job
-from flows.restoration import Plan, Run, open_run, paths_by_image, workers
+from flows.restoration import Plan, Run, open_run, paths_by_image
 from flows.restore_dataset import find_pictures, finish, plan_work, restore_shards
 from flows.session import Progress, never_fatal, watched
 from infra.ledger import Lease, Ledger, bucket_sql
@@ -62,7 +62,7 @@ def run_night(job: Job, *, again: bool = False) -> dict[str, Any]:
             run.course.forecast = None  # it foresaw another way
             journal = promote(run, work)
         elif plan.images:
-            with workers(run):
+            with run.workers():
                 restore_shards(run, plan)
                 run.course.mark("worked")
         totals = finish(run, plan, changed=bool(news or work.images))
@@ -237,7 +237,7 @@ def _plan_of(plan: Plan, table: pa.Table) -> Plan:
 
 
 def _place(run: Run) -> Place:
-    return Place(run.workspace, run.ledger, run.lease)
+    return Place(run.workspace, run.ledger, run.session.lease)
 
 
 def _tell(run: Run, journal: Journal) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from infra.ledger import Ledger
+from infra.ledger import Ledger, events_of
 from tasks.archive import books
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def summary(run: Run) -> dict[str, Any]:
         "outcomes": {name: held.outcomes.get(name, 0) for name in books.OUTCOMES},
         "reasons": dict(sorted(held.reasons.items())),
         "faces": face_counts(run.ledger),
-        "seconds": round(time.time() - run.started, 3),
+        "seconds": round(time.time() - run.session.started, 3),
         "startup_seconds": run.startup_seconds and round(run.startup_seconds, 3),
         "stages": {
             name: {"items": s.done, "reused": s.reused, "failed": s.failed, "seconds": round(s.device_seconds, 3)}
@@ -47,12 +47,12 @@ def summary(run: Run) -> dict[str, Any]:
 def face_counts(ledger: Ledger) -> dict[str, int]:
     """Faces by outcome, over the present pictures; `found` is their sum."""
     table = ledger.query(
-        "SELECT detail FROM commits WHERE image_id IN (SELECT image_id FROM inventory WHERE present) "
+        "SELECT image_id, state, detail FROM commits WHERE image_id IN (SELECT image_id FROM inventory WHERE present) "
         "AND detail IS NOT NULL AND detail NOT LIKE '%\"faces\": {}%'"
     )
     counts = dict.fromkeys(("found", *books.OUTCOMES), 0)
-    for text in table.column("detail").to_pylist():
-        for outcome, n in books.faces_in(text).items():
+    for event in events_of(table):
+        for outcome, n in books.VerdictDetail.from_detail(event.detail).faces.items():
             counts[outcome] += n
             counts["found"] += n
     return counts

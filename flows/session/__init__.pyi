@@ -16,12 +16,16 @@ from .progress import watched as watched
 from .session import GIGABYTE as GIGABYTE
 from .session import SOFTWARE as SOFTWARE
 from .session import Device as Device
+from .session import Prepared as Prepared
 from .session import RunStopped as RunStopped
+from .session import Session as Session
 from .session import cluster_settings as cluster_settings
 from .session import cpu_pools as cpu_pools
 from .session import executor_settings as executor_settings
+from .session import open_session as open_session
 from .session import planned_pool as planned_pool
 from .session import prefix_bits as prefix_bits
 from .session import prefix_of as prefix_of
+from .session import prepare as prepare
 from .session import present_weights as present_weights
 from .session import resolve_device as resolve_device

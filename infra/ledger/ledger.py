@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from infra.ledger import fold as folding
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _FORMAT_FILE = "_format.json"
+AT_ONCE = 50_000
+"""Rows that are records at one time while a table of many is made."""
 _VIEWS = ("inventory", "events", "latest", "commits")
 
 
@@ -43,6 +46,8 @@ class Ledger:
     storage: Storage
     buckets: int
     limits: Limits = field(default_factory=Limits)
+    news: pa.Table | None = None
+    """Inventory rows that are not written, but count in every answer."""
 
     @classmethod
     def open(cls, storage: Storage, *, create: bool = True, buckets: int = 64, limits: Limits | None = None) -> Ledger:
@@ -64,6 +69,15 @@ class Ledger:
                 f"{FORMAT_VERSION}: install a newer one"
             )
         return cls(storage, written["buckets"], limits or Limits())
+
+    def with_news(self, rows: Iterable[FileRow]) -> Ledger:
+        """The same ledger with rows of the inventory that are not written: what a run would know after its scan."""
+        import pyarrow as pa
+
+        waiting, parts = iter(rows), []
+        while part := list(islice(waiting, AT_ONCE)):
+            parts.append(inventory_table(part, run_id=""))
+        return replace(self, news=pa.concat_tables(parts) if parts else None)
 
     def append_inventory(self, rows: Sequence[FileRow], run_id: str) -> str:
         """Write one segment of inventory rows (any bucket) and return its path.
@@ -175,7 +189,7 @@ class Ledger:
 
     def reader(self, holdings: Holdings | None = None) -> Reader:
         """A DuckDB connection over a consistent view, for questions that this class does not know."""
-        return Reader(self.storage, holdings or look(self.storage), self.buckets, self.limits)
+        return Reader(self.storage, holdings or look(self.storage), self.buckets, self.limits, self.news)
 
 
 def _create(storage: Storage, buckets: int) -> None:

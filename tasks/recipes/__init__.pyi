@@ -4,6 +4,7 @@ from .forecast import CLOSING_SECONDS as CLOSING_SECONDS
 from .forecast import FINE as FINE
 from .forecast import SECOND_START as SECOND_START
 from .forecast import Forecast as Forecast
+from .forecast import Held as Held
 from .forecast import Part as Part
 from .forecast import Rates as Rates
 from .forecast import Shape as Shape

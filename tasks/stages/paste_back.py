@@ -1,7 +1,7 @@
 """Paste-back: puts restored faces where they came from, and leaves every other pixel what it was.
 
 The default adds the warped change, restored minus aligned, under a soft mask, so that a face that nobody changed
-stays bit-equal. It knows pixels and the matrices that detection recorded; files and metadata are `image_io`'s.
+stays bit-equal. It knows pixels and the matrices that detection recorded; files and metadata are `tasks.pictures`'s.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from infra.ledger.lease import Lease
 from infra.ledger.ledger import Ledger
 from infra.settings import Promotion
 from infra.storage.storage import Storage
+from tasks.archive.books import VerdictDetail
 from tasks.comparing.gate import Case, below_floors, decide
 from tasks.measuring.files import COLUMNS, Evaluation, faces_schema
 from tasks.recipes.recipe import COMMIT
@@ -197,6 +198,15 @@ def test_what_becomes_of_a_picture():
 def test_floors_hold_for_new_pictures_too():
     faces = {("a.png", 0): {"identity": 0.9}, ("a.png", 1): {"identity": 0.29}, ("b.png", 0): {"identity": 0.3}}
     assert set(below_floors(evaluation(faces), Promotion())) == {"a.png"}
+
+
+def test_the_detail_of_a_verdict_is_read_as_it_was_written():
+    written = {"outcome": "restored", "faces": {"restored": 2}, "promotion": "p", "why": "better", "promoted": True}
+    detail = VerdictDetail.from_detail(written)
+    assert (detail.faces["restored"], detail.promoted, detail.kept, detail.made_in) == (2, True, False, None)
+    assert detail.to_detail() == written
+    assert VerdictDetail(outcome="left_alone").to_detail() == {"outcome": "left_alone", "faces": {}}
+    assert VerdictDetail.from_detail({}) == VerdictDetail(), "a verdict that is only set aside says nothing"
 
 
 OLD, NEW = "o" * 64, "n" * 64

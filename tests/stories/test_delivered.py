@@ -11,6 +11,7 @@ from flows.gate.moves import Place, deliver_kept
 from flows.restoration.delivered import deliver, make_way
 from infra.ledger.lease import Lease
 from infra.ledger.ledger import Ledger
+from infra.ledger.rows import FileRow
 from infra.ledger.schema import COMMIT
 from infra.storage.storage import Storage
 
@@ -41,7 +42,7 @@ def files(storage):
 
 
 def now_at(path, name, before):
-    return {"path": path, "image_id": sha(before)}, {"path": path, "image_id": sha(name)}
+    return FileRow(path=path, image_id=sha(before)), FileRow(path=path, image_id=sha(name))
 
 
 def test_results_follow_pictures_that_are_renumbered(storage):
@@ -55,8 +56,8 @@ def test_results_follow_pictures_that_are_renumbered(storage):
 
 def test_a_file_that_is_the_present_pictures_result_already_stays(storage):
     """A night without the network drive: every file was unreadable, then is what it had been."""
-    unreadable = {"path": "1.jpg", "image_id": "0" * 64}
-    back = {"path": "1.jpg", "image_id": sha("A")}
+    unreadable = FileRow(path="1.jpg", image_id="0" * 64)
+    back = FileRow(path="1.jpg", image_id=sha("A"))
     make_way(storage, [(unreadable, back)], {sha("A"): sha("restored A")})
     assert shown(storage)["1.jpg"] == "restored A"
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from flows.cli.words.terminal import duration, out, plain, print_summary, say
 from flows.cli.words.weights import human_bytes, print_missing
 from infra.extras import how_to_get
+
+if TYPE_CHECKING:
+    from flows.cli.questions.preview import Preview
+    from tasks.recipes import Forecast
 
 
 def print_counts(title: str, counts: Mapping[str, Any]) -> None:
@@ -31,43 +35,42 @@ def print_stages(stages: Mapping[str, Mapping[str, Any]]) -> None:
     out.print(table)
 
 
-def print_plan(data: Mapping[str, Any]) -> None:
+def print_plan(told: Preview) -> None:
     """The plan in words: what, why, what is missing, whether it fits."""
-    why = ", ".join(f"{n} {name}" for name, n in data["why"].items()) or "nothing"
-    say(f"to do:    {data['images']} images of {data['found']} files ({why})")
-    if data["problems"]:
-        say("not used: ", ", ".join(f"{n} {name}" for name, n in data["problems"].items()))
-    if data["gone"]:
-        say(f"gone:     {data['gone']} files that were there at the last scan")
-    say(f"recipe:   {data['recipe']}: {' → '.join(data['stages'])}")
-    free = "unknown" if data["free_bytes"] is None else human_bytes(data["free_bytes"])
-    say(f"disk:     about {human_bytes(data['output_bytes'])} of restored files; free: {free}")
-    print_forecast(data["forecast"], data["no_forecast"])
-    for extra in data["extras_missing"]:
+    why = ", ".join(f"{n} {name}" for name, n in told.why.items()) or "nothing"
+    say(f"to do:    {told.images} images of {told.found} files ({why})")
+    if told.problems:
+        say("not used: ", ", ".join(f"{n} {name}" for name, n in told.problems.items()))
+    if told.gone:
+        say(f"gone:     {told.gone} files that were there at the last scan")
+    say(f"recipe:   {told.recipe}: {' → '.join(told.stages)}")
+    free = "unknown" if told.free_bytes is None else human_bytes(told.free_bytes)
+    say(f"disk:     about {human_bytes(told.output_bytes)} of restored files; free: {free}")
+    print_forecast(told.forecast, told.no_forecast)
+    for extra in told.extras_missing:
         say("package: ", how_to_get(extra))
-    print_missing(data["weights_missing"], data["recipe"])
+    print_missing(told.weights_missing, told.recipe)
 
 
-def print_forecast(told: Mapping[str, Any] | None, why_not: str) -> None:
+def print_forecast(told: Forecast | None, why_not: str) -> None:
     """Time with its range and parts, what it stands on, and the money."""
     if told is None:
         say("time:    ", f"not known: {why_not}" if why_not else "nothing to do")
         return
-    low, high = duration(told["low"]), duration(told["high"])
-    parts = ", ".join(f"{name.replace('_', ' ')} {duration(seconds)}" for name, seconds in told["parts"].items())
-    devices = f"{told['workers']} workers, {told['devices']} GPU(s) or machine(s)"
-    say(f"time:     about {duration(told['seconds'])} ({low} to {high}) with {devices}")
+    parts = ", ".join(f"{name.replace('_', ' ')} {duration(seconds)}" for name, seconds in told.parts.items())
+    devices = f"{told.workers} workers, {told.devices} GPU(s) or machine(s)"
+    say(f"time:     about {duration(told.seconds)} ({duration(told.low)} to {duration(told.high)}) with {devices}")
     say(f"          {parts}")
-    say(f"          from a {told['how']} of {told['pictures']} pictures; about {told['faces']} faces expected")
-    if told["shares"]:
-        say(f"          assumed shares of the faces: {_shares(told['shares'])}")
-    if told["assumed"]:
-        say(f"          assumed: {told['assumed']}")
-    if told["cost"] is None:
+    say(f"          from a {told.how} of {told.pictures} pictures; about {told.faces} faces expected")
+    if told.shares:
+        say(f"          assumed shares of the faces: {_shares(told.shares)}")
+    if told.assumed:
+        say(f"          assumed: {told.assumed}")
+    if told.cost is None:
         say("cost:     not known without a price; give --price-per-gpu-hour")
         return
-    money = f"{told['cost']:.2f} ({told['cost_low']:.2f} to {told['cost_high']:.2f})"
-    say(f"cost:     about {money}: {told['device_hours']:.2f} device hours at {told['price_per_gpu_hour']:g}")
+    money = f"{told.cost:.2f} ({told.cost_low:.2f} to {told.cost_high:.2f})"
+    say(f"cost:     about {money}: {told.device_hours:.2f} device hours at {told.price_per_gpu_hour:g}")
 
 
 def _shares(shares: Mapping[str, float]) -> str:
