@@ -28,7 +28,7 @@ ImageRef = tuple[str, str]
 Detail = Mapping[str, JsonValue]
 """Anything but numbers that a stage finds worth keeping, as JSON."""
 State = Literal["done", "done_fallback", "skipped", "rejected_identity", "failed_retryable", "quarantined"]
-"""How a stage can leave a face or an image. The ledger knows a few more states (see infra.manifest)."""
+"""How a stage can leave a face or an image. The ledger knows a few more states (see infra.ledger)."""
 
 WHOLE_IMAGE = -1
 """The `face` number of rows that speak of the image as a whole."""

@@ -1,7 +1,7 @@
 """Detection and alignment: finds the faces of a picture and brings each to the 512-pixel template.
 
 Three detectors give the same record: YuNet (small, ONNX), the compact one that the project ships, and RetinaFace.
-`none` takes the picture itself for an aligned face. Alignment itself is `tasks.geometry`'s.
+`none` takes the picture itself for an aligned face. Alignment itself is `tasks.faces.geometry`'s.
 """
 
 from __future__ import annotations
