@@ -17,7 +17,7 @@ from infra.storage import Storage
 from infra.weights import open_store, weights_row
 from tasks.archive import scan_archive
 from tasks.pictures import Limits
-from tasks.recipes import Forecast, foretell
+from tasks.recipes import Forecast, foretell, gpu_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,6 +43,8 @@ class Preview(Facts):
     """Files that were there at the last scan."""
     recipe: str
     stages: list[str]
+    gpu_memory: str
+    """Of one worker where it computes on a GPU, in words."""
     extras_missing: list[str]
     weights_missing: list[dict[str, Any]]
     output_bytes: int
@@ -96,6 +98,7 @@ def preview(job: Job, *, preflight: bool = True) -> Preview:
         gone=_gone(ledger.news),
         recipe=recipe.name,
         stages=[stage.id for stage in recipe.stages],
+        gpu_memory=str(gpu_memory(recipe)),
         extras_missing=packages,
         weights_missing=[weights_row(store, name) for name in weights],
         output_bytes=output,

@@ -47,6 +47,7 @@ def print_plan(told: Preview) -> None:
     if told.gone:
         say(f"gone:     {told.gone} files that were there at the last scan")
     say(f"recipe:   {told.recipe}: {' → '.join(told.stages)}")
+    say(f"gpu:      memory of a worker there: {told.gpu_memory}")
     free = "unknown" if told.free_bytes is None else human_bytes(told.free_bytes)
     say(f"disk:     about {human_bytes(told.output_bytes)} of restored files; free: {free}")
     print_forecast(told.forecast, told.no_forecast)
