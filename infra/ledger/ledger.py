@@ -95,7 +95,8 @@ class Ledger:
     def append_events(self, rows: Sequence[Event], *, run_id: str, token: int, stage: str, bucket: int) -> str:
         """Write one segment of event rows of one stage and bucket, and return its path.
 
-        Fills run_id, token, stage, seq, and where absent finished. Commit rows with a verdict need an outcome. Raises LedgerError before anything is written.
+        Fills run_id, token, stage, seq, and where absent finished. Verdicts need an outcome. Raises LedgerError before
+        anything is written.
         """
         table = event_table(rows, run_id=run_id, token=token, stage=stage, bucket=bucket, buckets=self.buckets)
         path = event_path(run_id, stage, bucket, token, _first_seq(table))

@@ -1,4 +1,4 @@
-"""What may stand in the ledger: states and their legal transitions, buckets, checked segments. Reads and writes nothing."""
+"""What may stand in the ledger: states and legal transitions, buckets, checked segments. Reads and writes nothing."""
 
 from __future__ import annotations
 

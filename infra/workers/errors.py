@@ -22,7 +22,7 @@ from infra.problems import RESUME, ForPeople
 from infra.storage import StorageFullError
 
 Kind = Literal["infrastructure", "resource", "poison", "full"]
-"""Retry later; retry with fewer items; find the item that causes it; retry later, and stop where there is no room yet."""
+"""Retry later; retry with fewer items; find the item that causes it; retry later, and stop without room."""
 
 ReasonCode = Literal["killed_worker", "too_slow", "stage_error", "out_of_memory", "infrastructure"]
 _NO_MEMORY_PHRASES = (

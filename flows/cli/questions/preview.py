@@ -172,4 +172,5 @@ def _forecast(
 
 
 _PROBLEMS = """
-    SELECT problem, count(*) AS files FROM inventory WHERE present AND problem IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"""
+    SELECT problem, count(*) AS files FROM inventory WHERE present AND problem IS NOT NULL
+    GROUP BY 1 ORDER BY 2 DESC, 1"""
