@@ -158,6 +158,13 @@ def files_of(table: pa.Table) -> Iterator[FileRow]:
     return _records_of(FileRow, table)
 
 
+def file_at(table: pa.Table, place: int) -> FileRow:
+    """One row of such a table; a slice of one row would cost `files_of` many times as much."""
+    return FileRow(
+        **{name: column[place].as_py() for name, column in zip(table.column_names, table.columns, strict=True)}
+    )
+
+
 def _records_of(record: type[Record], table: pa.Table) -> Iterator[Record]:
     names = [name for name in columns_of(record) if name in table.column_names]
     for batch in table.select(names).to_batches(max_chunksize=10_000):
