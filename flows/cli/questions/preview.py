@@ -14,7 +14,7 @@ from infra import extras
 from infra.facts import Facts
 from infra.ledger import COMMIT, FileRow, Ledger, known_files
 from infra.storage import Storage
-from infra.weights import open_store, weights_row
+from infra.weights import WeightsRow, open_store, weights_row
 from tasks.archive import scan_archive
 from tasks.pictures import Limits
 from tasks.recipes import Forecast, foretell
@@ -44,7 +44,7 @@ class Preview(Facts):
     recipe: str
     stages: list[str]
     extras_missing: list[str]
-    weights_missing: list[dict[str, Any]]
+    weights_missing: list[WeightsRow]
     output_bytes: int
     intermediates_bytes: int
     free_bytes: int | None
