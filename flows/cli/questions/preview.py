@@ -14,7 +14,7 @@ from infra import extras
 from infra.facts import Facts
 from infra.ledger import COMMIT, FileRow, Ledger, known_files
 from infra.storage import Storage
-from infra.weights import open_store, weights_row
+from infra.weights import WeightsRow, open_store, weights_row
 from tasks.archive import scan_archive
 from tasks.pictures import Limits
 from tasks.recipes import Forecast, foretell, gpu_memory
@@ -46,7 +46,7 @@ class Preview(Facts):
     gpu_memory: str
     """Of one worker where it computes on a GPU, in words."""
     extras_missing: list[str]
-    weights_missing: list[dict[str, Any]]
+    weights_missing: list[WeightsRow]
     output_bytes: int
     intermediates_bytes: int
     free_bytes: int | None
