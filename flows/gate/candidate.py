@@ -6,9 +6,10 @@ file of the archive is looked at twice; intermediates that are still true are sh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from prefect import task
@@ -87,15 +88,20 @@ def _forget_others(workspace: Storage, place: str) -> None:
 
 def _hand_over(run: Run, work: Plan, candidate: Run) -> None:
     """Tells the candidate's ledger of every file that is to be done, and of what has gone since an earlier night."""
-    known, handed = known_files(candidate.ledger), set[str]()
-    news: list[FileRow] = []
+    news = _news(run, work, known_files(candidate.ledger))
+    while part := list(islice(news, AT_ONCE)):
+        candidate.ledger.append_inventory(part, run_id=candidate.id)
+
+
+def _news(run: Run, work: Plan, known: Mapping[str, FileRow]) -> Iterator[FileRow]:
+    handed = set[str]()
     for row in _files(run, work):
         handed.add(row.path)
         if row != known.get(row.path):
-            news.append(row)
-    news += [replace(row, present=False) for path, row in known.items() if row.present and path not in handed]
-    for start in range(0, len(news), AT_ONCE):
-        candidate.ledger.append_inventory(news[start : start + AT_ONCE], run_id=candidate.id)
+            yield row
+    for path, row in known.items():
+        if row.present and path not in handed:
+            yield replace(row, present=False)
 
 
 def _files(run: Run, work: Plan) -> Iterator[FileRow]:

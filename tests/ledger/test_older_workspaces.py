@@ -41,16 +41,16 @@ def job(folder):
 def test_nothing_is_planned_anew(old):
     told = preview(job(old), preflight=False)
     assert (told.images, told.why) == (0, {})
-    assert (told.found, told.problems) == (5, {"corrupt": 1, "not_an_image": 1})
+    assert (told.found, told.problems) == (5, {"not_an_image": 1})
     stale = preview(job(old).model_copy(update={"stages": {"paste_back": {"strength": 0.5}}}), preflight=False)
-    assert stale.why == {"stale": 2}
+    assert stale.why == {"stale": 3}
 
 
 def test_its_rows_are_read_and_its_files_told(old):
     ledger = Ledger.open(Storage(old / "ws"), create=False)
     events = list(events_of(ledger.latest()))
     verdicts = {event.outcome for event in events if event.stage == "commit"}
-    assert verdicts == {"restored", "left_alone"}
+    assert verdicts == {"restored", "left_alone", "quarantined"}
     (face,) = [event for event in events if event.stage == "detect_align" and event.face == 0]
     assert {"points", "matrix"} <= face.detail.keys()
     (scored,) = [event for event in events if event.stage == "evaluate"]

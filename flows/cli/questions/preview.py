@@ -7,12 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, Field
+from typing import TYPE_CHECKING, Any
 
 from flows.jobs import Job
 from infra import extras
+from infra.facts import Facts
 from infra.ledger import COMMIT, FileRow, Ledger, known_files
 from infra.storage import Storage
 from infra.weights import open_store, weights_row
@@ -31,10 +30,9 @@ OUTPUT_PER_INPUT = 1.3
 """Bytes of restored files per byte of input, with room to spare."""
 
 
-class Preview(BaseModel):
+class Preview(Facts):
     """What `mpsr plan` says; `--json` prints it as it is."""
 
-    version: Literal[1] = Field(default=1, serialization_alias="schema")
     found: int
     images: int
     """To be done."""
@@ -174,4 +172,5 @@ def _forecast(
 
 
 _PROBLEMS = """
-    SELECT problem, count(*) AS files FROM inventory WHERE present AND problem IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"""
+    SELECT problem, count(*) AS files FROM inventory WHERE present AND problem IS NOT NULL
+    GROUP BY 1 ORDER BY 2 DESC, 1"""
