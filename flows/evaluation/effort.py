@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from flows.jobs import Side, open_evaluation
 from flows.restoration import face_counts
-from flows.session import last_run_facts
+from flows.session import facts_of_every_run, last_run_facts
 from infra.ledger import Ledger
 from infra.storage import Storage, decode_name
 from tasks.comparing import Effort
@@ -41,14 +40,14 @@ def effort_facts(measured: Measured, price_per_gpu_hour: float | None) -> Effort
         return None
     storage = Storage(decode_name(url))
     facts = last_run_facts(storage)
-    digests = facts["digests"]
+    digests = facts.digests
     ledger = Ledger.open(storage, create=False)
     stages = ledger.query(_SECONDS, [[digest for name, digest in digests.items() if name != COMMIT]])
     spent = dict(zip(stages["stage"].to_pylist(), stages["seconds"].to_pylist(), strict=True))
     seconds = sum(spent.values())
     return Effort(
-        recipe=facts["recipe"]["name"],
-        device=facts["device"],
+        recipe=facts.recipe.name,
+        device=facts.device,
         pictures=ledger.query("SELECT count(*) AS n FROM commits")["n"][0].as_py(),
         faces=face_counts(ledger)["found"],
         stages=spent,
@@ -61,8 +60,6 @@ def effort_facts(measured: Measured, price_per_gpu_hour: float | None) -> Effort
 
 def _wall_seconds(storage: Storage, digest: str) -> float | None:
     """Of all runs under that recipe; None where one did not finish."""
-    paths = [info.path for info in storage.walk("runs") if info.path.endswith(".json")]
-    runs = [json.loads(storage.read_bytes(path)) for path in paths]
-    wanted = [run for run in runs if run["digests"].get(COMMIT) == digest]
-    walls = [run["summary"]["seconds"] for run in wanted if run.get("finished")]
+    wanted = [run for run in facts_of_every_run(storage) if run.digests.get(COMMIT) == digest]
+    walls = [run.summary.seconds for run in wanted if run.summary and run.summary.seconds is not None]
     return sum(walls) if len(walls) == len(wanted) else None

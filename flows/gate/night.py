@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,7 +27,7 @@ from flows.gate.words import in_short, markdown
 from flows.jobs import Job
 from flows.restoration import Plan, Run, open_run, paths_by_image
 from flows.restore_dataset import find_pictures, finish, plan_work, restore_shards
-from flows.session import Progress, Session, never_fatal, watched
+from flows.session import Progress, Session, Summary, never_fatal, watched
 from infra.ledger import COMMIT, OPEN_STATES, Event, Lease, Ledger, bucket_sql, events_of
 from infra.storage import Storage
 from tasks.comparing import GATE_METRICS, NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
@@ -47,11 +46,11 @@ class Findings:
     evaluations: Mapping[str, Evaluation]
 
 
-def run_night(job: Job, *, again: bool = False) -> dict[str, Any]:
+def run_night(job: Job, *, again: bool = False) -> Summary:
     """Restores what is new; where results have become stale, lets them be replaced only within the bounds.
 
-    With `again` pictures whose older result was kept or brought back are decided about once more. Returns the totals,
-    and under `promotion` what was decided (None where nothing was stale).
+    With `again` pictures whose older result was kept or brought back are decided about once more. Returns the totals
+    with what was decided.
     """
     with open_run(job, watched.get() or Progress()) as run:
         news = finish_begun(run) + find_pictures(run)
@@ -65,10 +64,9 @@ def run_night(job: Job, *, again: bool = False) -> dict[str, Any]:
                 restore_shards(run, plan)
                 run.course.mark("worked")
         totals = finish(run, plan, changed=bool(news or work.images))
-        told = journal and journal.told().model_dump(mode="json")
-        finished_at = datetime.now(UTC).isoformat()
-        run.write_facts(finished=True, finished_at=finished_at, summary=totals, promotion=told)
-        return totals | {"promotion": told}
+        totals = totals.model_copy(update={"promotion": journal and journal.told()})
+        run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
+        return totals
 
 
 def promote(run: Run, work: Plan) -> Journal:

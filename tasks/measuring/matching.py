@@ -15,10 +15,9 @@ from typing import Any, BinaryIO
 from infra.storage import FileInfo, Storage, decode_name
 from tasks.measuring.challenge import Placed, Protocol
 from tasks.measuring.files import PROBLEMS
+from tasks.pictures import SUFFIXES
 
 Row = dict[str, Any]
-PICTURES = {"png", "jpg", "jpeg", "jpe", "webp", "tif", "tiff", "bmp", "gif", "heic", "heif", "avif"}
-"""Suffixes by which a file claims to be a picture."""
 OTHERS = {
     "csv",
     "html",
@@ -122,7 +121,7 @@ class Trees:
                 continue
             if key in keys:
                 yield info
-            elif key not in seen and role == INPUT and _suffix(path) in PICTURES:
+            elif key not in seen and role == INPUT and _suffix(path) in SUFFIXES:
                 seen.add(key)
                 self.unrestored += 1
 
@@ -144,7 +143,7 @@ def matched(files: Mapping[str, Iterable[Row]], rules: Rules) -> Iterator[Row]:
 
 def _is_meant(row: Row) -> bool:
     """A file that neither is a picture nor says so by its name is nobody's result."""
-    return row["problem"] != "not_an_image" or _suffix(row["path"]) in PICTURES
+    return row["problem"] != "not_an_image" or _suffix(row["path"]) in SUFFIXES
 
 
 class _Index:

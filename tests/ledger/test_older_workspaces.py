@@ -43,7 +43,7 @@ def test_nothing_is_planned_anew(old):
     assert (told.images, told.why) == (0, {})
     assert (told.found, told.problems) == (5, {"not_an_image": 1})
     stale = preview(job(old).model_copy(update={"stages": {"paste_back": {"strength": 0.5}}}), preflight=False)
-    assert stale.why == {"stale": 2}
+    assert stale.why == {"stale": 3}
 
 
 def test_its_rows_are_read_and_its_files_told(old):

@@ -252,10 +252,10 @@ def test_a_plan_measures_once_and_the_run_is_held_to_it(job, archive, tmp_path, 
 
     monkeypatch.setattr("flows.restoration.measure", lambda *_: pytest.fail("rates are known"))
     assert preview(job).forecast.pictures == told.pictures
-    ended = restore_in_a_flow(restore, job)["forecast"]
-    assert ended["took_seconds"] > 0.24
-    assert ended["error_percent"] == pytest.approx(100 * (ended["seconds"] / ended["took_seconds"] - 1), abs=5)
-    assert ended["cost_of_run"] == pytest.approx(ended["took_seconds"] / 3600 * 9, abs=1e-3)
+    ended = restore_in_a_flow(restore, job).forecast
+    assert ended.took_seconds > 0.24
+    assert ended.error_percent == pytest.approx(100 * (ended.seconds / ended.took_seconds - 1), abs=5)
+    assert ended.cost_of_run == pytest.approx(ended.took_seconds / 3600 * 9, abs=1e-3)
 
     again = preview(job.model_copy(update={"workspace": str(tmp_path / "fresh")})).forecast
     assert (again.how, again.pictures) == ("run", 16), "what the run measured takes the sample's place"
