@@ -1,7 +1,7 @@
 """A night under a changed recipe: restore beside, measure both, promote what is within the bounds, keep the rest.
 
 What is stale is restored into a candidate workspace of its own; older and new results are measured against the same
-originals; tasks.promotion decides; flows.promotion_moves moves the files. Nothing that stands is touched before the
+originals; `tasks.comparing` decides; `flows.gate.moves` moves the files. Nothing that stands is touched before the
 decision is written down.
 """
 

@@ -1,7 +1,7 @@
 """Two evaluations of the same faces, pair by pair: what is better, what is worse, and what cannot be told apart.
 
 A is what there was (or the originals), B what is held against it; a positive gain always means that B is better. It
-knows the tables of `tasks.evaluation_files` and statistics; it knows nothing of recipes, workspaces or pictures.
+knows the tables of `tasks.measuring` and statistics; it knows nothing of recipes, workspaces or pictures.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def compare(
 ) -> Comparison:
     """Pairs the faces by key and number, and measures every metric that both sides have in the same way.
 
-    confidence: of the intervals, 0 to 1; they come from `resamples` draws of whole pictures (tasks.bootstrap), and
+    confidence: of the intervals, 0 to 1; they come from `resamples` draws of whole pictures (`intervals`), and
     there are none with fewer than `pictures_needed(confidence)` pictures. A verdict needs one that leaves out zero.
     worst: how many regressions are listed. Deterministic. Raises ComparisonError where a face stands twice in a set,
     no face is in both, or faces were not looked for in the same way.

@@ -1,7 +1,7 @@
 """The nightly gate: whether new results may replace older ones, for the run as a whole and face by face.
 
 Pure decisions over two evaluations of the same pictures, the older results and the new ones. It knows neither
-workspace nor ledger; what a decision does to files is flows.promotion's business.
+workspace nor ledger; what a decision does to files is the business of `flows.gate`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from infra.settings import Promotion
 from tasks.comparing.comparison import Comparison, compare
 from tasks.comparing.facts import Check, DecisionFacts, Interval
 from tasks.comparing.intervals import Floats, intervals, pictures_needed
-from tasks.comparing.pairing import ComparisonError
+from tasks.comparing.pairing import ComparisonError, floats
 from tasks.measuring import Evaluation
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def decide(before: Evaluation, after: Evaluation, bounds: Promotion) -> Decision
 
 def below_floors(after: Evaluation, bounds: Promotion) -> dict[str, str]:
     """path → why, of pictures with a measured face below the floors; for pictures without an older result."""
-    named = {name: _floats(after.faces[name]) for name in after.metrics}
+    named = {name: floats(after.faces[name]) for name in after.metrics}
     score = _score([SCORE_TERMS[name](named[name]) for name in SCORE_TERMS if name in named], len(after.faces))
     identity = next((named[name] for name in IDENTITIES if name in named), np.full(len(after.faces), np.nan))
     paths, numbers = after.faces["path"].to_pylist(), after.faces["face"].to_pylist()
@@ -188,12 +188,12 @@ class _Faces:
         self._numbers = both["face"].to_pylist()
         self._pictures = both["key"].combine_chunks().dictionary_encode().indices.to_numpy()
         self.terms = tuple(name for name in SCORE_TERMS if f"{name}_b" in both.column_names)
-        measured = [[_floats(both[f"{name}_{side}"]) for name in self.terms] for side in "ab"]
+        measured = [[floats(both[f"{name}_{side}"]) for name in self.terms] for side in "ab"]
         shared = [np.isfinite(a) & np.isfinite(b) for a, b in zip(*measured, strict=True)]
         self.a, self.b = (_score(self._scaled(side, shared), len(both)) for side in measured)
         self.identity = next((name for name in IDENTITIES if f"{name}_b" in both.column_names), None)
         self.same_a, self.same_b = (
-            _floats(both[f"{self.identity}_{side}"]) if self.identity else np.full(len(both), np.nan) for side in "ab"
+            floats(both[f"{self.identity}_{side}"]) if self.identity else np.full(len(both), np.nan) for side in "ab"
         )
 
     @property
@@ -297,8 +297,3 @@ def _score(terms: list[Floats], faces: int) -> Floats:
     counts = np.isfinite(table).sum(axis=1)
     sums = np.nansum(table, axis=1)
     return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), np.float64)
-
-
-def _floats(column: pa.ChunkedArray) -> Floats:
-    """Numbers with NaN for null."""
-    return np.array(pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy(), np.float64)

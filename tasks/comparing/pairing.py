@@ -1,6 +1,6 @@
 """Brings the faces of two evaluations together: who is in both, in one only, and which metrics both have alike.
 
-It knows the tables of `tasks.evaluation_files`; what the pairs say is `tasks.comparison`'s business.
+It knows the tables of `tasks.measuring`; what the pairs say is the business of `comparison`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Pairs:
         self.pictures = len(codes.dictionary)
 
     def _values(self, side: str) -> Floats:
-        columns = [_floats(self.table[f"{name}_{side}"]) for name in self.names]
+        columns = [floats(self.table[f"{name}_{side}"]) for name in self.names]
         return np.column_stack(columns) if columns else np.empty((len(self.table), 0))
 
     def names_of(self, rows: Sequence[int]) -> Names:
@@ -145,6 +145,6 @@ def named(rows: pa.Table) -> Names:
     return tuple(zip(first["key"].to_pylist(), first["face"].to_pylist(), strict=True))
 
 
-def _floats(column: pa.ChunkedArray) -> Floats:
+def floats(column: pa.ChunkedArray) -> Floats:
     """Numbers with NaN for null."""
     return np.array(pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy(), np.float64)

@@ -1,6 +1,6 @@
 """What a benchmark says, as a document for people: tables, curves and pictures, and what the numbers do not say.
 
-It gets numbers and names and gives blocks of `tasks.document`; it reads and writes no file.
+It gets numbers and names and gives blocks of `document`; it reads and writes no file.
 """
 
 from __future__ import annotations
