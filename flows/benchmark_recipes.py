@@ -18,7 +18,6 @@ from infra.settings import load_settings
 from infra.storage import Storage
 from tasks.comparing import (
     ARCHIVE,
-    CELLS,
     TRUTH,
     BenchmarkFacts,
     NoFaces,

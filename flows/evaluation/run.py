@@ -36,6 +36,7 @@ from flows.session import (
     planned_pool,
     resolve_device,
 )
+from infra.problems import ForPeople
 from infra.settings import Settings
 from infra.storage import Storage
 from infra.weights import WeightsStore, open_store
@@ -308,7 +309,7 @@ def _recipe_detector(restored: str) -> DetectAlignSettings | None:
         return None
     try:
         settings = last_job(restored).load_recipe().stages[0].settings
-    except (JobError, ValueError):
+    except ForPeople:
         return None
     return settings if isinstance(settings, DetectAlignSettings) else None
 

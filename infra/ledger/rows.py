@@ -1,7 +1,7 @@
 """The rows of the ledger as records, and the only way between them and Arrow.
 
-Tables of millions stay Arrow; records exist for one shard, one bucket, one page at a time. A column is declared once, as
-a field: its place gives the field id in the Parquet files for ever, so new fields go to the end, with a default.
+Tables of millions stay Arrow; records exist for one shard, one bucket, one page at a time. A column is declared
+once, as a field: its place gives the field id in the Parquet files for ever, so new fields go to the end, with a default.
 """
 
 from __future__ import annotations
@@ -156,6 +156,13 @@ def events_of(table: pa.Table) -> Iterator[Event]:
 def files_of(table: pa.Table) -> Iterator[FileRow]:
     """The rows of a table with columns of the inventory, in order; columns it lacks have their defaults."""
     return _records_of(FileRow, table)
+
+
+def file_at(table: pa.Table, place: int) -> FileRow:
+    """One row of such a table; a slice of one row would cost `files_of` many times as much."""
+    return FileRow(
+        **{name: column[place].as_py() for name, column in zip(table.column_names, table.columns, strict=True)}
+    )
 
 
 def _records_of(record: type[Record], table: pa.Table) -> Iterator[Record]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.problems import ForPeople
 from tasks.comparing.intervals import Floats
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ NAMED = 100
 """Faces that are listed by name before only the number is told; the table has them all."""
 
 
-class ComparisonError(ValueError):
+class ComparisonError(ForPeople):
     """Two evaluations cannot be compared; the message says what was expected, what came and what to do."""
+
+    exit_code = 2
 
 
 class Pairs:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, JsonValue, ValidationError
 
 from infra.facts import Facts, Record
+from infra.problems import ForPeople
 from infra.storage import Storage, StorageMissingError
 from tasks.measuring.challenge import Overall, SubsetSummary
 from tasks.measuring.metrics import Better
@@ -62,8 +63,10 @@ null where the picture is the crop.
 """
 
 
-class EvaluationMissing(LookupError):
+class EvaluationMissing(ForPeople):
     """There is no evaluation in the folder, or one that this version cannot read."""
+
+    exit_code = 2
 
 
 class MetricFacts(Record):

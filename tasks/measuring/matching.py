@@ -17,9 +17,8 @@ from infra.storage import FileInfo, Storage, decode_name
 from tasks.measuring.challenge import Placed, Protocol
 from tasks.measuring.files import PROBLEMS
 from tasks.measuring.pairs import INPUT, RESTORED, TRUTH, Pair
+from tasks.pictures import SUFFIXES
 
-PICTURES = {"png", "jpg", "jpeg", "jpe", "webp", "tif", "tiff", "bmp", "gif", "heic", "heif", "avif"}
-"""Suffixes by which a file claims to be a picture."""
 OTHERS = {
     "csv",
     "html",
@@ -121,7 +120,7 @@ class Trees:
                 continue
             if key in keys:
                 yield info
-            elif key not in seen and role == INPUT and _suffix(path) in PICTURES:
+            elif key not in seen and role == INPUT and _suffix(path) in SUFFIXES:
                 seen.add(key)
                 self.unrestored += 1
 
@@ -141,7 +140,7 @@ def matched(files: Mapping[str, Iterable[FileRow]], rules: Rules) -> Iterator[Pa
 
 def _is_meant(row: FileRow) -> bool:
     """A file that neither is a picture nor says so by its name is nobody's result."""
-    return row.problem != "not_an_image" or _suffix(row.path) in PICTURES
+    return row.problem != "not_an_image" or _suffix(row.path) in SUFFIXES
 
 
 class _Index:

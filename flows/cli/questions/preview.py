@@ -14,10 +14,10 @@ from infra import extras
 from infra.facts import Facts
 from infra.ledger import COMMIT, FileRow, Ledger, known_files
 from infra.storage import Storage
-from infra.weights import open_store, weights_row
+from infra.weights import WeightsRow, open_store, weights_row
 from tasks.archive import scan_archive
 from tasks.pictures import Limits
-from tasks.recipes import Forecast, foretell
+from tasks.recipes import Forecast, foretell, gpu_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,8 +43,10 @@ class Preview(Facts):
     """Files that were there at the last scan."""
     recipe: str
     stages: list[str]
+    gpu_memory: str
+    """Of one worker where it computes on a GPU, in words."""
     extras_missing: list[str]
-    weights_missing: list[dict[str, Any]]
+    weights_missing: list[WeightsRow]
     output_bytes: int
     intermediates_bytes: int
     free_bytes: int | None
@@ -96,6 +98,7 @@ def preview(job: Job, *, preflight: bool = True) -> Preview:
         gone=_gone(ledger.news),
         recipe=recipe.name,
         stages=[stage.id for stage in recipe.stages],
+        gpu_memory=str(gpu_memory(recipe)),
         extras_missing=packages,
         weights_missing=[weights_row(store, name) for name in weights],
         output_bytes=output,
@@ -169,4 +172,5 @@ def _forecast(
 
 
 _PROBLEMS = """
-    SELECT problem, count(*) AS files FROM inventory WHERE present AND problem IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"""
+    SELECT problem, count(*) AS files FROM inventory WHERE present AND problem IS NOT NULL
+    GROUP BY 1 ORDER BY 2 DESC, 1"""

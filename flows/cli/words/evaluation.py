@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -14,7 +14,7 @@ from infra.weights import weights_row
 from tasks.measuring import METRICS, NOTHING_TO_MEASURE, PROBLEMS
 
 if TYPE_CHECKING:
-    from infra.weights import WeightsStore
+    from infra.weights import WeightsRow, WeightsStore
     from tasks.measuring import EvaluationTold, Overall, SubsetSummary
 
 DIGITS = {"psnr": 2, "musiq": 2}
@@ -116,16 +116,16 @@ def _print_score(overall: Overall) -> None:
 
 def _print_missing(missing: Mapping[str, str], store: WeightsStore) -> None:
     """A line per metric that could not be taken, then the commands that bring what they need, each once."""
-    wanted: dict[str, dict[str, Any]] = {}
+    wanted: dict[str, WeightsRow] = {}
     extras = set()
     for place, (name, sentence) in enumerate(missing.items()):
         metric = METRICS[name]
         rows = [weights_row(store, weight) for weight in (*metric.weights, *metric.set_weights)]
-        absent = [row for row in rows if not row["present"]]
-        wanted |= {row["name"]: row for row in absent}
+        absent = [row for row in rows if not row.present]
+        wanted |= {row.name: row for row in absent}
         package = [EXTRAS[metric.extra]] if metric.extra and not is_here(metric.extra) else []
         extras |= {metric.extra} if package else set()
-        said = ", ".join([*package, *(f"{row['name']} ({_bytes(row)})" for row in absent)]) or sentence
+        said = ", ".join([*package, *(f"{row.name} ({_bytes(row)})" for row in absent)]) or sentence
         say(f"{'missing: ' if place == 0 else '         '} {name:{max(map(len, missing))}}  needs", said)
     for extra in sorted(extras):
         say(" ", how_to_get(extra))
@@ -133,5 +133,5 @@ def _print_missing(missing: Mapping[str, str], store: WeightsStore) -> None:
         print_commands(list(wanted.values()), names_to_pull(list(wanted.values())))
 
 
-def _bytes(row: Mapping[str, Any]) -> str:
-    return human_bytes(row["about_bytes"]) if row["about_bytes"] else "size not known"
+def _bytes(row: WeightsRow) -> str:
+    return human_bytes(row.about_bytes) if row.about_bytes else "size not known"

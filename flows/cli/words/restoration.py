@@ -12,6 +12,7 @@ from flows.cli.words.weights import human_bytes, print_missing
 from infra.extras import how_to_get
 
 if TYPE_CHECKING:
+    from flows.cli.questions.doctor import Check
     from flows.cli.questions.explain import Explanation, Step
     from flows.cli.questions.preview import Preview
     from flows.cli.questions.status import Status
@@ -47,6 +48,7 @@ def print_plan(told: Preview) -> None:
     if told.gone:
         say(f"gone:     {told.gone} files that were there at the last scan")
     say(f"recipe:   {told.recipe}: {' → '.join(told.stages)}")
+    say(f"gpu:      memory of a worker there: {told.gpu_memory}")
     free = "unknown" if told.free_bytes is None else human_bytes(told.free_bytes)
     say(f"disk:     about {human_bytes(told.output_bytes)} of restored files; free: {free}")
     print_forecast(told.forecast, told.no_forecast)
@@ -159,9 +161,9 @@ def _stage_table(steps: Sequence[Step]) -> Table:
     return table
 
 
-def print_checks(checks: Sequence[Mapping[str, Any]]) -> None:
+def print_checks(checks: Sequence[Check]) -> None:
     """The doctor's findings, with a cure beside each that needs one."""
     marks = {"good": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
     for check in checks:
-        cure = f"  → {plain(check['cure'])}" if check["cure"] else ""
-        out.print(f"{marks[check['level']]} {check['name']}: {plain(check['found'])}{cure}", soft_wrap=True)
+        cure = f"  → {plain(check.cure)}" if check.cure else ""
+        out.print(f"{marks[check.level]} {check.name}: {plain(check.found)}{cure}", soft_wrap=True)

@@ -92,8 +92,8 @@ def _opening(found: ComparisonFacts) -> list[Block]:
             f"{found.pairs:,} faces of {found.pictures:,} pictures are in both. A gain is the mean over the pairs of B "
             f"minus A, turned round where lower is better (↓), so that a positive gain always means that B is better. "
             f"The intervals hold the true mean with {found.confidence:.0%} confidence; they come from drawing as many "
-            f"pictures from the pictures, with all their faces, {found.resamples:,} times. There are none for fewer than "
-            f"{pictures_needed(found.confidence)} pictures. A verdict needs an interval that leaves out zero."
+            f"pictures from the pictures, with all their faces, {found.resamples:,} times. There are none for fewer "
+            f"than {pictures_needed(found.confidence)} pictures. A verdict needs an interval that leaves out zero."
         ),
     ]
 
