@@ -23,7 +23,6 @@ from tasks.stages import sharpness
 
 INCEPTION = "fid_inception"
 LPIPS = ("lpips_alexnet", "lpips_alex")
-FRAME = 512
 JUDGES = {
     "identity": ADAFACE,
     "identity_truth": ADAFACE,
@@ -80,6 +79,8 @@ class Instruments:
 
     def _similarity(self, judge: str, face: FacePair, other: Pixels) -> float:
         """Cosine of two pictures of a person, both cut out by the input's landmarks."""
+        from tasks.faces import recognition_crop
+
         look = self._network(judge)
         a, b = (look(recognition_crop(picture, face.points)[None])[0] for picture in (face.restored, other))
         return float(np.dot(a, b))
@@ -110,21 +111,6 @@ class Instruments:
         except WeightsError as error:
             return error
         return network if name in (ADAFACE, ONNX) else torch.inference_mode()(network.to(self._device).eval())
-
-
-def recognition_crop(picture: Pixels, points: NDArray[np.float64]) -> Pixels:
-    """The 112-pixel crop of AdaFace's protocol, RGB float32 (112, 112, 3); `points` are in the 512-pixel frame.
-
-    It is cut from 8-bit levels, black outside, without smoothing, as the challenge does. Raises ValueError for points
-    that do not determine a crop.
-    """
-    from tasks.faces import RECOGNITION_SIDE, crop, recognition_matrix
-
-    height, width = picture.shape[:2]
-    matrix = recognition_matrix(points * (width / FRAME, height / FRAME))
-    levels = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
-    found: Pixels = crop(levels, matrix, RECOGNITION_SIDE, border=(0, 0, 0)).astype(np.float32) / 255
-    return found
 
 
 def _formula(name: str, face: FacePair) -> float:

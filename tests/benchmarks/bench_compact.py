@@ -164,7 +164,7 @@ def _judge() -> Any:
 
 def likeness(one: Image, other: Image) -> float:
     """Cosine of the judge's vectors; not a number where the judge is absent."""
-    from tasks.faces.judges import recognition_crop
+    from tasks.faces.geometry import recognition_crop
 
     if _judge() is None:
         return float("nan")

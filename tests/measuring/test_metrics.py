@@ -19,7 +19,7 @@ from infra.weights.table import WeightsTable
 from tasks.faces import geometry
 from tasks.measuring import formulas as full_reference
 from tasks.measuring import metrics
-from tasks.measuring.instruments import FacePair, recognition_crop
+from tasks.measuring.instruments import FacePair
 from tasks.measuring.metrics import CHALLENGE, METRICS, Meter, UnknownMetric, Unmeasurable, resolve, weights_of
 from tasks.models.quality import iqa
 from tasks.models.quality.lpips import CONVOLUTIONS, SCALE, SHIFT, lpips_for
@@ -266,16 +266,22 @@ class TestIdentity:
         levels = (ME * 255).round().astype(np.uint8)
         points = POINTS * 0.9 + 30
         expected = geometry.crop(levels, geometry.recognition_matrix(points), 112, border=(0, 0, 0))
-        found = recognition_crop(ME, points)
+        found = geometry.recognition_crop(ME, points)
         assert found.dtype == np.float32
         assert np.array_equal((found * 255).round().astype(np.uint8), expected)
-        outside = recognition_crop(ME, POINTS - 300)
+        outside = geometry.recognition_crop(ME, POINTS - 300)
         assert (outside[:20, :20] == 0).all()
+
+    def test_an_aligned_face_is_cut_as_the_judges_learnt_it(self):
+        matrix = [[0.292090042, 4.44976311e-05, -18.9301414], [-4.44976311e-05, 0.292090042, -17.8600205]]
+        assert np.allclose(geometry.aligned_to_recognition(), matrix, rtol=1e-8)
+        expected = cv2.warpAffine(cv2.GaussianBlur(ME, (0, 0), 1.4), geometry.aligned_to_recognition(), (112, 112))
+        assert np.array_equal(geometry.recognition_crop(ME), expected.clip(0, 1))
 
     def test_a_picture_of_another_size_is_cut_alike(self):
         smooth = picture(5, 512)
         half = cv2.resize(smooth, (256, 256), interpolation=cv2.INTER_AREA)
-        assert np.abs(recognition_crop(half, POINTS) - recognition_crop(smooth, POINTS)).mean() < 0.02
+        assert np.abs(geometry.recognition_crop(half, POINTS) - geometry.recognition_crop(smooth, POINTS)).mean() < 0.02
 
 
 class TestFullReference:
