@@ -276,7 +276,7 @@ def _take_landmarks(run: EvaluationRun) -> None:
 
 
 def _without_landmarks(resolved: Resolved, expected: str) -> None:
-    for name in [n for n in resolved.present if n.startswith("identity")]:
+    for name in [n for n in resolved.present if METRICS[n].recognises]:
         del resolved.present[name]
         resolved.missing[name] = (
             f"{name} needs the data set's table of landmarks, expected at {expected}; put it there or give "

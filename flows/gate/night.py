@@ -31,8 +31,8 @@ from flows.restore_dataset import find_pictures, finish, plan_work, restore_shar
 from flows.session import Progress, never_fatal, watched
 from infra.ledger import Lease, Ledger, bucket_sql
 from infra.storage import Storage
-from tasks.comparing import GATE_METRICS, NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
-from tasks.measuring import Evaluation, write_evaluation
+from tasks.comparing import NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
+from tasks.measuring import Evaluation, gate_metrics, write_evaluation
 from tasks.recipes import COMMIT
 
 BEFORE = "evaluation-nightly"
@@ -116,7 +116,7 @@ def measure_both(run: Run, candidate: Run) -> tuple[Evaluation, Evaluation]:
     job = EvaluationJob(
         restored=candidate.workspace.url,
         against=run.job.source,
-        metrics=run.settings.promotion.metrics or GATE_METRICS,
+        metrics=run.settings.promotion.metrics or gate_metrics(),
         aligned=True if detector == "none" else None,
         settings=run.job.settings,
     )

@@ -1,11 +1,9 @@
-from .comparison import NOT_RANKED as NOT_RANKED
 from .comparison import Comparison as Comparison
 from .comparison import Difference as Difference
 from .comparison import IdentityChange as IdentityChange
 from .comparison import Regression as Regression
 from .comparison import compare as compare
 from .comparison import problems_of as problems_of
-from .gate import GATE_METRICS as GATE_METRICS
 from .gate import NOTHING_TO_JUDGE as NOTHING_TO_JUDGE
 from .gate import Case as Case
 from .gate import Decision as Decision

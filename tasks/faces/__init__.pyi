@@ -11,7 +11,6 @@ from .geometry import RECOGNITION_SIDE as RECOGNITION_SIDE
 from .geometry import SIDE as SIDE
 from .geometry import crop as crop
 from .geometry import recognition_crop as recognition_crop
-from .geometry import recognition_matrix as recognition_matrix
 from .judges import ADAFACE as ADAFACE
 from .judges import ONNX as ONNX
 from .judges import Judge as Judge

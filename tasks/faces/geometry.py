@@ -96,12 +96,13 @@ def recognition_crop(picture: Image, points: Points | None = None) -> Image:
     """
     if points is None:
         smoothed: Image = cv2.GaussianBlur(picture, (0, 0), 1.4)  # a reduction by 3.4; without it edges alias
-        seen: Image = crop(smoothed, aligned_to_recognition(), RECOGNITION_SIDE, border=BLACK).clip(0.0, 1.0)
-        return seen
-    height, width = picture.shape[:2]
-    matrix = recognition_matrix(points * (width / SIDE, height / SIDE))
-    levels = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
-    return crop(levels, matrix, RECOGNITION_SIDE, border=BLACK).astype(np.float32) / 255
+        found: Image = crop(smoothed, aligned_to_recognition(), RECOGNITION_SIDE, border=BLACK).clip(0.0, 1.0)
+    else:
+        height, width = picture.shape[:2]
+        matrix = recognition_matrix(points * (width / SIDE, height / SIDE))
+        levels = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
+        found = crop(levels, matrix, RECOGNITION_SIDE, border=BLACK).astype(np.float32) / 255
+    return found
 
 
 def least_squares_similarity(source: Points, target: Points) -> Matrix:

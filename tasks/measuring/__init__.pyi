@@ -1,5 +1,4 @@
 from .challenge import PUBLISHED as PUBLISHED
-from .challenge import TERMS as TERMS
 from .challenge import Protocol as Protocol
 from .challenge import ProtocolError as ProtocolError
 from .challenge import Published as Published
@@ -7,6 +6,7 @@ from .challenge import Scored as Scored
 from .challenge import Summary as Summary
 from .challenge import protocol_of as protocol_of
 from .challenge import read_landmarks as read_landmarks
+from .challenge import score_terms as score_terms
 from .challenge import summarise as summarise
 from .challenge_files import challenge_csv as challenge_csv
 from .challenge_files import markdown_row as markdown_row
@@ -24,6 +24,7 @@ from .files import read_evaluation as read_evaluation
 from .files import unmeasured as unmeasured
 from .files import write_evaluation as write_evaluation
 from .formulas import ALIKE as ALIKE
+from .instruments import FacePair as FacePair
 from .matching import INPUT as INPUT
 from .matching import RESTORED as RESTORED
 from .matching import ROLES as ROLES
@@ -37,9 +38,21 @@ from .measurer import FACES as FACES
 from .measurer import FID as FID
 from .measurer import Item as Item
 from .measurer import MeasureConfig as MeasureConfig
+from .meter import Meter as Meter
+from .meter import Resolved as Resolved
+from .meter import Unmeasurable as Unmeasurable
+from .meter import resolve as resolve
+from .metrics import AFTER as AFTER
+from .metrics import BEFORE as BEFORE
 from .metrics import METRICS as METRICS
-from .metrics import Resolved as Resolved
+from .metrics import RECORDED as RECORDED
+from .metrics import Metric as Metric
 from .metrics import UnknownMetric as UnknownMetric
 from .metrics import default_metrics as default_metrics
-from .metrics import resolve as resolve
+from .metrics import gate_metrics as gate_metrics
+from .metrics import identities as identities
+from .metrics import meaning_of as meaning_of
+from .metrics import of_today as of_today
+from .metrics import recorded as recorded
 from .metrics import weights_of as weights_of
+from .metrics import worths as worths

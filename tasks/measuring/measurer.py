@@ -26,9 +26,9 @@ from infra.storage import Storage, StorageMissingError, decode_name
 from infra.weights import open_store
 from tasks.faces import geometry
 from tasks.measuring.files import PROBLEMS
-from tasks.measuring.instruments import FacePair
+from tasks.measuring.instruments import FacePair, exact_kernels
 from tasks.measuring.matching import INPUT, RESTORED, ROLES, TRUTH
-from tasks.measuring.metrics import Meter, Unmeasurable
+from tasks.measuring.meter import Meter, Unmeasurable
 from tasks.pictures import DecodeError, Limits, Picture, decode
 from tasks.stage import WHOLE_IMAGE, Batch, Pixels
 from tasks.stages import WARP_LIMIT, DetectAlign, DetectAlignSettings
@@ -117,6 +117,8 @@ class Measurer:
         self._workspace = Storage(config.workspace)
         store = open_store(config.weights_dir, config.weights_table)
         paths = {name: store.path(name) for name in config.weights}
+        if config.weights:
+            exact_kernels()
         self._meter = Meter(config.metrics, paths, config.device)
         self._detector = None if config.detector is None else _detector(config, paths)
         self._limits = Limits(max_pixels=config.max_pixels)

@@ -16,8 +16,6 @@ from tasks.measuring import METRICS, NOTHING_TO_MEASURE, PROBLEMS
 if TYPE_CHECKING:
     from infra.weights import WeightsStore
 
-DIGITS = {"psnr": 2, "musiq": 2}
-
 
 def print_evaluation(facts: Mapping[str, Any], store: WeightsStore) -> None:
     """Means, identity, score, what is missing, and where the files are; `facts` as evaluation.json.
@@ -69,7 +67,7 @@ def _of(subset: Mapping[str, Any]) -> str:
 
 
 def _cells(means: Mapping[str, float], metrics: Sequence[str]) -> list[str]:
-    return [f"{means[name]:.{DIGITS.get(name, 4)}f}" if name in means else "–" for name in metrics]
+    return [f"{means[name]:.{METRICS[name].digits}f}" if name in means else "–" for name in metrics]
 
 
 def _faces(facts: Mapping[str, Any]) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.comparing import CELLS, NOT_RANKED, SEVERITY, Row, described, metrics_in, of_metric, pictures_needed
-from tasks.measuring import ALIKE
+from tasks.comparing import CELLS, SEVERITY, Row, described, metrics_in, of_metric, pictures_needed
+from tasks.measuring import ALIKE, meaning_of
 from tasks.pages.documents.comparison import EFFORT_HEAD, effort_cells, signed
 from tasks.pages.documents.curves import MOST, curves
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
@@ -17,8 +17,6 @@ from tasks.pages.run.words import number
 
 INPUT = "input"
 ALONE = tuple(cell for cell in CELLS if cell not in SEVERITY)
-IDENTITY_TO_INPUT = ("identity", "identity_onnx")
-"""Measured against the input, which is of course like itself: a gain would mean nothing."""
 
 
 def benchmark_blocks(table: Sequence[Row], facts: Mapping[str, Any], strips: Mapping[str, str]) -> list[Block]:
@@ -38,7 +36,7 @@ def metric_curves(table: Sequence[Row], metric: str) -> str:
     cells = of_metric(table, metric)
     rows = list(cells.values())
     series: dict[str, dict[str, float]] = {}
-    if metric not in IDENTITY_TO_INPUT:
+    if not _is_to_input(metric):
         series[INPUT] = {row.cell: row.input for row in rows}
     for row in rows:
         series.setdefault(row.recipe, {})[row.cell] = row.restored
@@ -52,7 +50,7 @@ def metric_table(
     """Head and rows: a line per degradation; the input, then each recipe's mean and its gain with the interval."""
     cells = of_metric(table, metric)
     there = [cell for cell in CELLS if any((cell, recipe) in cells for recipe in recipes)]
-    if metric in IDENTITY_TO_INPUT:
+    if _is_to_input(metric):
         return ("degradation", *recipes), [(_spoken(c), *(_mean(cells.get((c, r))) for r in recipes)) for c in there]
     head = ("degradation", INPUT, *(part for recipe in recipes for part in (recipe, "gain")))
     lines = []
@@ -91,9 +89,14 @@ def _metric(table: Sequence[Row], metric: str, recipes: Sequence[str]) -> list[B
     ]
 
 
+def _is_to_input(metric: str) -> bool:
+    """Measured against the input, which is of course like itself: a gain would mean nothing."""
+    return meaning_of(metric).kind == "identity"
+
+
 def _titled(row: Row) -> str:
     """Noise is sharp, too: more sharpness is not better by itself."""
-    return row.title if row.metric in NOT_RANKED else f"{row.title} ({row.better} is better)"
+    return f"{row.title} ({row.better} is better)" if meaning_of(row.metric).ranked else row.title
 
 
 def _drawable(points: Mapping[str, float], metric: str) -> dict[str, float]:
@@ -102,11 +105,11 @@ def _drawable(points: Mapping[str, float], metric: str) -> dict[str, float]:
 
 
 def _note(metric: str) -> str:
-    if metric in IDENTITY_TO_INPUT:
+    if _is_to_input(metric):
         return "Similarity to the degraded input, which is 1 for the input itself; a severe input is a poor witness."
     if metric == "psnr":
         return f"dB; {ALIKE:g} stands for pictures that do not differ, and is not drawn."
-    if metric == "sharpness":
+    if not meaning_of(metric).ranked:
         return "Noise is sharp, too: more is not better by itself."
     return "Steps of one ladder are joined by lines; the others stand alone."
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from math import floor, log10
 from typing import Any
 
-from tasks.comparing import NOT_RANKED, Comparison, Difference, IdentityChange, Names, Regression, pictures_needed
+from tasks.comparing import Comparison, Difference, IdentityChange, Names, Regression, pictures_needed
+from tasks.measuring import meaning_of
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
 from tasks.pages.run.words import duration, number
 
@@ -39,7 +40,7 @@ def metric_cells(d: Difference) -> tuple[str, ...]:
     """A metric's row under METRICS_HEAD."""
     title = f"{d.title} {'↑' if d.better == 'higher' else '↓'}"
     counts = f"{d.wins:,} : {d.losses:,} : {d.ties:,}"
-    verdict = "–" if d.metric in NOT_RANKED else d.verdict
+    verdict = d.verdict if meaning_of(d.metric).ranked else "–"
     return title, number(d.mean_a), number(d.mean_b), signed(d.gain), interval(d), counts, verdict
 
 
