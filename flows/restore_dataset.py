@@ -33,10 +33,9 @@ from flows.restoration import (
     prior_events,
     restored,
     summary,
-    workers,
     write_run_report,
 )
-from flows.session import RunStopped, dated_name, each_in_flight, watched, worth_retrying
+from flows.session import RunStopped, Summary, dated_name, each_in_flight, watched, worth_retrying
 from infra.ledger import COMMIT, Event, FileRow, known_files
 from infra.workers import Failure
 from tasks.archive import READ_AGAIN, scan_archive
@@ -59,7 +58,7 @@ def restore_dataset(
     retry: bool = False,
     stages: dict[str, dict[str, Any]] | None = None,
     settings: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Restores every face of a data set and accounts for every file.
 
     Name a data set of data_manifests/, or a `source` and a `workspace`. Running it again resumes: what is done is
@@ -80,13 +79,13 @@ def restore_dataset(
     return restore(job)
 
 
-def restore(job: Job) -> dict[str, Any]:
+def restore(job: Job) -> Summary:
     """The story itself."""
     with open_run(job, watched.get()) as run:
         news = find_pictures(run)
         plan = plan_work(run)
         if plan.images:
-            with workers(run):
+            with run.workers():
                 restore_shards(run, plan)
                 run.course.mark("worked")
         return finish(run, plan, changed=bool(news or plan.images))
@@ -107,7 +106,7 @@ def find_pictures(run: Run) -> int:
     news = 0
     while part := list(islice(rows, INVENTORY_SEGMENT)):
         _make_way(run, known, part)  # before the ledger knows: a run that dies between the two does it once more
-        run.ledger.append_inventory([FileRow(**row) for row in part], run_id=run.id)
+        run.ledger.append_inventory(part, run_id=run.id)
         news += len(part)
     if news >= INVENTORY_SEGMENT:
         run.ledger.fold()  # every question from here on asks the inventory
@@ -141,10 +140,10 @@ def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
         shard.adopt(prior_events(run, shard), cache(run.workspace.exists), partial(deliver, run.workspace))
     for stage in run.recipe.stages:
         if not shard.complete(stage):
-            run.record(shard, COMMIT, shard.replaced_by(stage))
+            run.session.record(shard.bucket, COMMIT, shard.replaced_by(stage))
             settled_stage(run, shard, stage)
     verdicts = shard.verdicts()
-    run.record(shard, COMMIT, verdicts)
+    run.session.record(shard.bucket, COMMIT, verdicts)
     for path in shard.undelivered(verdicts):
         run.workspace.delete(restored(path))
     run.keep_or_drop(shard)
@@ -189,20 +188,20 @@ def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
         worked = [result.event.device_ms or 0.0 for result in done.results if not result.reused]
         reused = len(done.results) - len(worked)
         run.progress.advanced(stage.id, len(done.results), reused=reused, seconds=sum(worked) / 1000)
-    run.record(shard, stage.id, events)
+    run.session.record(shard.bucket, stage.id, events)
     shard.apply(stage, events)
     return dashboard.outcomes(events)
 
 
-def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
+def finish(run: Run, plan: Plan, *, changed: bool) -> Summary:
     """Folds the ledger, writes totals and report, holds the forecast to what it took, and tells the dashboard."""
-    run.lease.check()
+    run.session.lease.check()
     run.ledger.fold()
     totals = summary(run)
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     if changed or not run.workspace.exists(REPORT):
         write_run_report(run)
-    totals["forecast"] = forecast.at_the_end(run, plan)
+    totals = totals.model_copy(update={"forecast": forecast.at_the_end(run, plan)})
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     run.workspace.delete_tree(DISPLACED)
     run.progress.summary = totals
@@ -210,13 +209,13 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
     return totals
 
 
-def _make_way(run: Run, known: Mapping[str, Any], news: list[Any]) -> None:
+def _make_way(run: Run, known: Mapping[str, FileRow], news: list[FileRow]) -> None:
     """A path that holds another picture now must not show the earlier one's result. What was not read tells nothing."""
-    read = [row for row in news if row["present"] and row["problem"] not in READ_AGAIN]
-    changed = [(b, row) for row in read if (b := known.get(row["path"])) and b["image_id"] != row["image_id"]]
+    read = [row for row in news if row.present and row.problem not in READ_AGAIN]
+    changed = [(b, row) for row in read if (b := known.get(row.path)) and b.image_id != row.image_id]
     if not changed:
         return
-    columns, ids = ["image_id", "output_sha256"], sorted({row["image_id"] for _, row in changed})
+    columns, ids = ["image_id", "output_sha256"], sorted({row.image_id for _, row in changed})
     verdicts = run.ledger.latest(stage=COMMIT, image_ids=ids, columns=columns).to_pylist()
     make_way(run.workspace, changed, {row["image_id"]: row["output_sha256"] for row in verdicts})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flows.restoration import REPORT, levels, run_facts, sampled_rows, shown_pixels
-from flows.session import last_run_facts
+from flows.session import RunFacts, last_run_facts
 from infra.ledger import Ledger, LedgerError
 from infra.storage import Storage, decode_name
 from tasks.measuring import FACTS, Evaluation, read_evaluation
@@ -56,7 +56,7 @@ def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> st
     return str(folder.local_path(page)) if folder.is_local else f"{folder.shown_url}/{page}"
 
 
-def _last_run(workspace: Storage | None) -> tuple[dict[str, Any] | None, str]:
+def _last_run(workspace: Storage | None) -> tuple[RunFacts | None, str]:
     """What the run that restored wrote down about itself, or why that is not known."""
     if workspace is None:
         return (
@@ -70,19 +70,19 @@ def _last_run(workspace: Storage | None) -> tuple[dict[str, Any] | None, str]:
         return None, f"the workspace {workspace.shown_url} could not be asked: {error}"
 
 
-def _wants_pictures(folder: Storage, run: dict[str, Any] | None) -> bool:
+def _wants_pictures(folder: Storage, run: RunFacts | None) -> bool:
     if folder.exists(SAID):
         return bool(json.loads(folder.read_bytes(SAID))["pictures"])
-    return bool(run["settings"]["report_thumbnails"]) if run else True
+    return run.with_pictures if run else True
 
 
-def _restoring(evaluation: Evaluation, workspace: Storage, run: dict[str, Any]) -> Restoring:
+def _restoring(evaluation: Evaluation, workspace: Storage, run: RunFacts) -> Restoring:
     from tasks.pages.evaluation import most_needed_inputs, restoring_of
     from tasks.recipes import Condition
 
     sample, rows = sampled_rows(Ledger.open(workspace, create=False))
     wanted = most_needed_inputs(evaluation)
-    conditions = {stage["id"]: Condition(stage["when"]) for stage in run["recipe"]["stage"] if stage.get("when")}
+    conditions = {stage.id: Condition(stage.when) for stage in run.recipe.stage if stage.when}
     return restoring_of(run_facts(run, sample), conditions, *rows, metrics=evaluation.metrics, detailed=wanted)
 
 

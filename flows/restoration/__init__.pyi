@@ -14,13 +14,12 @@ from .page import write_run_report as write_run_report
 from .plan import Plan as Plan
 from .plan import make_plan as make_plan
 from .plan import paths_by_image as paths_by_image
+from .plan import plan_of as plan_of
 from .rehearsal import NoPreflight as NoPreflight
 from .rehearsal import measure as measure
-from .rehearsal import size_of_row as size_of_row
 from .run import Run as Run
 from .run import open_run as open_run
 from .run import prior_events as prior_events
-from .run import workers as workers
 from .shard import Shard as Shard
 from .totals import PROBLEMS as PROBLEMS
 from .totals import face_counts as face_counts

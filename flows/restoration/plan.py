@@ -16,6 +16,7 @@ from flows.jobs import JobError
 from flows.restoration.shard import Planned, Shard
 from flows.session import prefix_bits, prefix_of
 from infra.ledger import COMMIT, Ledger, bucket_of, events_of
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,11 +64,22 @@ def make_plan(run: Run) -> Plan:
         )
     if run.job.retry:
         _reopen(run)
-    table = run.ledger.plan(run.digests[COMMIT])
-    present = run.ledger.query("SELECT count(*) AS n FROM inventory WHERE present").column("n")[0].as_py()
-    bits = prefix_bits(present, run.settings)
-    history = any(stage != COMMIT for stage in run.ledger.holdings().stages)
-    return Plan(table, _counts(table), bits, history)
+    return plan_of(run.ledger, run.digests[COMMIT], run.settings)
+
+
+def plan_of(ledger: Ledger, digest: str | None, settings: Settings) -> Plan:
+    """What a run under the recipe's digest would do, by what the ledger knows.
+
+    Without a digest (for want of weights nobody can tell it) what another recipe has done is left out.
+    """
+    import pyarrow.compute as pc
+
+    table = ledger.plan(digest or "")
+    if digest is None:
+        table = table.filter(pc.not_equal(table["why"], "stale"))
+    present = ledger.query("SELECT count(*) AS n FROM inventory WHERE present").column("n")[0].as_py()
+    history = any(stage != COMMIT for stage in ledger.holdings().stages)
+    return Plan(table, _counts(table), prefix_bits(present, settings), history)
 
 
 def collisions(ledger: Ledger) -> list[list[str]]:
@@ -93,7 +105,7 @@ def _reopen(run: Run) -> None:
     for (stage, bucket), members in groupby(
         events_of(given_up), key=lambda event: (event.stage, bucket_of(event.image_id, run.ledger.buckets))
     ):
-        run.ledger.append_events(list(members), run_id=run.id, token=run.lease.token, stage=stage, bucket=bucket)
+        run.session.record(bucket, stage, list(members))
 
 
 def _counts(table: pa.Table) -> dict[str, int]:

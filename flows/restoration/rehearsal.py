@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flows.jobs import Job
+from flows.restoration.run import FACTORY
 from flows.restoration.shard import Planned, Shard
-from infra.ledger import Event
-from infra.settings import Settings
-from tasks.recipes import SECOND_START, Rates, Recipe, RecipeStage, StageRate, choose, per_size, size_of, spread
+from flows.session import Prepared, planned_pool
+from infra.ledger import Event, Ledger
+from infra.problems import ForPeople
+from tasks.recipes import SECOND_START, Rates, RecipeStage, StageRate, choose, per_size, size_of, spread
 from tasks.stage import WHOLE_IMAGE
-from tasks.worker import Item, WorkerConfig
+from tasks.worker import Item
 
 if TYPE_CHECKING:
-    from flows.session import Device
+    from flows.restoration.plan import Plan
     from infra.workers import ClusterFacts, Executor
 
 PICTURES = 12
@@ -32,7 +33,7 @@ CALL_SECONDS = 300.0
 """A call that takes longer is given up, and its pictures with it."""
 
 
-class NoPreflight(RuntimeError):
+class NoPreflight(ForPeople):
     """A pre-flight cannot be made here; the message says why."""
 
 
@@ -51,49 +52,41 @@ class Chunk:
         return sum(event.device_ms or 0.0 for event in self.events) / 1000
 
 
-def measure(job: Job, settings: Settings, recipe: Recipe, rows: Iterable[Mapping[str, Any]]) -> Rates:
-    """Rates of the recipe on this machine and this archive. `rows` are inventory rows of what is to be done.
+def measure(prepared: Prepared, plan: Plan, ledger: Ledger) -> Rates:
+    """Rates of the recipe on this machine and this archive, from a few pictures of what is to be done.
 
     Raises NoPreflight where the cluster has several machines, or no picture of the sample could be worked on.
     """
-    from flows.session import planned_pool
     from infra.workers import Executor, ExecutorSettings
 
-    device, config = _worker_config(job, settings, recipe)
     begun = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="mpsr-preflight-") as folder,
-        planned_pool(settings, device) as (facts, pool),
+        planned_pool(prepared.settings, prepared.device) as (facts, pool),
     ):
         _refuse_several(facts)
-        config = config.model_copy(update={"workspace": folder, "threads": pool.threads})
+        config = prepared.worker_config(folder, pool.threads).model_copy(update={"load_at_once": True})
         patience = ExecutorSettings(window=1, retries=0, call_timeout=CALL_SECONDS)
-        with Executor(
-            "tasks.worker.worker:build", config.model_dump(mode="json"), pool=pool, settings=patience
-        ) as executor:
+        with Executor(FACTORY, config.model_dump(mode="json"), pool=pool, settings=patience) as executor:
             executor.wait_ready()
             startup = time.monotonic() - begun
-            rehearsal = Rehearsal(executor, recipe, config.digests, pool.actors, rows)
+            rehearsal = Rehearsal(executor, prepared, pool.actors, _sizes(plan), ledger)
             rehearsal.run()
-    return rehearsal.rates(job.source, startup, round(pool.gpus_per_actor * pool.actors), overlaps=device == "cuda")
+    gpus = round(pool.gpus_per_actor * pool.actors)
+    return rehearsal.rates(prepared.job.source, startup, gpus, overlaps=prepared.device == "cuda")
 
 
 class Rehearsal:
     """A sample of pictures on its way through a recipe, as far as the time reaches."""
 
     def __init__(
-        self,
-        executor: Executor,
-        recipe: Recipe,
-        digests: Mapping[str, str],
-        workers: int,
-        rows: Iterable[Mapping[str, Any]],
+        self, executor: Executor, prepared: Prepared, workers: int, sizes: Mapping[str, float], ledger: Ledger
     ) -> None:
-        paths = {row["image_id"]: (row["path"], size_of_row(row)) for row in rows}
-        self.sizes = {image_id: size for image_id, (_, size) in paths.items()}
-        self.weights = choose(self.sizes, max(PICTURES, 2 * workers))
-        self.executor, self.recipe, self.workers = executor, recipe, workers
-        self.shard = Shard("preflight", 0, {i: Planned((paths[i][0],)) for i in self.weights}, recipe, digests)
+        self.sizes, self.executor, self.recipe, self.workers = sizes, executor, prepared.recipe, workers
+        self.weights = choose(sizes, max(PICTURES, 2 * workers))
+        names = ledger.files(image_ids=list(self.weights), columns=["image_id", "path"]).to_pydict()
+        chosen = {i: Planned((path,)) for i, path in zip(names["image_id"], names["path"], strict=True)}
+        self.shard = Shard("preflight", 0, chosen, prepared.recipe, prepared.digests)
         self.chunks: dict[str, list[Chunk]] = {}
         self.shares: dict[str, float] = {}
         self._left: set[str] = set()  # items that time did not reach; later stages leave them, too
@@ -198,10 +191,10 @@ def _warming(chunks: Sequence[Chunk], workers: int) -> float:
     return max(0.0, chunks[0].host - each * chunks[0].items) / workers
 
 
-def size_of_row(row: Mapping[str, Any]) -> float:
-    """The size of the picture of an inventory row."""
-    width, height = row["width"], row["height"]
-    return size_of(width * height if width and height else None)
+def _sizes(plan: Plan) -> dict[str, float]:
+    """image_id → size of every picture to be done."""
+    columns = plan.table.select(["image_id", "pixels"]).to_pydict()
+    return {image_id: size_of(n) for image_id, n in zip(columns["image_id"], columns["pixels"], strict=True)}
 
 
 def _refuse_several(facts: ClusterFacts) -> None:
@@ -209,22 +202,3 @@ def _refuse_several(facts: ClusterFacts) -> None:
         raise NoPreflight(
             "the cluster has several machines, which share no temporary folder; the first run measures them"
         )
-
-
-def _worker_config(job: Job, settings: Settings, recipe: Recipe) -> tuple[Device, WorkerConfig]:
-    from flows.session import present_weights, resolve_device
-
-    weights, device = present_weights(recipe, settings), resolve_device(settings)
-    config = WorkerConfig(
-        source=job.source,
-        workspace="",
-        recipe=recipe.to_dict(),
-        digests=recipe.digests(weights, recipe.numerics(device)),
-        weights=weights,
-        weights_dir=settings.weights_dir,
-        weights_table=settings.weights_table,
-        device=device,
-        dtype=recipe.file.dtype,
-        max_pixels=settings.max_pixels,
-    )
-    return device, config

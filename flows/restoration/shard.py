@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from infra.ledger import COMMIT, Event
 from infra.workers import Failure
-from tasks.archive import books
+from tasks.archive import VerdictDetail, books
 from tasks.recipes import Recipe, RecipeStage, stage_key
 from tasks.stage import WHOLE_IMAGE, ImageRef
 from tasks.worker import FaceItem, Item, PasteItem, PictureItem, Result
@@ -264,7 +264,7 @@ class Shard:
             told,
             attempt=self.images[image_id].attempt + 1,
             outcome=outcome,
-            detail={"outcome": outcome, "faces": dict(Counter(f.outcome for f in faces))},
+            detail=VerdictDetail(outcome=outcome, faces=Counter(f.outcome for f in faces)).to_detail(),
             output_uri=pasted.output_uri if pasted else None,
             output_sha256=pasted.output_sha256 if pasted else None,
         )

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from infra.ledger import fold as folding
@@ -22,6 +23,7 @@ from infra.ledger.rows import Event, FileRow
 from infra.ledger.schema import (
     FORMAT_VERSION,
     LedgerError,
+    LedgerUnreadable,
     bucket_of,
     event_table,
     inventory_table,
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _FORMAT_FILE = "_format.json"
+AT_ONCE = 50_000
+"""Rows that are records at one time while a table of many is made."""
 _VIEWS = ("inventory", "events", "latest", "commits")
 
 
@@ -43,27 +47,40 @@ class Ledger:
     storage: Storage
     buckets: int
     limits: Limits = field(default_factory=Limits)
+    news: pa.Table | None = None
+    """Inventory rows that are not written, but count in every answer."""
 
     @classmethod
     def open(cls, storage: Storage, *, create: bool = True, buckets: int = 64, limits: Limits | None = None) -> Ledger:
         """Open the ledger, creating an empty one where there is none.
 
         `buckets`: a power of two from 1 to 65,536, taken at creation only; `buckets_for(images)` suggests one.
-        Raises LedgerError where there is none and `create` is false, or where a newer version wrote it.
+        Raises LedgerUnreadable where there is none and `create` is false, or where a newer version wrote it.
         """
         if buckets.bit_count() != 1 or buckets > 65_536:
             raise LedgerError(f"buckets must be a power of two from 1 to 65,536, not {buckets}")
         if not storage.exists(_FORMAT_FILE):
             if not create:
-                raise LedgerError(f"no ledger in {storage.shown_url}: expected {_FORMAT_FILE}; `mpsr scan` makes one")
+                raise LedgerUnreadable(
+                    f"no ledger in {storage.shown_url}: expected {_FORMAT_FILE}; `mpsr run` makes one"
+                )
             _create(storage, buckets)
         written = json.loads(storage.read_bytes(_FORMAT_FILE))
         if written["format"] > FORMAT_VERSION:
-            raise LedgerError(
+            raise LedgerUnreadable(
                 f"the ledger in {storage.shown_url} has format {written['format']}; this version reads up to "
                 f"{FORMAT_VERSION}: install a newer one"
             )
         return cls(storage, written["buckets"], limits or Limits())
+
+    def with_news(self, rows: Iterable[FileRow]) -> Ledger:
+        """The same ledger with rows of the inventory that are not written: what a run would know after its scan."""
+        import pyarrow as pa
+
+        waiting, parts = iter(rows), []
+        while part := list(islice(waiting, AT_ONCE)):
+            parts.append(inventory_table(part, run_id=""))
+        return replace(self, news=pa.concat_tables(parts) if parts else None)
 
     def append_inventory(self, rows: Sequence[FileRow], run_id: str) -> str:
         """Write one segment of inventory rows (any bucket) and return its path.
@@ -78,7 +95,8 @@ class Ledger:
     def append_events(self, rows: Sequence[Event], *, run_id: str, token: int, stage: str, bucket: int) -> str:
         """Write one segment of event rows of one stage and bucket, and return its path.
 
-        Fills run_id, token, stage, seq, and where absent finished. Commit rows with a verdict need an outcome. Raises LedgerError before anything is written.
+        Fills run_id, token, stage, seq, and where absent finished. Verdicts need an outcome. Raises LedgerError before
+        anything is written.
         """
         table = event_table(rows, run_id=run_id, token=token, stage=stage, bucket=bucket, buckets=self.buckets)
         path = event_path(run_id, stage, bucket, token, _first_seq(table))
@@ -175,7 +193,7 @@ class Ledger:
 
     def reader(self, holdings: Holdings | None = None) -> Reader:
         """A DuckDB connection over a consistent view, for questions that this class does not know."""
-        return Reader(self.storage, holdings or look(self.storage), self.buckets, self.limits)
+        return Reader(self.storage, holdings or look(self.storage), self.buckets, self.limits, self.news)
 
 
 def _create(storage: Storage, buckets: int) -> None:

@@ -35,7 +35,10 @@ class Limits:
 class Reader:
     """A DuckDB connection over one consistent view of the ledger; a context manager."""
 
-    def __init__(self, storage: Storage, holdings: Holdings, buckets: int, limits: Limits) -> None:
+    def __init__(
+        self, storage: Storage, holdings: Holdings, buckets: int, limits: Limits, news: pa.Table | None = None
+    ) -> None:
+        """`news`: inventory rows that are newer than all that is held, though written nowhere."""
         import duckdb
 
         self.storage, self.holdings, self.buckets = storage, holdings, buckets
@@ -52,7 +55,9 @@ class Reader:
         self.connection.execute("SET TimeZone = 'UTC'")
         if storage.filesystem is not None:
             self.connection.register_filesystem(storage.filesystem)
-        self._has_fresh_inventory = False
+        self._has_fresh_inventory, self._has_news = False, news is not None
+        if news is not None:
+            self.connection.register("news", news)
 
     def __enter__(self) -> Reader:
         return self
@@ -175,13 +180,12 @@ class Reader:
 
     def _gather_fresh_inventory(self) -> bool:
         """Fold the newer inventory rows into a table: per path the last row, since when, and what was there before."""
-        new = self.holdings.fresh_of(INVENTORY)
-        if not new or self._has_fresh_inventory:
+        written = self.holdings.fresh_of(INVENTORY)
+        if self._has_fresh_inventory or not (written or self._has_news):
             return self._has_fresh_inventory
+        new = self.files(INVENTORY, written) + (" UNION ALL SELECT * FROM news" if self._has_news else "")
         old = self.files(INVENTORY, self.holdings.snapshot_of(INVENTORY))
-        self.connection.execute(
-            _FRESH_INVENTORY.format(new=self.files(INVENTORY, new), old=old, bucket=bucket_sql(self.buckets))
-        )
+        self.connection.execute(_FRESH_INVENTORY.format(new=new, old=old, bucket=bucket_sql(self.buckets)))
         self._has_fresh_inventory = True
         return True
 

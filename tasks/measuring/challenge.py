@@ -18,13 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from infra.problems import ForPeople
 from tasks.measuring.metrics import METRICS, Worth
 
 FAILED_AT_MOST = 10
 
 
-class ProtocolError(ValueError):
+class ProtocolError(ForPeople):
     """A data set's [evaluation] section, or its table of landmarks, is not what it should be."""
+
+    exit_code = 2
 
 
 class MissingTerm(ValueError):

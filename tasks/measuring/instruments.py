@@ -200,8 +200,6 @@ SHARPNESS = Instrument(lambda face, _: formulas.sharpness(face.restored.clip(0, 
 PSNR = Instrument(lambda face, _: formulas.psnr(_truth(face), face.restored.clip(0, 1)))
 SSIM = Instrument(lambda face, _: formulas.ssim(_truth(face), face.restored.clip(0, 1)))
 LPIPS = Instrument(_distance, network(_lpips))
-FEATURES = Instrument(
-    lambda face, look: look(face.restored.clip(0, 1) * 2 - 1)[0], network(_inception)
-)
+FEATURES = Instrument(lambda face, look: look(face.restored.clip(0, 1) * 2 - 1)[0], network(_inception))
 ADAFACE_TO_INPUT, ADAFACE_TO_TRUTH = Instrument(_to_input, _adaface), Instrument(_to_truth, _adaface)
 ONNX_TO_INPUT, ONNX_TO_TRUTH = Instrument(_to_input, _onnx), Instrument(_to_truth, _onnx)

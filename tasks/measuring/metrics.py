@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.problems import ForPeople
 from tasks.faces import ADAFACE, ONNX
 from tasks.measuring.instruments import (
     ADAFACE_TO_INPUT,
@@ -29,8 +30,7 @@ from tasks.measuring.instruments import (
 )
 
 Kind = Literal["no_reference", "identity", "full_reference", "set"]
-Better = Literal["higher", "lower", ""]
-"""Which way a metric points; "" where more is neither better nor worse."""
+Better = Literal["higher", "lower"]
 Floats = NDArray[np.float64]
 Worth = Callable[[Floats], Floats]
 IQA, COMPACT = "tasks.models.quality.iqa", "tasks.models.compact.table"
@@ -40,14 +40,17 @@ OLD_IMAGES = {"input": BEFORE, "final": AFTER}
 """What ledgers of earlier versions call them."""
 
 
-class UnknownMetric(ValueError):
+class UnknownMetric(ForPeople):
     """No metric has this name; the message lists those that exist."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One measure.
 
+    better: which way it points; "" where more is neither better nor worse.
     instrument: how it is taken of a face; None: only a stage of a recipe takes it.
     weights: names of infra/weights/weights.toml, in the order in which the instrument takes the files; set_weights
     are needed only where faces come together into one number. version: raised whenever the same face and weights would
@@ -57,12 +60,13 @@ class Metric:
     worth: its values on a scale from 0 to 1, higher is better, as terms of a score. challenge: its column in the files
     of the NTIRE 2025 challenge; metrics with a column and a worth make up the challenge's Score.
     leads: pictures are compared by it wherever it was taken. ranked: a fall is a regression. digits: of means.
+    parameters_m: millions of parameters of its network; None: nobody knows.
     """
 
     name: str
     title: str
     kind: Kind
-    better: Better
+    better: Better | Literal[""]
     instrument: Instrument | None = None
     weights: tuple[str, ...] = ()
     set_weights: tuple[str, ...] = ()
@@ -77,6 +81,7 @@ class Metric:
     leads: bool = False
     ranked: bool = True
     digits: int = 4
+    parameters_m: float | None = None
 
     @property
     def recognises(self) -> bool:
@@ -95,13 +100,13 @@ def _down_from(most: float) -> Worth:
 # fmt: off
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (
     Metric("niqe", "NIQE", "no_reference", "lower", scored_by(f"{IQA}:niqe_from"), ("niqe_pristine",),
-           usual=True, gate=True, worth=_down_from(10), challenge="NIQE"),
+           usual=True, gate=True, worth=_down_from(10), challenge="NIQE", parameters_m=0.0),
     Metric("clipiqa", "CLIP-IQA", "no_reference", "higher", scored_by(f"{IQA}:clipiqa_from"), ("clip_rn50",),
-           extra="iqa", usual=True, gate=True, worth=_up_to(1), challenge="CLIP_IQA"),
+           extra="iqa", usual=True, gate=True, worth=_up_to(1), challenge="CLIP_IQA", parameters_m=102.0),
     Metric("maniqa", "MANIQA", "no_reference", "higher", scored_by(f"{IQA}:maniqa_from"), ("maniqa_koniq",),
            extra="iqa", usual=True, gate=True, worth=_up_to(1), challenge="MANIQA"),
     Metric("musiq", "MUSIQ", "no_reference", "higher", scored_by(f"{IQA}:musiq_from"), ("musiq_koniq",),
-           extra="iqa", usual=True, gate=True, worth=_up_to(100), challenge="MUSIQ", digits=2),
+           extra="iqa", usual=True, gate=True, worth=_up_to(100), challenge="MUSIQ", digits=2, parameters_m=27.1),
     Metric("qalign", "Q-Align", "no_reference", "higher", scored_by(f"{IQA}:qalign_from"), ("one_align",),
            extra="iqa", usual=True, worth=_up_to(5), challenge="QALIGN"),
     Metric("fid", "FID to FFHQ", "set", "lower", FEATURES, ("fid_inception",), ("fid_ffhq512",),
@@ -110,15 +115,15 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
            substitute="identity_onnx", usual=True, gate=True, challenge="ID_Sim"),
     Metric("identity_onnx", "Similarity to the input (own network)", "identity", "higher", ONNX_TO_INPUT, (ONNX,)),
     Metric("quality", "Compact quality", "no_reference", "higher", scored_by(f"{COMPACT}:load_compact"),
-           ("compact_quality",), usual=True, gate=True, worth=_up_to(1), leads=True),
+           ("compact_quality",), usual=True, gate=True, worth=_up_to(1), leads=True, parameters_m=0.0),
     Metric("sharpness", "Sharpness", "no_reference", "higher", SHARPNESS,
-           usual=True, gate=True, ranked=False),  # noise is sharp, too
+           usual=True, gate=True, ranked=False, parameters_m=0.0),  # noise is sharp, too
     Metric("liqe", "LIQE", "no_reference", "higher", scored_by(f"{IQA}:liqe_from"), ("clip_vit_b32", "liqe_koniq"),
            extra="iqa"),
     Metric("niqe_basicsr", "NIQE as BasicSR takes it", "no_reference", "lower",
-           scored_by(f"{IQA}:niqe_basicsr_from"), ("niqe_pristine",)),
+           scored_by(f"{IQA}:niqe_basicsr_from"), ("niqe_pristine",), parameters_m=0.0),
     Metric("niqe_portraits", "NIQE fitted on portraits", "no_reference", "lower",
-           scored_by(f"{IQA}:niqe_from"), ("niqe_portraits",)),
+           scored_by(f"{IQA}:niqe_from"), ("niqe_portraits",), parameters_m=0.0),
     Metric("psnr", "PSNR", "full_reference", "higher", PSNR, needs_truth=True, usual=True, digits=2),
     Metric("ssim", "SSIM", "full_reference", "higher", SSIM, needs_truth=True, usual=True),
     Metric("lpips", "LPIPS (AlexNet)", "full_reference", "lower", LPIPS, ("lpips_alexnet", "lpips_alex"),

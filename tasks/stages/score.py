@@ -23,6 +23,8 @@ class Scoring(FaceStage):
     """
 
     on_device = True
+    working_gb = 0.1
+    float32_only = True
 
     def metrics(self) -> tuple[str, ...]:
         """The metrics to take of every image."""
@@ -95,6 +97,14 @@ class Score(Scoring):
         return tuple(dict.fromkeys(extra for name in settings.metrics if (extra := METRICS[name].extra)))
 
     @classmethod
+    def parameters(cls, settings: StageSettings) -> float | None:
+        """Those of the networks of every metric asked for."""
+        assert isinstance(settings, ScoreSettings)
+        known = [METRICS[name].parameters_m for name in settings.metrics]
+        told = [millions for millions in known if millions is not None]
+        return sum(told) if len(told) == len(known) else None
+
+    @classmethod
     def provides(cls, settings: StageSettings) -> tuple[str, ...]:
         """`metric.image` for each pair."""
         assert isinstance(settings, ScoreSettings)
@@ -117,6 +127,7 @@ class Evaluate(Scoring):
     name = "evaluate"
     Settings = EvaluateSettings
     reads = (BEFORE, AFTER)
+    parameters_m = 0.0
 
     settings: EvaluateSettings
 

@@ -101,10 +101,12 @@ def once(images: int) -> tuple[float, float]:
     from prefect import flow
 
     from flows.jobs.restoration import Job
+    from flows.restoration import run as running
     from flows.restoration.plan import make_plan
-    from flows.restoration.run import open_run, workers
+    from flows.restoration.run import open_run
     from flows.restore_dataset import restore_shards
 
+    running.FACTORY = "bench_orchestration:build"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "archive").mkdir()
@@ -120,11 +122,10 @@ def once(images: int) -> tuple[float, float]:
         def story() -> tuple[float, float]:
             began = time.perf_counter()
             with open_run(job) as run:
-                run.factory = "bench_orchestration:build"
                 run.ledger.append_inventory(list(inventory(images)), run.id)
                 plan = make_plan(run)
                 run.progress.planned(plan.images)
-                with workers(run):
+                with run.workers():
                     ready = time.perf_counter()
                     restore_shards(run, plan)
                 run.ledger.fold()
