@@ -294,7 +294,7 @@ def _with_landmarks(job: EvaluationJob, inputs: Storage, rules: Rules, resolved:
 
 
 def _without_landmarks(resolved: Resolved, expected: str) -> Resolved:
-    needing = [name for name in resolved.present if name.startswith("identity")]
+    needing = [name for name in resolved.present if METRICS[name].recognises]
     why = f"needs the data set's table of landmarks, expected at {expected}; put it there or give --landmarks FILE"
     return replace(
         resolved,

@@ -26,15 +26,13 @@ from tasks.comparing.pairing import (
     nothing_in_common,
     paired,
 )
-from tasks.measuring import TERMS
+from tasks.measuring import meaning_of, score_terms
 
 if TYPE_CHECKING:
     from tasks.measuring import Evaluation
 
 THRESHOLDS = (0.3, 0.5, 0.6)
 """Cosines of the challenge below which a face counts as another person."""
-NOT_RANKED = frozenset({"sharpness"})
-"""Metrics whose falls are no regressions by themselves: noise is sharp."""
 
 
 class Comparison(Compared):
@@ -144,7 +142,7 @@ def _own_thresholds(a: Evaluation, b: Evaluation, both: pa.Table) -> Floats:
 def _identity(pairs: Pairs, thresholds: Sequence[float], own: Floats) -> list[IdentityChange]:
     found = []
     for m, name in enumerate(pairs.names):
-        if name.startswith("identity"):
+        if meaning_of(name).recognises:
             found += [_change(pairs, m, name, value, np.full(len(own), value)) for value in thresholds]
             if np.isfinite(own).any():
                 found.append(_change(pairs, m, name, None, own))
@@ -177,7 +175,7 @@ def _in_order(chosen: np.ndarray[Any, Any], by: Floats) -> list[int]:
 
 def _worst(pairs: Pairs, number: int) -> tuple[Regression, ...]:
     """The faces that fell furthest in any metric, each metric measured by its own spread."""
-    ranked = [m for m, name in enumerate(pairs.names) if name not in NOT_RANKED]
+    ranked = [m for m, name in enumerate(pairs.names) if meaning_of(name).ranked]
     worst = np.zeros(len(pairs.table))
     blamed = np.full(len(pairs.table), -1)
     for m in ranked:
@@ -214,7 +212,7 @@ def _unlike_sets(a: Evaluation, b: Evaluation, not_compared: Mapping[str, str]) 
     ours, theirs = (side.facts.metrics.get("fid") for side in (a, b))
     if ours and theirs and ours != theirs:
         found["fid"] = "A and B were measured with different weights or references; evaluate both again"
-    unlike = [name for name in TERMS if name in {**not_compared, **found}]
+    unlike = [name for name in score_terms() if name in {**not_compared, **found}]
     if unlike and any(side.facts.overall.score is not None for side in (a, b)):
         found["score"] = f"its terms were not measured alike: {', '.join(unlike)}"
     return found

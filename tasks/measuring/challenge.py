@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,17 +19,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.problems import ForPeople
+from tasks.measuring.metrics import METRICS, Worth
 
 FAILED_AT_MOST = 10
-TERMS: dict[str, Callable[[float], float]] = {
-    "clipiqa": lambda value: value,
-    "maniqa": lambda value: value,
-    "musiq": lambda value: value / 100,
-    "qalign": lambda value: value / 5,
-    "niqe": lambda value: max(0.0, (10 - value) / 10),
-    "fid": lambda value: max(0.0, (100 - value) / 100),
-}
-"""metric → what it adds to the Score."""
 
 
 class ProtocolError(ForPeople):
@@ -42,7 +34,7 @@ class MissingTerm(ValueError):
     """The Score lacks terms; `terms` names them."""
 
     def __init__(self, terms: Sequence[str]) -> None:
-        super().__init__(f"the Score needs all of {', '.join(TERMS)}; not measured: {', '.join(terms)}")
+        super().__init__(f"the Score needs all of {', '.join(score_terms())}; not measured: {', '.join(terms)}")
         self.terms = tuple(terms)
 
 
@@ -72,7 +64,7 @@ class Protocol(_Frozen):
     """How a data set is judged: the section [evaluation] of its data_manifests/*.toml."""
 
     subsets: dict[str, Subset]
-    metrics: tuple[str, ...] = Field(description="metrics of tasks.metrics that it publishes")
+    metrics: tuple[str, ...] = Field(description="metrics of tasks.measuring.metrics that it publishes")
     aligned: bool = Field(default=True, description="the pictures are 512-pixel face crops")
     max_failures: int = Field(default=FAILED_AT_MOST, ge=0, description="identity failures above it: not ranked")
     fid_cap: int = Field(default=3000, gt=1, description="FID takes at most so many pictures, by sorted path")
@@ -199,9 +191,15 @@ def read_landmarks(text: str, table: Landmarks) -> dict[str, Placed]:
     return found
 
 
+def score_terms() -> dict[str, Worth]:
+    """Metric → what its values add to the Score: what the challenge measures and brings to a scale from 0 to 1."""
+    return {name: metric.worth for name, metric in METRICS.items() if metric.challenge and metric.worth}
+
+
 def terms(values: Mapping[str, float | None]) -> dict[str, float]:
     """What each measured term adds to the Score; terms that are absent, None or not a number are left out."""
-    return {name: worth(value) for name, worth in TERMS.items() if (value := _number(values.get(name))) is not None}
+    known = {name: number for name in score_terms() if (number := _number(values.get(name))) is not None}
+    return {name: float(score_terms()[name](np.array(number))) for name, number in known.items()}
 
 
 def total(values: Mapping[str, float | None]) -> float:
@@ -210,7 +208,7 @@ def total(values: Mapping[str, float | None]) -> float:
     Raises MissingTerm.
     """
     found = terms(values)
-    if missing := [name for name in TERMS if name not in found]:
+    if missing := [name for name in score_terms() if name not in found]:
         raise MissingTerm(missing)
     return sum(found.values())
 
@@ -248,7 +246,7 @@ def summarise(rows: Sequence[Scored], protocol: Protocol | None = None, fid: flo
     subsets = per_subset(rows, protocol)
     means = weighted(subsets)
     found = terms({**means, "fid": fid})
-    missing = (*(name for name in TERMS if name not in found), *_holes(subsets, found))
+    missing = (*(name for name in score_terms() if name not in found), *_holes(subsets, found))
     failures = [s.identity_failures for s in _counted(subsets).values() if s.identity_failures is not None]
     failed = sum(failures) if failures else None
     return Summary(

@@ -28,8 +28,8 @@ from infra.storage import Storage, StorageMissingError, decode_name
 from infra.weights import open_store
 from tasks.faces import geometry
 from tasks.measuring.files import PROBLEMS
-from tasks.measuring.instruments import FacePair
-from tasks.measuring.metrics import Meter, Unmeasurable
+from tasks.measuring.instruments import FacePair, exact_kernels
+from tasks.measuring.meter import Meter, Unmeasurable
 from tasks.measuring.pairs import (
     FACES,
     FID,
@@ -103,6 +103,8 @@ class Measurer:
         self._workspace = Storage(config.workspace)
         store = open_store(config.weights_dir, config.weights_table)
         paths = {name: store.path(name) for name in config.weights}
+        if config.weights:
+            exact_kernels()
         self._meter = Meter(config.metrics, paths, config.device)
         self._detector = None if config.detector is None else _detector(config.detector, paths, config.device)
         self._limits = Limits(max_pixels=config.max_pixels)

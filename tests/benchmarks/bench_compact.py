@@ -26,7 +26,7 @@ import numpy as np
 from places import SHARED
 
 from tasks.archive.degradation import PRESETS, Degradation, Image, degrade
-from tasks.faces import Judge, onnx_judge, recognition_crop
+from tasks.faces import Judge, onnx_judge
 from tasks.training.data import Face, ita, load_faces, to_float
 from tasks.training.measure import psnr
 
@@ -162,6 +162,8 @@ def _judge() -> Judge | None:
 
 def likeness(one: Image, other: Image) -> float:
     """Cosine of the judge's vectors; not a number where the judge is absent."""
+    from tasks.faces.geometry import recognition_crop
+
     judge = _judge()
     if judge is None:
         return float("nan")

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from infra.weights import WeightsRow, WeightsStore
     from tasks.measuring import EvaluationTold, Overall, SubsetSummary
 
-DIGITS = {"psnr": 2, "musiq": 2}
-
 
 def print_evaluation(told: EvaluationTold, store: WeightsStore) -> None:
     """Means, identity, score, what is missing, and where the files are.
@@ -66,7 +64,7 @@ def _of(subset: SubsetSummary) -> str:
 
 
 def _cells(means: Mapping[str, float], metrics: Sequence[str]) -> list[str]:
-    return [f"{means[name]:.{DIGITS.get(name, 4)}f}" if name in means else "–" for name in metrics]
+    return [f"{means[name]:.{METRICS[name].digits}f}" if name in means else "–" for name in metrics]
 
 
 def _faces(told: EvaluationTold) -> str:

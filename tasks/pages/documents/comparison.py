@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from math import floor, log10
 
 from tasks.comparing import (
-    NOT_RANKED,
     ComparisonFacts,
     Difference,
     Effort,
@@ -20,6 +19,7 @@ from tasks.comparing import (
     SideFacts,
     pictures_needed,
 )
+from tasks.measuring import meaning_of
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
 from tasks.pages.run.words import duration, number
 
@@ -47,7 +47,7 @@ def metric_cells(d: Difference) -> tuple[str, ...]:
     """A metric's row under METRICS_HEAD."""
     title = f"{d.title} {'↑' if d.better == 'higher' else '↓'}"
     counts = f"{d.wins:,} : {d.losses:,} : {d.ties:,}"
-    verdict = "–" if d.metric in NOT_RANKED else d.verdict
+    verdict = d.verdict if meaning_of(d.metric).ranked else "–"
     return title, number(d.mean_a), number(d.mean_b), signed(d.gain), interval(d), counts, verdict
 
 

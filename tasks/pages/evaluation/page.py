@@ -17,13 +17,13 @@ from typing import Any
 from markupsafe import Markup
 
 from tasks.archive import OUTCOMES, REASONS
-from tasks.measuring import METRICS, PROBLEMS, PUBLISHED, EvaluationFacts, Published
+from tasks.measuring import PROBLEMS, PUBLISHED, EvaluationFacts, Published, meaning_of
 from tasks.pages.evaluation.charts import plane_of
 from tasks.pages.evaluation.pictures import ENLARGED, LARGE, PICTURED, SMALL, STRIP, Folder, Shown
 from tasks.pages.evaluation.sheet import DETAILED, IDENTITY, Sheet
 from tasks.pages.run.page import FOLDER, face_line, own_text, script_json, short, template
 from tasks.pages.run.records import MISSING, FaceRecord
-from tasks.pages.run.words import OUTCOME_WORDS, histogram, title
+from tasks.pages.run.words import OUTCOME_WORDS, histogram
 
 CHUNK = 200
 """Faces whose details come in one file."""
@@ -134,12 +134,11 @@ def _totals(facts: EvaluationFacts) -> Iterator[Total]:
         yield Total(name, said.title or _title(name), said.better, value, _published(row, name))
     for name in facts.missing:
         if name not in facts.metrics:
-            better = METRICS[name].better if name in METRICS else ""
-            yield Total(name, _title(name), better, None, _published(row, name))
+            yield Total(name, _title(name), meaning_of(name).better, None, _published(row, name))
 
 
 def _title(name: str) -> str:
-    return METRICS[name].title if name in METRICS else title(name)
+    return meaning_of(name).title
 
 
 def _published(row: Published | None, name: str) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.measuring import Evaluation, EvaluationFacts, MetricFacts, SubsetSummary
+from tasks.measuring import BEFORE, Evaluation, EvaluationFacts, MetricFacts, SubsetSummary, identities
 from tasks.pages.evaluation.restoring import Key, Restoring
 from tasks.pages.run.records import Distribution, Measure
 from tasks.pages.run.totals import Floats, distribution
@@ -199,13 +199,13 @@ def _distributions(metrics: Sequence[Column], before: dict[str, Floats]) -> Iter
     for column in metrics:
         after, was = (values[~np.isnan(values)] for values in (column.values, before[column.name]))
         if after.size:
-            paired = f"{column.name}.input" if was.size else None
+            paired = f"{column.name}.{BEFORE}" if was.size else None
             yield distribution(Measure(column.name, paired, column.name, column.better == "higher"), was, after)
 
 
 def _identities(evaluation: Evaluation, metrics: Sequence[Column], failed: NDArray[np.int8]) -> Iterator[IdentityChart]:
     """One chart per subset, all on one scale; AdaFace's where it is there, else the network's that was added."""
-    column = next((c for c in metrics if c.name in (IDENTITY, f"{IDENTITY}_onnx")), None)
+    column = next((c for c in metrics if c.name in identities()), None)
     known = column.values[~np.isnan(column.values)] if column else np.zeros(0)
     if column is None or not known.size:
         return
