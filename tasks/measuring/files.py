@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -73,7 +74,7 @@ class MetricFacts(Record):
     """How a metric was taken. digest: of all that its numbers depend on. weights: name → sha256."""
 
     title: str = ""
-    better: Better = "higher"
+    better: Better | Literal[""] = "higher"
     kind: str = ""
     digest: str = ""
     weights: dict[str, str] = Field(default_factory=dict)
