@@ -135,7 +135,7 @@ def schema_of(record: type[Event] | type[FileRow]) -> pa.Schema:
 def table_of(record: type[Record], rows: Sequence[Record], **same: Any) -> pa.Table:
     """Records as an Arrow table; a column named in `same` has that value (or, if it is a range, those) for all rows.
 
-    Raises pyarrow.ArrowException or UnicodeError for a value that its column does not take.
+    Raises ValueError naming the column for a value that it does not take.
     """
     import pyarrow as pa
 
@@ -143,7 +143,10 @@ def table_of(record: type[Record], rows: Sequence[Record], **same: Any) -> pa.Ta
         if name in same:
             value = same[name]
             return pa.array(value, kind) if isinstance(value, range) else pa.repeat(pa.scalar(value, kind), len(rows))
-        return pa.array([_stored(name, getattr(row, name)) for row in rows], kind)
+        try:
+            return pa.array([_stored(name, getattr(row, name)) for row in rows], kind)
+        except (pa.ArrowException, UnicodeError) as error:
+            raise ValueError(f"column {name!r} takes {kind}: {error}") from error
 
     schema = schema_of(record)
     return pa.table([column(each.name, each.type) for each in schema], schema=schema)

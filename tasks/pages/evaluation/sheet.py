@@ -37,7 +37,7 @@ class Column:
 
     name: str
     title: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", ""]
     values: Floats
     kind: Literal["metric", "difference"]
     of: str
