@@ -43,7 +43,6 @@ from .metrics import AFTER as AFTER
 from .metrics import BEFORE as BEFORE
 from .metrics import METRICS as METRICS
 from .metrics import RECORDED as RECORDED
-from .metrics import Metric as Metric
 from .metrics import UnknownMetric as UnknownMetric
 from .metrics import default_metrics as default_metrics
 from .metrics import gate_metrics as gate_metrics
