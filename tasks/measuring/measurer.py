@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from infra.ledger import Event
 from infra.storage import Storage, StorageMissingError, decode_name
 from infra.weights import open_store
-from tasks.faces import geometry
+from tasks.faces import Alignment, geometry
 from tasks.measuring.files import PROBLEMS
 from tasks.measuring.instruments import FacePair, exact_kernels
 from tasks.measuring.meter import Meter, Unmeasurable
@@ -221,8 +221,7 @@ def _detector(settings: DetectAlignSettings, paths: Mapping[str, Path], device: 
 
 def _in_its_crop(detail: Detail) -> Located:
     """A face as the detector says it, with the landmarks where its crop shows them."""
-    found = Located.from_detail(detail)
-    assert found.matrix is not None
+    found = Alignment.from_detail(detail)
     return Located(geometry.transform(found.points, found.matrix), found.matrix)
 
 
