@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from flows.restoration import REPORT, levels, run_facts, sampled_rows, shown_pixels
 from flows.session import RunFacts, last_run_facts
-from infra.ledger import Ledger, LedgerError
+from infra.ledger import Ledger
+from infra.problems import ForPeople
 from infra.storage import Storage, decode_name
 from tasks.measuring import FACTS, Evaluation, read_evaluation
 
@@ -66,7 +67,7 @@ def _last_run(workspace: Storage | None) -> tuple[RunFacts | None, str]:
     try:
         Ledger.open(workspace, create=False)
         return last_run_facts(workspace), ""
-    except (LookupError, LedgerError, OSError) as error:
+    except ForPeople as error:
         return None, f"the workspace {workspace.shown_url} could not be asked: {error}"
 
 

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from flows.jobs import Job, JobError
 from infra.facts import Facts, Record
+from infra.ledger import listing
 from infra.storage import Storage
 from tasks.comparing import PromotionTold
 from tasks.recipes import Held, RecipeFile, StageEntry
@@ -117,19 +118,15 @@ def facts_of_every_run(storage: Storage) -> list[RunFacts]:
 
 
 def last_run_facts(storage: Storage) -> RunFacts:
-    """What the latest run wrote down about itself. Raises LookupError where none ever ran."""
+    """What the latest run wrote down about itself. Raises JobError where none ever ran."""
     if not (paths := _paths(storage)):
-        raise LookupError(f"nothing ever ran in {storage.shown_url}")
+        raise JobError(f"expected a workspace in which something ran, got {storage.shown_url}")
     return _read(storage, paths[-1])
 
 
 def last_job(workspace: str) -> Job:
     """The job of a workspace's last run. Raises JobError where none ever ran."""
-    try:
-        job = last_run_facts(Storage(workspace)).job
-    except (LookupError, OSError) as error:
-        raise JobError(f"expected a workspace in which something ran: {error}") from None
-    return Job.model_validate(job.model_dump())
+    return Job.model_validate(last_run_facts(Storage(workspace)).job.model_dump())
 
 
 def digests_of_run(storage: Storage, run_id: str) -> dict[str, str]:
@@ -139,7 +136,7 @@ def digests_of_run(storage: Storage, run_id: str) -> dict[str, str]:
 
 
 def _paths(storage: Storage) -> list[str]:
-    return sorted(info.path for info in storage.walk("runs") if info.path.endswith(".json"))
+    return sorted(info.path for info in listing(storage, "runs") if info.path.endswith(".json"))
 
 
 def _path(run_id: str) -> str:

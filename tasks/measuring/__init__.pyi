@@ -18,7 +18,6 @@ from .files import FACTS as FACTS
 from .files import NOTHING_TO_MEASURE as NOTHING_TO_MEASURE
 from .files import PROBLEMS as PROBLEMS
 from .files import Evaluation as Evaluation
-from .files import EvaluationMissing as EvaluationMissing
 from .files import faces_schema as faces_schema
 from .files import read_evaluation as read_evaluation
 from .files import unmeasured as unmeasured
@@ -39,7 +38,6 @@ from .measurer import Item as Item
 from .measurer import MeasureConfig as MeasureConfig
 from .metrics import METRICS as METRICS
 from .metrics import Resolved as Resolved
-from .metrics import UnknownMetric as UnknownMetric
 from .metrics import default_metrics as default_metrics
 from .metrics import resolve as resolve
 from .metrics import weights_of as weights_of

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flows.jobs import Job
+from flows.jobs import Job, insist_on_folder, refuse_secrets
 from infra import extras
 from infra.facts import Facts
 from infra.ledger import COMMIT, FileRow, Ledger, known_files
@@ -58,10 +58,11 @@ class Preview(Facts):
 
 
 def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, Any]:
-    """How many files, of which formats, and what cannot be used and why. Raises StorageMissing without a source."""
+    """How many files, of which formats, and what cannot be used and why. Raises JobError without a source."""
+    refuse_secrets(source)
     counts: Counter[str] = Counter()
     total = 0
-    for row in scan_archive(Storage(source), {}, include=include, exclude=exclude):
+    for row in scan_archive(insist_on_folder(source, "pictures"), {}, include=include, exclude=exclude):
         counts[row.problem or row.format or "?"] += 1
         total += row.bytes or 0
     return {"found": counts.total(), "bytes": total, **dict(counts.most_common())}
