@@ -11,14 +11,13 @@ from prefect import flow
 
 from flows.evaluate_dataset import evaluate
 from flows.evaluation import Measured, effort_facts
-from flows.jobs import BenchmarkJob, EvaluationJob, Job, Side, restored_tree
+from flows.jobs import BenchmarkJob, EvaluationJob, Job, Side, insist_on_folder, restored_tree
 from flows.restore_dataset import restore
 from flows.session import cluster_settings, write_document, write_facts, write_table
 from infra.settings import load_settings
 from infra.storage import Storage
 from tasks.comparing import (
     ARCHIVE,
-    CELLS,
     TRUTH,
     BenchmarkFacts,
     default_faces,
@@ -60,17 +59,7 @@ def benchmark_recipes(
 
     Running it again with one more recipe restores and measures only with that one.
     """
-    job = BenchmarkJob(
-        output=output,
-        faces=faces,
-        recipes=tuple(recipes or ["compact"]),
-        limit=limit,
-        degradations=tuple(degradations or CELLS),
-        metrics=tuple(metrics or ()),
-        price_per_gpu_hour=price_per_gpu_hour,
-        settings=settings or {},
-    )
-    return benchmark(job)
+    return benchmark(BenchmarkJob.of(**locals()))
 
 
 @dataclass(frozen=True)
@@ -143,7 +132,7 @@ def _facts(job: BenchmarkJob, tried: Tried) -> BenchmarkFacts:
         recipes=tuple(evaluations),
         degradations=job.cells(),
         effort={name: effort_facts(side, job.price_per_gpu_hour) for name, side in tried.restored.items()},
-        missing={metric: why for each in evaluations.values() for metric, why in each.facts["missing"].items()},
+        missing={metric: why for each in evaluations.values() for metric, why in each.facts.missing.items()},
         problems={name: problems_of(each.faces) for name, each in evaluations.items()},
         limits=ONE_PERSON if job.faces is None else OWN_FACES,
         output=Storage(job.output).shown_url,

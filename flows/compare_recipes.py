@@ -13,7 +13,7 @@ from prefect import flow
 
 from flows.evaluate_dataset import evaluate
 from flows.evaluation import Measured, effort_facts, measured_before
-from flows.jobs import ComparisonJob, JobError, Side, evaluation_of, restored_tree, two_sides
+from flows.jobs import ComparisonJob, Side, evaluation_of, restored_tree, two_sides
 from flows.restore_dataset import restore
 from flows.session import write_document, write_facts, write_table
 from infra.storage import Storage, StorageError, decode_name
@@ -45,19 +45,7 @@ def compare_recipes(
 
     What a recipe has restored and what was measured is not done again. Returns what comparison.json holds.
     """
-    job = ComparisonJob(
-        a=a,
-        b=b,
-        against=against,
-        truth=truth,
-        output=output,
-        metrics=tuple(metrics or ()),
-        aligned=aligned,
-        confidence=confidence,
-        price_per_gpu_hour=price_per_gpu_hour,
-        settings=settings or {},
-    )
-    return compare_sides(job)
+    return compare_sides(ComparisonJob.of(**locals()))
 
 
 def compare_sides(job: ComparisonJob) -> ComparisonFacts:

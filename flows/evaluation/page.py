@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from flows.restoration import REPORT, levels, run_facts, sampled_rows, shown_pixels
@@ -12,7 +12,7 @@ from flows.session import RunFacts, last_run_facts
 from infra.ledger import Ledger
 from infra.problems import ForPeople
 from infra.storage import Storage, decode_name
-from tasks.measuring import FACTS, Evaluation, read_evaluation
+from tasks.measuring import FACTS, Evaluation, EvaluationFacts, read_evaluation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> st
     from tasks.pages.evaluation import FOLDER, Album, Surroundings, sheet_of, write_page
 
     evaluation = read_evaluation(folder)
-    workspace = Storage(decode_name(url)) if (url := evaluation.facts.get("workspace")) else None
+    workspace = Storage(decode_name(url)) if (url := evaluation.facts.workspace) else None
     run, why = _last_run(workspace)
     wanted = _wants_pictures(folder, run) if pictures is None else pictures
     restoring = _restoring(evaluation, workspace, run) if workspace and run else None
@@ -87,8 +87,8 @@ def _restoring(evaluation: Evaluation, workspace: Storage, run: RunFacts) -> Res
     return restoring_of(run_facts(run, sample), conditions, *rows, metrics=evaluation.metrics, detailed=wanted)
 
 
-def _loader(facts: dict[str, Any]) -> PixelLoader:
-    places = {"restored": facts["restored"], "input": facts["against"], "truth": facts.get("truth")}
+def _loader(facts: EvaluationFacts) -> PixelLoader:
+    places = {"restored": facts.restored, "input": facts.against, "truth": facts.truth}
     trees = {side: Storage(decode_name(url)) for side, url in places.items() if url}
     return lambda side, path: shown_pixels(trees[side], path)
 
@@ -108,9 +108,9 @@ def _stage_loader(workspace: Storage | None) -> StageLoader:
     return load
 
 
-def _trees(folder: Storage, facts: dict[str, Any]) -> dict[str, str] | None:
+def _trees(folder: Storage, facts: EvaluationFacts) -> dict[str, str] | None:
     """Addresses of the trees relative to the page, where everything is on this machine's disk."""
-    places = {"restored": facts["restored"], "input": facts["against"], "truth": facts.get("truth")}
+    places = {"restored": facts.restored, "input": facts.against, "truth": facts.truth}
     found = {side: Storage(decode_name(url)) for side, url in places.items() if url}
     if not folder.is_local or not all(tree.is_local for tree in found.values()):
         return None

@@ -1,4 +1,4 @@
-"""Data sets as files of `data_manifests/`; what no job may ask for: secrets, an archive that is not there or overlaps."""
+"""Data sets as files of `data_manifests/`; what no job may ask for: secrets, folders that are not there or overlap."""
 
 from __future__ import annotations
 

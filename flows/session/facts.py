@@ -120,13 +120,13 @@ def facts_of_every_run(storage: Storage) -> list[RunFacts]:
 def last_run_facts(storage: Storage) -> RunFacts:
     """What the latest run wrote down about itself. Raises JobError where none ever ran."""
     if not (paths := _paths(storage)):
-        raise JobError(f"expected a workspace in which something ran, got {storage.shown_url}")
+        raise JobError(f"expected a workspace in which something ran; nothing ever ran in {storage.shown_url}")
     return _read(storage, paths[-1])
 
 
 def last_job(workspace: str) -> Job:
     """The job of a workspace's last run. Raises JobError where none ever ran."""
-    return Job.model_validate(last_run_facts(Storage(workspace)).job.model_dump())
+    return Job.of(**last_run_facts(Storage(workspace)).job.model_dump())
 
 
 def digests_of_run(storage: Storage, run_id: str) -> dict[str, str]:

@@ -90,7 +90,7 @@ def compare(
         problems_b=problems_of(b.faces),
         differences=differences,
         not_compared=dict(sorted((not_compared | empty).items())),
-        sets={name: (_overall(a, name), _overall(b, name)) for name in ("fid", "score") if name not in not_compared},
+        sets={name: each for name, each in _whole_sets(a, b).items() if name not in not_compared},
         identity=tuple(_identity(pairs, thresholds, _own_thresholds(a, b, both))),
         worst=_worst(pairs, worst),
         table=table,
@@ -114,8 +114,8 @@ def _difference(pairs: Pairs, m: int, low: float, high: float, enough: int) -> D
     told = pictures >= enough
     return Difference(
         metric=name,
-        title=pairs.metrics[name].get("title", name),
-        better=pairs.metrics[name]["better"],
+        title=pairs.metrics[name].title or name,
+        better=pairs.metrics[name].better,
         pairs=int(both.sum()),
         pictures=pictures,
         mean_a=float(pairs.a[both, m].mean()),
@@ -134,8 +134,8 @@ def _difference(pairs: Pairs, m: int, low: float, high: float, enough: int) -> D
 
 def _own_thresholds(a: Evaluation, b: Evaluation, both: pa.Table) -> Floats:
     """(N,) the threshold that the data set gives each face's subset; NaN where it gives none."""
-    subsets = {**a.facts.get("subsets", {}), **b.facts.get("subsets", {})}
-    own = {name: facts["threshold"] for name, facts in subsets.items() if facts.get("threshold") is not None}
+    subsets = {**a.facts.subsets, **b.facts.subsets}
+    own = {name: subset.threshold for name, subset in subsets.items() if subset.threshold is not None}
     codes = both["subset"].combine_chunks().dictionary_encode()
     values = np.array([own.get(name, np.nan) for name in codes.dictionary.to_pylist()] or [np.nan])
     return np.asarray(values[codes.indices.fill_null(0).to_numpy()], np.float64)
@@ -211,15 +211,16 @@ def problems_of(faces: pa.Table) -> dict[str, int]:
 def _unlike_sets(a: Evaluation, b: Evaluation, not_compared: Mapping[str, str]) -> dict[str, str]:
     """Numbers of whole sets that would mislead side by side: FIDs to different references, Scores of unlike terms."""
     found: dict[str, str] = {}
-    ours, theirs = (side.facts["metrics"].get("fid") for side in (a, b))
+    ours, theirs = (side.facts.metrics.get("fid") for side in (a, b))
     if ours and theirs and ours != theirs:
         found["fid"] = "A and B were measured with different weights or references; evaluate both again"
     unlike = [name for name in TERMS if name in {**not_compared, **found}]
-    if unlike and any(_overall(side, "score") is not None for side in (a, b)):
+    if unlike and any(side.facts.overall.score is not None for side in (a, b)):
         found["score"] = f"its terms were not measured alike: {', '.join(unlike)}"
     return found
 
 
-def _overall(evaluation: Evaluation, name: str) -> float | None:
-    value: float | None = evaluation.facts.get("overall", {}).get(name)
-    return value
+def _whole_sets(a: Evaluation, b: Evaluation) -> dict[str, tuple[float | None, float | None]]:
+    """The numbers that a set has as a whole, (A, B)."""
+    ours, theirs = a.facts.overall, b.facts.overall
+    return {"fid": (ours.fid, theirs.fid), "score": (ours.score, theirs.score)}

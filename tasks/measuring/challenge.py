@@ -11,7 +11,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -105,40 +105,36 @@ class Scored:
 class SubsetSummary:
     """Means over one subset. `measured` counts the faces behind each mean; `threshold` and failures need a protocol."""
 
-    images: int
-    expected: int | None
-    means: dict[str, float]
-    measured: dict[str, int]
-    threshold: float | None
-    identity_failures: int | None
+    images: int = 0
+    expected: int | None = None
+    means: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, int] = field(default_factory=dict)
+    threshold: float | None = None
+    identity_failures: int | None = None
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The whole evaluation in numbers. `means` are the subsets' means weighted by their counts.
+class Overall:
+    """The whole in numbers. `means` are the subsets' means weighted by their counts.
 
     `score` is None unless `score_missing` is empty. `valid`: whether the challenge would rank it; None: nobody knows.
     """
 
-    subsets: dict[str, SubsetSummary]
-    images: int
-    means: dict[str, float]
-    fid: float | None
-    score: float | None
-    score_terms: dict[str, float]
-    score_missing: tuple[str, ...]
-    identity_failures: int | None
-    valid: bool | None
+    images: int = 0
+    means: dict[str, float] = field(default_factory=dict)
+    fid: float | None = None
+    score: float | None = None
+    score_terms: dict[str, float] = field(default_factory=dict)
+    score_missing: tuple[str, ...] = ()
+    identity_failures: int | None = None
+    valid: bool | None = None
 
-    def subset_facts(self) -> dict[str, Any]:
-        """`subsets` of evaluation.json."""
-        return {name: asdict(subset) for name, subset in self.subsets.items()}
 
-    def overall_facts(self) -> dict[str, Any]:
-        """`overall` of evaluation.json."""
-        facts = asdict(self)
-        del facts["subsets"]
-        return {**facts, "score_missing": list(self.score_missing)}
+@dataclass(frozen=True)
+class Summary(Overall):
+    """The whole evaluation in numbers, and each subset."""
+
+    subsets: dict[str, SubsetSummary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -98,17 +98,17 @@ def test_originals_and_outputs_may_not_overlap(tmp_path):
     for source, workspace in (("a", "a"), ("a", "a/b"), ("a/b", "a"), ("s3://x/a", "s3://x/a/ws")):
         roots = [p if "://" in p else str(tmp_path / p) for p in (source, workspace)]
         with pytest.raises(JobError, match="overlap"):
-            job_for(None, *roots)
-    job_for(None, "s3://x/a", "s3://x/ab")
+            job_for(source=roots[0], workspace=roots[1])
+    job_for(source="s3://x/a", workspace="s3://x/ab")
 
 
 def test_an_unknown_data_set_names_the_known(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data_manifests").mkdir()
     (tmp_path / "data_manifests/holiday.toml").write_text('source = "a"\nworkspace = "b"\n')
-    assert job_for("holiday", None, None).source == str(tmp_path / "data_manifests/a")
+    assert job_for(dataset="holiday").source == str(tmp_path / "data_manifests/a")
     with pytest.raises(JobError, match="holiday"):
-        job_for("holidays", None, None)
+        job_for(dataset="holidays")
 
 
 def test_every_declared_exit_code_is_documented():

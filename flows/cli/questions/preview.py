@@ -76,6 +76,7 @@ def preview(job: Job, *, preflight: bool = True) -> Preview:
     from flows.restoration import PROBLEMS, plan_of
     from flows.session import prepare
 
+    insist_on_folder(job.source, "pictures")
     settings, recipe, workspace = job.load_settings(), job.load_recipe(), Storage(job.workspace)
     store = open_store(settings.weights_dir, settings.weights_table)
     weights = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.measuring import Evaluation
+from tasks.measuring import Evaluation, EvaluationFacts, MetricFacts, SubsetSummary
 from tasks.pages.evaluation.restoring import Key, Restoring
 from tasks.pages.run.records import Distribution, Measure
 from tasks.pages.run.totals import Floats, distribution
@@ -84,7 +84,7 @@ class Sheet:
     need: Places
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> EvaluationFacts:
         """What evaluation.json says."""
         return self.evaluation.facts
 
@@ -136,7 +136,7 @@ def sheet_of(evaluation: Evaluation, restoring: Restoring | None) -> Sheet:
 
 def failures(evaluation: Evaluation) -> NDArray[np.int8]:
     """Per face: 1 where the similarity is below its subset's threshold, 0 where not, -1 where nobody can say."""
-    thresholds = {name: subset.get("threshold") for name, subset in evaluation.facts["subsets"].items()}
+    thresholds = {name: subset.threshold for name, subset in evaluation.facts.subsets.items()}
     if IDENTITY not in evaluation.metrics:
         return np.full(evaluation.faces.num_rows, -1, np.int8)
     limits = [thresholds.get(subset) for subset in evaluation.faces.column("subset").to_pylist()]
@@ -149,12 +149,12 @@ def _numbers(evaluation: Evaluation, name: str) -> Floats:
 
 
 def _metric_columns(evaluation: Evaluation) -> tuple[Column, ...]:
-    said = evaluation.facts["metrics"]
+    said = evaluation.facts.metrics
     return tuple(
         Column(
             name,
-            said.get(name, {}).get("title") or title(name),
-            said.get(name, {}).get("better", "higher"),
+            said.get(name, MetricFacts()).title or title(name),
+            said.get(name, MetricFacts()).better,
             _numbers(evaluation, name),
             "metric",
             name,
@@ -211,11 +211,11 @@ def _identities(evaluation: Evaluation, metrics: Sequence[Column], failed: NDArr
         return
     low, high = min(0.0, float(known.min())), 1.0
     subsets = np.array(evaluation.faces.column("subset").to_pylist(), dtype=object)
-    for name in evaluation.facts["subsets"] or {"": {}}:
+    for name, subset in (evaluation.facts.subsets or {"": SubsetSummary()}).items():
         here = (subsets == name) & ~np.isnan(column.values)
         if not here.any():
             continue
-        threshold = evaluation.facts["subsets"].get(name, {}).get("threshold") if column.name == IDENTITY else None
+        threshold = subset.threshold if column.name == IDENTITY else None
         values = column.values[here]
         yield IdentityChart(
             name,
