@@ -90,7 +90,7 @@ class _Shelf:
         """The last snapshot's files under the new version."""
         for bucket in buckets:
             (source,) = self.reader.holdings.snapshot_of(kind, {bucket})
-            self.rows.setdefault(kind, {})[str(bucket)] = self.reader.holdings.commit["rows"][kind][str(bucket)]
+            self.rows.setdefault(kind, {})[str(bucket)] = self.reader.holdings.rows[kind][str(bucket)]
             target = snapshot_path(self._version, kind, bucket)
             self._writes.append(self._pool.submit(self.reader.storage.copy, source, target))
 

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +85,7 @@ Made = tuple[PairResult, Mapping[str, Pixels]]
 """A result, and what is kept for FID."""
 
 
-def build(config: dict[str, Any]) -> Measurer:
+def build(config: Mapping[str, object]) -> Measurer:
     """The executor's factory."""
     return Measurer(MeasureConfig.model_validate(config))
 

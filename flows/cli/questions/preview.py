@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.jobs import Job
 from infra import extras
@@ -57,7 +57,7 @@ class Preview(Facts):
     """Why there is none."""
 
 
-def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, Any]:
+def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, int]:
     """How many files, of which formats, and what cannot be used and why. Raises StorageMissing without a source."""
     counts: Counter[str] = Counter()
     total = 0
