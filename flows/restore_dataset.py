@@ -35,7 +35,7 @@ from flows.restoration import (
     summary,
     write_run_report,
 )
-from flows.session import RunStopped, dated_name, each_in_flight, watched, worth_retrying
+from flows.session import RunStopped, Summary, dated_name, each_in_flight, watched, worth_retrying
 from infra.ledger import COMMIT, Event, FileRow, known_files
 from infra.workers import Failure
 from tasks.archive import READ_AGAIN, scan_archive
@@ -58,7 +58,7 @@ def restore_dataset(
     retry: bool = False,
     stages: dict[str, dict[str, Any]] | None = None,
     settings: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Restores every face of a data set and accounts for every file.
 
     Name a data set of data_manifests/, or a `source` and a `workspace`. Running it again resumes: what is done is
@@ -79,7 +79,7 @@ def restore_dataset(
     return restore(job)
 
 
-def restore(job: Job) -> dict[str, Any]:
+def restore(job: Job) -> Summary:
     """The story itself."""
     with open_run(job, watched.get()) as run:
         news = find_pictures(run)
@@ -106,7 +106,7 @@ def find_pictures(run: Run) -> int:
     news = 0
     while part := list(islice(rows, INVENTORY_SEGMENT)):
         _make_way(run, known, part)  # before the ledger knows: a run that dies between the two does it once more
-        run.ledger.append_inventory([FileRow(**row) for row in part], run_id=run.id)
+        run.ledger.append_inventory(part, run_id=run.id)
         news += len(part)
     if news >= INVENTORY_SEGMENT:
         run.ledger.fold()  # every question from here on asks the inventory
@@ -193,7 +193,7 @@ def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
     return dashboard.outcomes(events)
 
 
-def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
+def finish(run: Run, plan: Plan, *, changed: bool) -> Summary:
     """Folds the ledger, writes totals and report, holds the forecast to what it took, and tells the dashboard."""
     run.session.lease.check()
     run.ledger.fold()
@@ -201,8 +201,7 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     if changed or not run.workspace.exists(REPORT):
         write_run_report(run)
-    held = forecast.at_the_end(run, plan)
-    totals["forecast"] = held.model_dump(mode="json") if held else None
+    totals = totals.model_copy(update={"forecast": forecast.at_the_end(run, plan)})
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     run.workspace.delete_tree(DISPLACED)
     run.progress.summary = totals
@@ -210,13 +209,13 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
     return totals
 
 
-def _make_way(run: Run, known: Mapping[str, Any], news: list[Any]) -> None:
+def _make_way(run: Run, known: Mapping[str, FileRow], news: list[FileRow]) -> None:
     """A path that holds another picture now must not show the earlier one's result. What was not read tells nothing."""
-    read = [row for row in news if row["present"] and row["problem"] not in READ_AGAIN]
-    changed = [(b, row) for row in read if (b := known.get(row["path"])) and b["image_id"] != row["image_id"]]
+    read = [row for row in news if row.present and row.problem not in READ_AGAIN]
+    changed = [(b, row) for row in read if (b := known.get(row.path)) and b.image_id != row.image_id]
     if not changed:
         return
-    columns, ids = ["image_id", "output_sha256"], sorted({row["image_id"] for _, row in changed})
+    columns, ids = ["image_id", "output_sha256"], sorted({row.image_id for _, row in changed})
     verdicts = run.ledger.latest(stage=COMMIT, image_ids=ids, columns=columns).to_pylist()
     make_way(run.workspace, changed, {row["image_id"]: row["output_sha256"] for row in verdicts})
 

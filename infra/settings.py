@@ -12,11 +12,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from infra.problems import ForPeople
+
 CONFIG_FILE = "mpsr.toml"
 
 
-class SettingsError(ValueError):
+class SettingsError(ForPeople):
     """A setting has a value that cannot be used; the message names the setting, the value and what is expected."""
+
+    exit_code = 2
 
 
 class Promotion(BaseModel):

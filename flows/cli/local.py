@@ -12,18 +12,17 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from flows.cli.words import terminal
 from flows.jobs import Job
-from flows.session import Progress, watched
+from flows.session import Progress, Summary, watched
 
 LOCAL_SERVER = ("127.0.0.1", 4200)
 SERVER_SECONDS = 120
 """How long an ephemeral server may take to answer; Prefect's own 20 s are too few for a busy machine."""
 
 
-def run_flow(job: Job) -> dict[str, Any]:
+def run_flow(job: Job) -> Summary:
     """Runs restore-dataset for a job in this process, with progress on stderr; returns its summary."""
     recipe, settings = job.load_recipe(), job.load_settings()
     quiet_prefect()

@@ -121,7 +121,7 @@ def compare(
 
     with at_the_terminal(Steps()):
         facts = compare_recipes(**job.model_dump(mode="json"))
-    terminal.print_json(facts) if json_ else print_comparison(facts)
+    terminal.print_json(facts.model_dump(mode="json")) if json_ else print_comparison(facts)
 
 
 def benchmark(
@@ -166,7 +166,7 @@ def benchmark(
     job.runs(), job.cells()  # what cannot be is said at once, before any server starts
     with at_the_terminal(Steps()):
         facts = benchmark_recipes(**job.model_dump(mode="json"))
-    terminal.print_json(facts) if json_ else print_benchmark(facts)
+    terminal.print_json(facts.model_dump(mode="json")) if json_ else print_benchmark(facts)
 
 
 def _store(job: EvaluationJob) -> WeightsStore:

@@ -35,6 +35,7 @@ def list_(
             from tasks.recipes import load_recipe
 
             tell_weights.print_gpu_memory(load_recipe(recipe))
+            tell_weights.print_drawn(load_recipe(recipe))
 
 
 @app.command()

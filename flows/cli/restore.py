@@ -27,6 +27,7 @@ from flows.cli.words import restoration as tell
 from flows.cli.words import terminal
 
 if TYPE_CHECKING:
+    from flows.session import Summary
     from tasks.archive import Expected, Gain
 
 
@@ -94,7 +95,7 @@ def plan(
 
     priced = [*(set_ or []), *([] if price is None else [f"price_per_gpu_hour={price}"])]
     data = preview(_job(source, workspace, recipe, aligned, include, exclude, priced, None), preflight=preflight)
-    terminal.print_json(data.model_dump(mode="json", by_alias=True)) if json_ else tell.print_plan(data)
+    terminal.print_json(data.model_dump(mode="json")) if json_ else tell.print_plan(data)
     if data.weights_missing or data.extras_missing:
         raise typer.Exit(2)
 
@@ -109,10 +110,10 @@ def demo(
     raise typer.Exit(_demo(folder, json_))
 
 
-def _finish(summary: dict[str, Any], as_json: bool, workspace: str) -> None:
+def _finish(summary: Summary, as_json: bool, workspace: str) -> None:
     report_path = f"{workspace.rstrip('/')}/report/index.html"
-    terminal.print_json(summary) if as_json else terminal.print_summary(summary, report_path)
-    if summary["outcomes"]["failed"] or summary["outcomes"]["quarantined"]:
+    terminal.print_json(summary.model_dump(mode="json")) if as_json else tell.print_summary(summary, report_path)
+    if summary.outcomes["failed"] or summary.outcomes["quarantined"]:
         raise typer.Exit(1)
 
 
@@ -156,7 +157,11 @@ def _demo(folder: Path, as_json: bool) -> int:
     table = gains(expected, workspace / "restored")
     if as_json:
         terminal.print_json(
-            {**summary, "gains": [gain.as_dict() for gain in table], "surprises": [s.path for s in surprises]}
+            {
+                **summary.model_dump(mode="json"),
+                "gains": [gain.as_dict() for gain in table],
+                "surprises": [s.path for s in surprises],
+            }
         )
     else:
         _print_demo(summary, table, expected, outcomes, workspace, time.monotonic() - began)
@@ -167,7 +172,7 @@ def _demo(folder: Path, as_json: bool) -> int:
 
 
 def _print_demo(
-    summary: dict[str, Any],
+    summary: Summary,
     table: Sequence[Gain],
     expected: Sequence[Expected],
     outcomes: dict[str, str],
@@ -181,8 +186,8 @@ def _print_demo(
     for gain in table:
         shown.add_row(gain.path, *gain.cells())
     terminal.out.print(shown)
-    tell.print_stages(summary["stages"])
-    terminal.print_summary(summary, str(workspace / "report" / "index.html"))
+    tell.print_stages(summary.stages)
+    tell.print_summary(summary, str(workspace / "report" / "index.html"))
     as_wanted = sum(outcomes.get(e.path) in e.outcomes for e in expected)
     terminal.out.print(
         f"{as_wanted} of {len(expected)} files had the outcome that the demo expects; {seconds:.0f} s in all"

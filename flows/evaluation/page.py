@@ -6,10 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pydantic import TypeAdapter
-
 from flows.restoration import PROBLEMS, REPORT, levels, run_facts, shown_pixels
-from flows.session import last_run_facts
+from flows.session import RunFacts, last_run_facts
 from infra.ledger import Histories, Ledger, LedgerError
 from infra.storage import Storage, decode_name
 from tasks.measuring import FACTS, Evaluation, read_evaluation
@@ -54,7 +52,7 @@ def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> st
     return str(folder.local_path(page)) if folder.is_local else f"{folder.shown_url}/{page}"
 
 
-def _last_run(workspace: Storage | None) -> tuple[dict[str, Any] | None, str]:
+def _last_run(workspace: Storage | None) -> tuple[RunFacts | None, str]:
     """What the run that restored wrote down about itself, or why that is not known."""
     if workspace is None:
         return (
@@ -68,20 +66,20 @@ def _last_run(workspace: Storage | None) -> tuple[dict[str, Any] | None, str]:
         return None, f"the workspace {workspace.shown_url} could not be asked: {error}"
 
 
-def _wants_pictures(folder: Storage, run: dict[str, Any] | None) -> bool:
+def _wants_pictures(folder: Storage, run: RunFacts | None) -> bool:
     if folder.exists(SAID):
         from tasks.pages.evaluation import PageFacts
 
-        return TypeAdapter(PageFacts).validate_json(folder.read_bytes(SAID)).pictures
-    return bool(run["settings"]["report_thumbnails"]) if run else True
+        return PageFacts.model_validate_json(folder.read_bytes(SAID)).pictures
+    return run.with_pictures if run else True
 
 
-def _restoring(evaluation: Evaluation, workspace: Storage, run: dict[str, Any]) -> Restoring:
+def _restoring(evaluation: Evaluation, workspace: Storage, run: RunFacts) -> Restoring:
     from tasks.pages.evaluation import restoring_of, wanted_of
     from tasks.recipes import Condition
 
     ledger, wanted = Ledger.open(workspace, create=False), wanted_of(evaluation)
-    conditions = {stage["id"]: Condition(stage["when"]) for stage in run["recipe"]["stage"] if stage.get("when")}
+    conditions = {stage.id: Condition(stage.when) for stage in run.recipe.stage if stage.when}
     histories = Histories(ledger, "image_id IN (SELECT unnest(?::VARCHAR[]))", [list(wanted.inputs)])
     return restoring_of(run_facts(run), conditions, ledger.books(PROBLEMS).reasons, histories, wanted)
 

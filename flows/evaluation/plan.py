@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from flows.evaluation.run import EvaluationRun
 from flows.session import prefix_bits, prefix_of
-from infra.ledger import FileRow, bucket_of, known_files
+from infra.ledger import bucket_of, known_files
 from tasks.archive import scan_archive
 from tasks.measuring import FACES, FID, INPUT, RESTORED, ROLES, TRUTH, Row, matched
 from tasks.pictures import Limits
@@ -86,8 +86,8 @@ def find_pairs(run: EvaluationRun) -> pa.Table:
     Settles on the way whether the pictures are aligned faces.
     """
     news = scan_archive(run.trees, known_files(run.ledger), limits=Limits(max_pixels=run.settings.max_pixels))
-    while part := list(islice(news, SEGMENT)):
-        run.ledger.append_inventory([FileRow(**row) for row in part], run_id=run.id)
+    while some := list(islice(news, SEGMENT)):
+        run.ledger.append_inventory(some, run_id=run.id)
     columns = ["path", "image_id", "width", "height", "problem", "problem_text"]
     files = run.ledger.files(columns=columns)
     by_role = {role: _files_of(files, run.trees.names[role]) for role in ROLES if role in run.trees.names}

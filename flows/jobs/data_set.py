@@ -6,14 +6,17 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from infra.problems import ForPeople
 from infra.storage import Storage
 
 DATA_MANIFESTS = Path("data_manifests")
 DEMO_SEED = 1
 
 
-class JobError(ValueError):
+class JobError(ForPeople):
     """A run was asked for that cannot be; the message says what was expected, what came and what to do."""
+
+    exit_code = 2
 
 
 def read_data_manifest(name: str) -> dict[str, Any]:

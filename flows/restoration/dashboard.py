@@ -19,7 +19,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.session import aside, never_fatal
+from flows.session import Summary, aside, never_fatal
 from infra.ledger import Event
 
 if TYPE_CHECKING:
@@ -67,18 +67,18 @@ def _progress(run: Run) -> None:
 
 
 @never_fatal
-def finished(run: Run, summary: dict[str, Any], report: str) -> None:
+def finished(run: Run, summary: Summary, report: str) -> None:
     """The totals, the failures with their reasons, and where the report is."""
     aside.wait(LAST_WORDS_SECONDS)
     if run.board.bar is not None:
         update_progress_artifact(run.board.bar, 100.0)
-    outcome_table = [{"outcome": name, "files": n} for name, n in summary["outcomes"].items()]
-    create_table_artifact(key="outcomes", table=outcome_table, description=f"{summary['found']} files")
+    outcome_table = [{"outcome": name, "files": n} for name, n in summary.outcomes.items()]
+    create_table_artifact(key="outcomes", table=outcome_table, description=f"{summary.found} files")
     failures = run.ledger.query(_FAILURES, [TOP]).to_pylist()
     create_table_artifact(key="failures", table=failures, description=f"Failed and quarantined, at most {TOP}")
     create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts and rate at the end")
-    if summary["forecast"]:
-        told = [{"what": name, "value": summary["forecast"][name]} for name in _TOLD_OF_FORECAST]
+    if summary.forecast:
+        told = [{"what": name, "value": getattr(summary.forecast, name)} for name in _TOLD_OF_FORECAST]
         create_table_artifact(key="forecast", table=told, description="What was forecast, and what it took")
     create_link_artifact(key="report", link=report, link_text="Report", description="The static report of this run")
 

@@ -17,6 +17,7 @@ from flows.restoration.run import FACTORY
 from flows.restoration.shard import Planned, Shard
 from flows.session import Prepared, planned_pool
 from infra.ledger import Event, Ledger
+from infra.problems import ForPeople
 from tasks.recipes import SECOND_START, Rates, RecipeStage, StageRate, choose, per_size, size_of, spread
 from tasks.stage import WHOLE_IMAGE
 from tasks.worker import Item
@@ -32,7 +33,7 @@ CALL_SECONDS = 300.0
 """A call that takes longer is given up, and its pictures with it."""
 
 
-class NoPreflight(RuntimeError):
+class NoPreflight(ForPeople):
     """A pre-flight cannot be made here; the message says why."""
 
 

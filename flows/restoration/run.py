@@ -6,7 +6,6 @@ The steps themselves are in flows.restore_dataset.
 
 from __future__ import annotations
 
-import json
 import platform
 import socket
 import threading
@@ -28,6 +27,9 @@ from flows.session import (
     Patience,
     Prepared,
     Progress,
+    RanJob,
+    RanRecipe,
+    RunFacts,
     RunStopped,
     Session,
     cpu_pools,
@@ -35,6 +37,7 @@ from flows.session import (
     open_session,
     planned_pool,
     prepare,
+    write_run_facts,
 )
 from infra.ledger import COMMIT, Event, events_of
 from infra.storage import Storage
@@ -116,27 +119,26 @@ class Run:
             for path in paths:
                 self.workspace.delete(path)
 
-    def facts(self) -> dict[str, Any]:
-        """What is written down about the run itself, for report and explain."""
-        return {
-            "run_id": self.id,
-            "job": self.job.model_dump(mode="json"),
-            "settings": self.settings.model_dump(mode="json"),
-            "recipe": self.recipe.to_dict(),
-            "digests": dict(self.digests),
-            "weights": dict(self.prepared.weights),
-            "device": self.device,
-            "software": SOFTWARE,
-            "python": platform.python_version(),
-            "host": socket.gethostname(),
-            "started": datetime.fromtimestamp(self.session.started, UTC).isoformat(),
-            "links": {"Prefect run": flow_run.ui_url} if flow_run.ui_url else {},
-        }
+    def facts(self) -> RunFacts:
+        """What is known of the run before it has done anything."""
+        return RunFacts(
+            run_id=self.id,
+            job=RanJob(**self.job.model_dump()),
+            settings=self.settings.model_dump(mode="json"),
+            recipe=RanRecipe.model_validate(self.recipe.to_dict()),
+            digests=dict(self.digests),
+            weights=dict(self.prepared.weights),
+            device=self.device,
+            software=SOFTWARE,
+            python=platform.python_version(),
+            host=socket.gethostname(),
+            started=datetime.fromtimestamp(self.session.started, UTC).isoformat(),
+            links={"Prefect run": flow_run.ui_url} if flow_run.ui_url else {},
+        )
 
     def write_facts(self, **more: Any) -> None:
         """Writes `runs/<run id>.json`; called at the start and, with the totals, at the end."""
-        text = json.dumps({**self.facts(), **more}, indent=2, ensure_ascii=True)
-        self.workspace.write_atomic(f"runs/{self.id}.json", text.encode())
+        write_run_facts(self.workspace, self.facts().model_copy(update=more))
 
 
 @contextmanager

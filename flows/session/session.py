@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from flows.jobs import Job
 from infra import extras
 from infra.ledger import Event, Lease, Ledger, buckets_for
+from infra.problems import RESUME, ForPeople
 from infra.settings import Settings, SettingsError
 from infra.storage import Storage
 from infra.weights import open_store
@@ -110,8 +111,10 @@ def open_session(storage: Storage, count: Callable[[], int]) -> Iterator[Session
         yield Session(run_id, time.time(), storage, lease, ledger)
 
 
-class RunStopped(RuntimeError):
+class RunStopped(ForPeople):
     """The run could not finish (exit code 3): budget spent, disk full, lease lost. What is done is kept."""
+
+    hint = RESUME
 
 
 @contextmanager

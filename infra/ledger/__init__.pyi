@@ -13,6 +13,7 @@ from .retention import clean as clean
 from .rows import Event as Event
 from .rows import FileRow as FileRow
 from .rows import events_of as events_of
+from .rows import files_of as files_of
 from .schema import COMMIT as COMMIT
 from .schema import DELIVERED_STATES as DELIVERED_STATES
 from .schema import OPEN_STATES as OPEN_STATES
@@ -21,4 +22,5 @@ from .schema import LedgerError as LedgerError
 from .schema import bucket_of as bucket_of
 from .schema import bucket_sql as bucket_sql
 from .schema import buckets_for as buckets_for
+from .schema import unreadable_id as unreadable_id
 from .sql import Reader as Reader

@@ -23,6 +23,7 @@ from infra.ledger.rows import Event, FileRow
 from infra.ledger.schema import (
     FORMAT_VERSION,
     LedgerError,
+    LedgerUnreadable,
     bucket_of,
     event_table,
     inventory_table,
@@ -54,17 +55,19 @@ class Ledger:
         """Open the ledger, creating an empty one where there is none.
 
         `buckets`: a power of two from 1 to 65,536, taken at creation only; `buckets_for(images)` suggests one.
-        Raises LedgerError where there is none and `create` is false, or where a newer version wrote it.
+        Raises LedgerUnreadable where there is none and `create` is false, or where a newer version wrote it.
         """
         if buckets.bit_count() != 1 or buckets > 65_536:
             raise LedgerError(f"buckets must be a power of two from 1 to 65,536, not {buckets}")
         if not storage.exists(_FORMAT_FILE):
             if not create:
-                raise LedgerError(f"no ledger in {storage.shown_url}: expected {_FORMAT_FILE}; `mpsr scan` makes one")
+                raise LedgerUnreadable(
+                    f"no ledger in {storage.shown_url}: expected {_FORMAT_FILE}; `mpsr run` makes one"
+                )
             _create(storage, buckets)
         written = json.loads(storage.read_bytes(_FORMAT_FILE))
         if written["format"] > FORMAT_VERSION:
-            raise LedgerError(
+            raise LedgerUnreadable(
                 f"the ledger in {storage.shown_url} has format {written['format']}; this version reads up to "
                 f"{FORMAT_VERSION}: install a newer one"
             )
@@ -92,7 +95,8 @@ class Ledger:
     def append_events(self, rows: Sequence[Event], *, run_id: str, token: int, stage: str, bucket: int) -> str:
         """Write one segment of event rows of one stage and bucket, and return its path.
 
-        Fills run_id, token, stage, seq, and where absent finished. Commit rows with a verdict need an outcome. Raises LedgerError before anything is written.
+        Fills run_id, token, stage, seq, and where absent finished. Verdicts need an outcome. Raises LedgerError before
+        anything is written.
         """
         table = event_table(rows, run_id=run_id, token=token, stage=stage, bucket=bucket, buckets=self.buckets)
         path = event_path(run_id, stage, bucket, token, _first_seq(table))

@@ -1,7 +1,7 @@
 """The rows of the ledger as records, and the only way between them and Arrow.
 
-Tables of millions stay Arrow; records exist for one shard, one bucket, one page at a time. A column is declared once, as
-a field: its place gives the field id in the Parquet files for ever, so new fields go to the end, with a default.
+Tables of millions stay Arrow; records exist for one shard, one bucket, one page at a time. A column is declared
+once, as a field: its place gives the field id in the Parquet files for ever, so new fields go to the end, with a default.
 """
 
 from __future__ import annotations

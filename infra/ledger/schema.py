@@ -1,4 +1,4 @@
-"""What may stand in the ledger: states and their legal transitions, buckets, checked segments. Reads and writes nothing."""
+"""What may stand in the ledger: states and legal transitions, buckets, checked segments. Reads and writes nothing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from infra.ledger.rows import Event, FileRow, Record, columns_of, table_of
+from infra.problems import ForPeople
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,8 +51,14 @@ TRANSITIONS: dict[str, tuple[str, ...]] = {
 follow itself because its owner may have died. Under another digest everything may follow: that is a rerun."""
 
 
-class LedgerError(Exception):
+class LedgerError(ForPeople):
     """The ledger cannot do what was asked; the message says what was expected, what came, and what to do."""
+
+
+class LedgerUnreadable(LedgerError):
+    """There is no ledger, or a newer version wrote it."""
+
+    exit_code = 2
 
 
 def record_of(kind: str) -> type[Event] | type[FileRow]:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, BinaryIO, cast
 
-from infra.storage.base import FileInfo, PathRefusedError, StorageError, checked_path, told_plainly
+from infra.storage.base import (
+    AddressUnknownError,
+    FileInfo,
+    PathRefusedError,
+    checked_path,
+    shown_url,
+    told_plainly,
+)
+
+_told = partial(told_plainly, of=Exception)
+"""Libraries raise more than OSErrors (botocore, for one)."""
 
 
 class RemoteFiles:
@@ -16,8 +26,10 @@ class RemoteFiles:
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         import fsspec
 
-        with _told(f"reach {url}", ""):
+        try:
             self.fs, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **options})
+        except (ValueError, ImportError) as error:
+            raise AddressUnknownError(f"cannot reach {shown_url(url)}: {error}") from error
         self.root = root.rstrip("/")
 
     def read(self, path: str) -> bytes:
@@ -43,6 +55,11 @@ class RemoteFiles:
     def info(self, path: str) -> FileInfo:
         with _told("look at", path):
             return _described(path, self.fs.info(self._at(path)))
+
+    def is_folder(self, path: str) -> bool:
+        """Object stores have no folders: what has a name, or begins one, will do."""
+        with _told("look at", path):
+            return bool(self.fs.exists(self._at(path)))
 
     def delete(self, path: str) -> None:
         with _told("delete", path):
@@ -106,15 +123,3 @@ def _nanoseconds(stamp: datetime | float | str | None) -> int | None:
         aware = stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)
         return int(aware.timestamp() * 1_000_000) * 1_000
     return None if stamp is None else int(stamp * 1_000_000_000)
-
-
-@contextmanager
-def _told(action: str, where: str) -> Iterator[None]:
-    """As `told_plainly`, for libraries whose errors are no OSError (botocore's, for one)."""
-    try:
-        with told_plainly(action, where):
-            yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise StorageError(f"cannot {action} {where}: {type(error).__name__}: {error}") from error

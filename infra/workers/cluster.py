@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from infra.problems import RESUME, ForPeople
 from infra.workers.actor import PoolSize
 
 log = logging.getLogger(__name__)
@@ -36,12 +37,17 @@ _CONNECT_SECONDS = 5.0
 _STARTS = 3
 
 
-class ClusterError(RuntimeError):
+class ClusterError(ForPeople):
     """Base of what can be wrong with a cluster."""
+
+    hint = RESUME
 
 
 class InsecureDashboard(ClusterError):
     """The dashboard was asked to listen beyond this machine while token authentication is off."""
+
+    exit_code = 2
+    hint = ""
 
 
 class ClusterUnreachable(ClusterError):
@@ -50,6 +56,9 @@ class ClusterUnreachable(ClusterError):
 
 class NoGpu(ClusterError):
     """Workers on GPUs were asked for and the cluster has none."""
+
+    exit_code = 2
+    hint = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,11 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from infra.problems import RESUME, ForPeople
 from infra.storage import StorageFullError
 
 Kind = Literal["infrastructure", "resource", "poison", "full"]
-"""Retry later; retry with fewer items; find the item that causes it; retry later, and stop where there is no room yet."""
+"""Retry later; retry with fewer items; find the item that causes it; retry later, and stop without room."""
 
 ReasonCode = Literal["killed_worker", "too_slow", "stage_error", "out_of_memory", "infrastructure"]
 _NO_MEMORY_PHRASES = (
@@ -31,7 +32,7 @@ _NO_MEMORY_PHRASES = (
 )
 
 
-class ExecutorError(RuntimeError):
+class ExecutorError(ForPeople):
     """Base of everything that ends a map as a whole."""
 
 
@@ -42,9 +43,13 @@ class WorkerStartFailed(ExecutorError):
 class WorkersKeepDying(ExecutorError):
     """Workers died more often than the settings allow; the message says how often and of what, last."""
 
+    hint = RESUME
+
 
 class ExecutorCancelled(ExecutorError):
     """The executor was cancelled or closed before the map was finished."""
+
+    hint = RESUME
 
 
 class HostContractBroken(ExecutorError):

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ConfigDict, Field
 
+from tasks.comparing.facts import Compared, Difference, IdentityChange, Regression
 from tasks.comparing.intervals import Floats, intervals, pictures_needed
 from tasks.comparing.pairing import (
-    NAMED,
     ComparisonError,
-    Names,
     Pairs,
     insist_on_the_same_faces,
     metrics_of,
@@ -32,118 +31,18 @@ from tasks.measuring import TERMS
 if TYPE_CHECKING:
     from tasks.measuring import Evaluation
 
-Verdict = Literal["better", "worse", "not told apart"]
-
 THRESHOLDS = (0.3, 0.5, 0.6)
 """Cosines of the challenge below which a face counts as another person."""
 NOT_RANKED = frozenset({"sharpness"})
 """Metrics whose falls are no regressions by themselves: noise is sharp."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One metric over the pairs in which both sides have it.
+class Comparison(Compared):
+    """What `compare` found, and the faces that it is about; the table is that of `pairing.paired`."""
 
-    gain: mean of the pairs' differences in the metric's own direction, positive where B is better; low and high: its
-    interval (None with fewer pictures than could tell). A win is a pair in which B is better. missing_a, missing_b:
-    paired faces for which only that side has no value.
-    """
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    metric: str
-    title: str
-    better: str
-    pairs: int
-    pictures: int
-    mean_a: float
-    mean_b: float
-    gain: float
-    low: float | None
-    high: float | None
-    wins: int
-    losses: int
-    ties: int
-    verdict: Verdict
-    missing_a: int
-    missing_b: int
-
-
-@dataclass(frozen=True)
-class IdentityChange:
-    """How many faces are the same person by one metric and threshold (None: each subset's own), and who changed.
-
-    lost: the same person in A and another in B; regained: the reverse. Both are names (key, face), worst first.
-    """
-
-    metric: str
-    threshold: float | None
-    pairs: int
-    failed_a: int
-    failed_b: int
-    lost: int
-    regained: int
-    lost_faces: Names
-    regained_faces: Names
-
-
-@dataclass(frozen=True)
-class Regression:
-    """A face that became worse. fall: the metric's loss in standard deviations of that metric over all pairs."""
-
-    key: str
-    face: int
-    path_a: str
-    path_b: str
-    input_path: str
-    metric: str
-    a: float
-    b: float
-    fall: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found. `table` is that of tasks.pairing.paired.
-
-    only_a, only_b, other_input: faces that are not compared. problems_a, problems_b: pictures and faces of a side with
-    a problem, by reason code. sets: numbers that a set has as a whole, (A, B), without an interval.
-    """
-
-    confidence: float
-    resamples: int
-    seed: int
-    pairs: int
-    pictures: int
-    only_a: int
-    only_b: int
-    other_input: int
-    only_a_faces: Names
-    only_b_faces: Names
-    other_input_faces: Names
-    problems_a: Mapping[str, int]
-    problems_b: Mapping[str, int]
-    differences: tuple[Difference, ...]
-    not_compared: Mapping[str, str]
-    sets: Mapping[str, tuple[float | None, float | None]]
-    identity: tuple[IdentityChange, ...]
-    worst: tuple[Regression, ...]
-    table: pa.Table
-
-    def difference(self, metric: str) -> Difference:
-        """The row of one metric. Raises KeyError where it was not compared."""
-        for each in self.differences:
-            if each.metric == metric:
-                return each
-        raise KeyError(metric)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything but the table, for JSON."""
-        names = [
-            name for name in self.__dataclass_fields__ if name not in ("table", "differences", "identity", "worst")
-        ]
-        told: dict[str, Any] = {"schema": 1} | {name: getattr(self, name) for name in names}
-        return told | {
-            name: [asdict(row) for row in getattr(self, name)] for name in ("differences", "identity", "worst")
-        }
+    table: pa.Table = Field(exclude=True, repr=False)
 
 
 def compare(
@@ -166,7 +65,9 @@ def compare(
     insist_on_the_same_faces(a, b)
     metrics, not_compared = metrics_of(a, b)
     table = paired(a.faces, b.faces, list(metrics))
-    both = table.filter(pc.equal(table["side"], "both"))
+    both, only_a, only_b, other_input = (
+        table.filter(pc.equal(table["side"], side)) for side in ("both", "a", "b", "other_input")
+    )
     if not len(both):
         raise ComparisonError(nothing_in_common(a, b, table))
     pairs = Pairs(both, metrics)
@@ -179,7 +80,12 @@ def compare(
         seed=seed,
         pairs=len(both),
         pictures=pairs.pictures,
-        **_apart(table),
+        only_a=len(only_a),
+        only_b=len(only_b),
+        other_input=len(other_input),
+        only_a_faces=named(only_a),
+        only_b_faces=named(only_b),
+        other_input_faces=named(other_input),
         problems_a=problems_of(a.faces),
         problems_b=problems_of(b.faces),
         differences=differences,
@@ -189,15 +95,6 @@ def compare(
         worst=_worst(pairs, worst),
         table=table,
     )
-
-
-def _apart(table: pa.Table) -> dict[str, Any]:
-    """Faces that are not compared: how many, and the first by name."""
-    found: dict[str, Any] = {}
-    for side, name in (("a", "only_a"), ("b", "only_b"), ("other_input", "other_input")):
-        rows = table.filter(pc.equal(table["side"], side))
-        found |= {name: len(rows), f"{name}_faces": named(rows.slice(0, NAMED))}
-    return found
 
 
 def _differences(pairs: Pairs, confidence: float, resamples: int, seed: int) -> tuple[Difference, ...]:
@@ -229,14 +126,10 @@ def _difference(pairs: Pairs, m: int, low: float, high: float, enough: int) -> D
         wins=int((gain > 0).sum()),
         losses=int((gain < 0).sum()),
         ties=int((gain == 0).sum()),
-        verdict=_verdict(low, high) if told else "not told apart",
+        verdict="better" if told and low > 0 else "worse" if told and high < 0 else "not told apart",
         missing_a=int((has_b & ~has_a).sum()),
         missing_b=int((has_a & ~has_b).sum()),
     )
-
-
-def _verdict(low: float, high: float) -> Verdict:
-    return "better" if low > 0 else "worse" if high < 0 else "not told apart"
 
 
 def _own_thresholds(a: Evaluation, b: Evaluation, both: pa.Table) -> Floats:

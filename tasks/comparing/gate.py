@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.ledger import DELIVERED_STATES, OPEN_STATES
+from infra.ledger import DELIVERED_STATES, Event
 from infra.settings import Promotion
 from tasks.comparing.comparison import Comparison, compare
+from tasks.comparing.facts import Check, DecisionFacts, Interval
 from tasks.comparing.intervals import Floats, intervals, pictures_needed
 from tasks.comparing.pairing import ComparisonError
 from tasks.measuring import Evaluation
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     Flags = NDArray[np.bool_]
 
-Row = dict[str, Any]
 Action = Literal["promote", "keep", "take", "original"]
 """promote: the new result replaces the older one. keep: the older one stays. take: there is no older one, so the new
 one goes in. original: there is no older one and the new one is below the floors, so the original goes in."""
@@ -46,20 +46,9 @@ SCORE_TERMS: Mapping[str, Callable[[Floats], Floats]] = {
 }
 """Metrics that say how good a face is, brought to a scale from 0 to 1 as the challenge's score does. Sharpness is no
 term: noise is sharp."""
-Interval = tuple[float, float, float | None, float | None]
-"""Older and new mean score, and the ends of the mean difference's interval (None with fewer than two pictures)."""
 RESAMPLES, SEED = 10_000, 0
 NOISE = 1e-6
 """Differences that arithmetic alone may make; no bound is broken by one."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One bound of the run: whether it was kept, and in which numbers."""
-
-    name: str
-    passed: bool
-    said: str
 
 
 @dataclass(frozen=True)
@@ -84,18 +73,20 @@ class Decision:
                 return self.failing[path]
         return None if any(path in self.compared for path in paths) else "it could not be measured"
 
-    def as_dict(self) -> dict[str, Any]:
-        """The numbers, for JSON."""
-        told = {"promote": self.promote, "checks": [asdict(check) for check in self.checks], "faces": self.faces}
-        told |= {"score": self.score, "terms": list(self.terms), "pictures_failing": len(self.failing)}
-        compared = self.comparison
-        if compared is None:
-            return told | {"differences": [], "worst": [], "not_compared": {}}
-        return told | {
-            "differences": [asdict(row) for row in compared.differences],
-            "worst": [asdict(row) for row in compared.worst],
-            "not_compared": dict(compared.not_compared),
-        }
+    def facts(self) -> DecisionFacts:
+        """The numbers, to be written down."""
+        found = self.comparison
+        return DecisionFacts(
+            promote=self.promote,
+            checks=self.checks,
+            faces=self.faces,
+            score=self.score,
+            terms=self.terms,
+            pictures_failing=len(self.failing),
+            differences=found.differences if found else (),
+            worst=found.worst if found else (),
+            not_compared=found.not_compared if found else {},
+        )
 
 
 NOTHING_TO_JUDGE = Decision(True, (Check("results", True, "no result differs from the older one"),))
@@ -152,47 +143,41 @@ def only(evaluation: Evaluation, paths: pa.Array) -> Evaluation:
 
 @dataclass(frozen=True)
 class Case:
-    """A picture that waits for a decision: its verdict in the ledger (None: it has none), and the candidate's."""
+    """A picture that waits for a decision. old: its verdict in the ledger; None: it has none. new: the candidate's."""
 
     image_id: str
     bucket: int
     paths: tuple[str, ...]
     why: str
-    old: Row | None
-    new: Row | None
+    old: Event | None
+    new: Event
 
     @property
-    def has_older_result(self) -> bool:
-        return self.old is not None and self.old["state"] in DELIVERED_STATES
-
-    @property
-    def has_new_result(self) -> bool:
-        return self.new is not None and self.new["state"] in DELIVERED_STATES
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the candidate has come to a verdict."""
-        return self.new is not None and self.new["state"] not in OPEN_STATES
+    def older_result(self) -> Event | None:
+        """The verdict on a result that stands; None where nothing stands."""
+        return self.old if self.old and self.old.state in DELIVERED_STATES else None
 
     @property
     def differs(self) -> bool:
         """Whether there are two results that are not the same file."""
-        if self.old is None or self.new is None or not (self.has_older_result and self.has_new_result):
-            return False
-        return bool(self.old["output_sha256"] != self.new["output_sha256"])
+        older = self.older_result
+        return older is not None and self._has_new_result and older.output_sha256 != self.new.output_sha256
 
     def settled(self, decision: Decision, below: Mapping[str, str]) -> tuple[Action, str]:
         """What becomes of the picture, and why."""
-        if not self.has_older_result:
-            low = next((below[path] for path in self.paths if path in below), None) if self.has_new_result else None
+        if self.older_result is None:
+            low = next((below[path] for path in self.paths if path in below), None) if self._has_new_result else None
             return ("take", "there was no older result") if low is None else ("original", low)
-        if not self.has_new_result:
-            said = (self.new or {}).get("reason") or (self.new or {}).get("reason_code") or "no verdict"
-            return "keep", f"the new recipe gave no result: {said}"
+        if not self._has_new_result:
+            return "keep", f"the new recipe gave no result: {self.new.reason or self.new.reason_code or 'no verdict'}"
         if not self.differs:
             return "promote", "the results are the same"
         why = decision.kept_because(self.paths)
         return ("promote", "within the bounds") if why is None else ("keep", why)
+
+    @property
+    def _has_new_result(self) -> bool:
+        return self.new.state in DELIVERED_STATES
 
 
 class _Faces:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.problems import ForPeople
 from tasks.comparing.intervals import Floats
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ NAMED = 100
 """Faces that are listed by name before only the number is told; the table has them all."""
 
 
-class ComparisonError(ValueError):
+class ComparisonError(ForPeople):
     """Two evaluations cannot be compared; the message says what was expected, what came and what to do."""
+
+    exit_code = 2
 
 
 class Pairs:
@@ -48,8 +51,8 @@ class Pairs:
         return np.column_stack(columns) if columns else np.empty((len(self.table), 0))
 
     def names_of(self, rows: Sequence[int]) -> Names:
-        """(key, face) of at most NAMED rows."""
-        return named(self.table.take(pa.array(rows[:NAMED], pa.int64())))
+        """(key, face) of the rows, of the first NAMED at most."""
+        return named(self.table.take(pa.array(rows, pa.int64())))
 
 
 def insist_on_the_same_faces(a: Evaluation, b: Evaluation) -> None:
@@ -137,8 +140,9 @@ def nothing_in_common(a: Evaluation, b: Evaluation, table: pa.Table) -> str:
 
 
 def named(rows: pa.Table) -> Names:
-    """The rows' (key, face)."""
-    return tuple(zip(rows["key"].to_pylist(), rows["face"].to_pylist(), strict=True))
+    """(key, face) of the rows, of the first NAMED at most."""
+    first = rows.slice(0, NAMED)
+    return tuple(zip(first["key"].to_pylist(), first["face"].to_pylist(), strict=True))
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

@@ -1,4 +1,5 @@
 from . import geometry as geometry
+from .alignment import Alignment as Alignment
 from .cascade import detect_faces as detect_faces
 from .cascade import propose as propose
 from .crops import CROP as CROP

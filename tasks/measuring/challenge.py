@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from infra.problems import ForPeople
+
 FAILED_AT_MOST = 10
 TERMS: dict[str, Callable[[float], float]] = {
     "clipiqa": lambda value: value,
@@ -30,8 +32,10 @@ TERMS: dict[str, Callable[[float], float]] = {
 """metric → what it adds to the Score."""
 
 
-class ProtocolError(ValueError):
+class ProtocolError(ForPeople):
     """A data set's [evaluation] section, or its table of landmarks, is not what it should be."""
+
+    exit_code = 2
 
 
 class MissingTerm(ValueError):

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.problems import ForPeople
 from infra.storage import Storage, StorageMissingError
 
 FACES, FACTS = "evaluation.parquet", "evaluation.json"
@@ -61,8 +62,10 @@ null where the picture is the crop.
 """
 
 
-class EvaluationMissing(LookupError):
+class EvaluationMissing(ForPeople):
     """There is no evaluation in the folder, or one that this version cannot read."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)

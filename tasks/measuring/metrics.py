@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.extras import EXTRAS, how_to_get, is_here
+from infra.problems import ForPeople
 from infra.weights import WeightsError
 from tasks.faces import ADAFACE, ONNX
 from tasks.measuring.instruments import LPIPS, FacePair, Instruments
@@ -49,8 +50,10 @@ CHALLENGE = ("niqe", "clipiqa", "maniqa", "musiq", "qalign", "fid", "identity")
 AGAINST_TRUTH = ("psnr", "ssim", "lpips", "identity_truth")
 
 
-class UnknownMetric(ValueError):
+class UnknownMetric(ForPeople):
     """No metric has this name; the message lists those that exist."""
+
+    exit_code = 2
 
 
 class Unmeasurable(ValueError):

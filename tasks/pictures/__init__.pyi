@@ -3,7 +3,6 @@ from .codec import encode as encode
 from .codec import read_header as read_header
 from .picture import LUMA as LUMA
 from .picture import DecodeError as DecodeError
-from .picture import Header as Header
 from .picture import Levels as Levels
 from .picture import Limits as Limits
 from .picture import Picture as Picture

@@ -20,7 +20,9 @@ from .memory import CUDA_GB as CUDA_GB
 from .memory import gpu_memory as gpu_memory
 from .recipe import COMMIT as COMMIT
 from .recipe import Recipe as Recipe
+from .recipe import RecipeFile as RecipeFile
 from .recipe import RecipeStage as RecipeStage
+from .recipe import StageEntry as StageEntry
 from .recipe import load_recipe as load_recipe
 from .recipe import recipe_names as recipe_names
 from .recipe import seed_of as seed_of

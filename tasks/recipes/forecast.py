@@ -138,12 +138,14 @@ class Forecast(_Facts):
 
 
 class Held(Forecast):
-    """A forecast beside what the run took."""
+    """A forecast beside what the run took. error_percent: how much more (below 0: less) was foretold than taken."""
+
+    model_config = ConfigDict(extra="ignore")  # what is computed is written, too
 
     took_seconds: float
     took_parts: dict[str, float]
     error_percent: float
-    cost_of_run: float | None
+    cost_of_run: float | None = None
 
 
 def size_of(pixels: float | None) -> float:

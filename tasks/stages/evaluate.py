@@ -28,6 +28,9 @@ class Evaluate(FaceStage):
     on_device = True
     Settings = EvaluateSettings
     reads = ("aligned", "restored")
+    parameters_m = 0.0
+    working_gb = 0.1
+    float32_only = True
 
     settings: EvaluateSettings
 

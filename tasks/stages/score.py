@@ -41,6 +41,8 @@ class Score(FaceStage):
     name = "score"
     on_device = True
     Settings = ScoreSettings
+    working_gb = 0.1
+    float32_only = True
 
     settings: ScoreSettings
 
@@ -61,6 +63,12 @@ class Score(FaceStage):
         """pyiqa, for the metrics whose networks it has."""
         assert isinstance(settings, ScoreSettings)
         return ("iqa",) if {"clipiqa", "musiq"} & set(settings.metrics) else ()
+
+    @classmethod
+    def parameters(cls, settings: StageSettings) -> float:
+        """Those of the networks that pyiqa has."""
+        assert isinstance(settings, ScoreSettings)
+        return sum({"clipiqa": 102.0, "musiq": 27.1}.get(metric, 0.0) for metric in settings.metrics)
 
     @classmethod
     def provides(cls, settings: StageSettings) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ SIDE = 512
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Face:
     """An aligned face (512×512×3, 8-bit RGB), where it is real (512×512, 1 or 0), and its photograph."""
 
@@ -102,7 +102,7 @@ def _valid(points: NDArray[np.float64], shape: tuple[int, ...]) -> Levels:
     return np.asarray(cv2.erode(np.asarray(inside), np.ones((9, 9), np.uint8)), np.uint8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """What a network is given and what it should return, H×W×3 in [0, 1], and where the truth is real."""
 

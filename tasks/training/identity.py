@@ -27,7 +27,7 @@ from tasks.training.data import Face, relight, shrunk
 
 WORKING = 256
 CENTRES = np.concatenate([FFHQ_POINTS[:3], FFHQ_POINTS[3:].mean(axis=0, keepdims=True), [[256, 256]]])
-"""Where the five parts of tasks.models.compact_identity lie in the aligned face."""
+"""Where the five parts of tasks.models.compact.identity lie in the aligned face."""
 Views: TypeAlias = dict[str, Tensor]
 SHARPNESS_OF_LOSS, MIDDLE = 12.0, 0.5
 RESTORER = Path(__file__).parents[1] / "models" / "weights" / "restorer.safetensors"

@@ -22,7 +22,7 @@ from tasks.training.measure import Table, measure_scores
 NAME = "niqe_portraits"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fitted:
     """Where the statistics are, and of how many faces they are."""
 
@@ -31,7 +31,7 @@ class Fitted:
 
 
 def fit_niqe(data: Path, out: Path) -> Fitted:
-    """Fit NIQE on the split `fit` of a folder of aligned faces (see tasks.train_data.load_faces), real pixels alone.
+    """Fit NIQE on the split `fit` of a folder of aligned faces (see tasks.training.data.load_faces), real pixels alone.
 
     Writes `niqe_portraits.npz` into `out`: `mu_pris_param` (1, 36) and `cov_pris_param` (36, 36), float64, the names of
     the published file. Raises FileNotFoundError where there are no faces, ValueError where they hold too few blocks.

@@ -154,10 +154,10 @@ def test_every_setting_stands_in_the_readme():
     assert not missing
 
 
-def test_every_reason_stands_in_the_architecture_page():
+def test_every_reason_stands_in_the_page_of_outcomes():
     from tasks.archive.books import REASONS
 
-    page = (ROOT / "ARCHITECTURE.md").read_text()
+    page = (ROOT / "docs" / "outcomes.md").read_text()
     assert [code for code in REASONS if f"`{code}`" not in page] == []
 
 

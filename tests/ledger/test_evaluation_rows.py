@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import cv2
@@ -94,7 +95,7 @@ def test_pictures_with_unusual_names_are_paired_like_all_others(tmp_path):
     trees = Trees({RESTORED: Storage(tmp_path / "out"), INPUT: Storage(tmp_path / "in")}, Rules())
     files = {RESTORED: [], INPUT: []}
     for row in scan_archive(trees, {}):
-        files[trees.role(row["path"])].append(row | {"path": row["path"].partition("/")[2]})
+        files[trees.role(row.path)].append(asdict(row) | {"path": row.path.partition("/")[2]})
     pairs = {row["path"]: row["problem"] for row in matched(files, Rules())}
     assert pairs == {
         "broken.jpg": "not_an_image",

@@ -18,10 +18,10 @@ from flows.evaluation.page import write_evaluation_report
 from infra.storage.storage import Storage
 from tasks.measuring.files import read_evaluation, write_evaluation
 from tasks.pages.evaluation.charts import plane_of
-from tasks.pages.evaluation.page import CHUNK
 from tasks.pages.evaluation.pictures import SMALL
 from tasks.pages.evaluation.restoring import Gate, Restoring
 from tasks.pages.evaluation.sheet import failures, sheet_of
+from tasks.pages.shared.shell import CHUNK
 
 FACES = 60
 
@@ -54,7 +54,7 @@ def page(made, browser):
     browser.errors.clear()
     browser.look()
     browser.open(f"file://{pathname(made.page)}")
-    browser.until("!!faces && !!document.querySelector('.card')")
+    browser.until("!!rows && !!document.querySelector('.card')")
     yield browser
     browser.js("1")
     assert browser.errors == []
@@ -77,7 +77,7 @@ def change(page, control, value):
 
 
 def names(page):
-    return page.js("[...document.querySelectorAll('.card .name, .faces .name')].map((n) => n.textContent)")
+    return page.js("[...document.querySelectorAll('.card .name, #results .list .name')].map((n) => n.textContent)")
 
 
 def press(page, inside, text):
@@ -101,7 +101,7 @@ def test_tables_hold_the_evaluations_numbers(made):
 
 
 def test_columns_hold_every_face(made):
-    columns, table = chunk(made, "faces"), read_evaluation(made.folder).faces
+    columns, table = chunk(made, "rows"), read_evaluation(made.folder).faces
     assert columns["path"] == table.column("path").to_pylist()
     assert columns["values"]["niqe"][:-1] == pytest.approx(table.column("niqe").to_pylist()[:-1], rel=1e-3)
     assert columns["values"]["niqe"][-1] is None
@@ -150,7 +150,7 @@ def test_a_face_is_found_again_by_its_landmarks():
 
 
 def test_pictures_lie_side_by_side_and_are_made_once(made):
-    columns = chunk(made, "faces")
+    columns = chunk(made, "rows")
     name = f"report/pictures/{columns['picture'][5]}.jpg"
     with Image.open(made.folder.local_path(name)) as image:
         assert image.size == (3 * SMALL, SMALL)
@@ -174,7 +174,7 @@ def test_private_means_no_pixel(private):
     assert maker.folder.exists("report/pictures")
     write_evaluation_report(maker.folder, pictures=False)
     assert not maker.folder.exists("report/pictures")
-    assert set(chunk(maker, "faces")["picture"]) == {""}
+    assert set(chunk(maker, "rows")["picture"]) == {""}
 
 
 def test_without_a_workspace_it_says_what_it_cannot_know(private, tmp_path):
@@ -215,7 +215,7 @@ def test_hostile_names_stay_text(page):
 
 
 def test_every_order_is_the_columns_order(page, made):
-    columns = chunk(made, "faces")
+    columns = chunk(made, "rows")
     for order in ("-clipiqa", "niqe", "identity", "-musiq.gain"):
         change(page, "order", order)
         values = columns["values"][order.lstrip("-")]
@@ -226,12 +226,12 @@ def test_every_order_is_the_columns_order(page, made):
 
 
 def test_filters_by_subset_failure_problem_and_text(page, made):
-    failed = sum(flag == 1 for flag in chunk(made, "faces")["failed"])
+    failed = sum(flag == 1 for flag in chunk(made, "rows")["failed"])
     change(page, "problem", "identity failure")
     assert page.js("current.length") == failed
     assert page.js("document.querySelectorAll('.card .low').length") == min(24, failed)
     change(page, "subset", "1")
-    assert page.js("current.every((n) => faces.subset[n] === 1 && faces.failed[n] === 1)")
+    assert page.js("current.every((n) => rows.subset[n] === 1 && rows.failed[n] === 1)")
     page.js("document.querySelector('[data-problem]').click()")
     assert page.js("current.length") == 0
     assert page.js("document.querySelector('.empty-title').textContent") == "No face matches."
@@ -250,7 +250,7 @@ def test_pages_replace_each_other(page):
     first = names(page)
     press(page, ".pager", "Later")
     assert not set(first) & set(names(page))
-    assert page.js("document.activeElement.id") == "faces-title"
+    assert page.js("document.activeElement.id") == "list-title"
     assert page.js("document.querySelectorAll('.card').length") == 24
     assert page.js("[...document.querySelectorAll('#results img')].every((i) => i.loading === 'lazy')")
 
@@ -263,7 +263,7 @@ def test_the_list_sorts_by_its_heads(page):
     assert page.js("document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "descending"
     assert page.js("document.activeElement.id") == "sort-identity"
     page.press("Enter", 13, "\r")
-    assert page.js("faces.values.identity[current[0]] <= faces.values.identity[current[1]]")
+    assert page.js("rows.values.identity[current[0]] <= rows.values.identity[current[1]]")
 
 
 def test_the_slider_moves_by_keyboard(page):
@@ -337,7 +337,7 @@ def test_thousands_of_faces_stay_small_and_quick(browser, private, tmp_path):
     assert len(list(folder.walk("report/data"))) == 1 + ceil(rows / CHUNK)
     browser.look()
     browser.open(f"file://{pathname(address)}")
-    browser.until("!!faces && !!document.querySelector('.card')")
+    browser.until("!!rows && !!document.querySelector('#results .name')")
     spent = browser.js(
         "(() => { const t = performance.now(); choose('order', 'niqe'); return performance.now() - t; })()"
     )

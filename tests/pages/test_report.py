@@ -95,9 +95,9 @@ def test_hostile_names_stay_text(tmp_path):
     archive = Archive()
     for name in HOSTILE:
         archive.add(name, "restored")
-    page = archive.collect(
-        source="/x/<script>alert(3)</script>", links={"Prefect": "javascript:alert(4)"}
-    ).write(tmp_path)
+    page = archive.collect(source="/x/<script>alert(3)</script>", links={"Prefect": "javascript:alert(4)"}).write(
+        tmp_path
+    )
     tags = Tags(page.html)
     assert set(page.rows["path"]) == set(HOSTILE)
     assert [tag for tag, _ in tags.elements].count("script") == 2
@@ -112,9 +112,7 @@ def test_the_page_asks_no_network(tmp_path):
     assert not re.search(r"https?://", page.html)
     loads = [a for tag, a in Tags(page.html).elements if a.get("src") or (tag == "link" and a["href"] != "data:,")]
     assert loads == []
-    policy = next(
-        a["content"] for t, a in Tags(page.html).elements if a.get("http-equiv") == "Content-Security-Policy"
-    )
+    policy = next(a["content"] for t, a in Tags(page.html).elements if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
     assert "http" not in policy
 
@@ -144,7 +142,7 @@ def test_what_there_is_no_room_for_is_said(monkeypatch, tmp_path):
         archive.add(f"{k}.txt", problem="not_an_image")
     page = archive.collect().write(tmp_path)
     assert len(page.rows["path"]) == len(page.json["troubles"]) == 40
-    assert {code for code in page.rows["code"]} == {"corrupt"}
+    assert set(page.rows["code"]) == {"corrupt"}
     assert "And 60 more" in page.html
     assert "lists 40 of 200 files" in page.html
 
@@ -193,7 +191,7 @@ def test_what_was_not_measured_is_never_zero(tmp_path):
     assert collected.data.distributions == ()
     assert [s.rate for s in collected.data.stages] == [None] * len(STAGES)
     page = collected.write(tmp_path)
-    assert [values for values in page.rows["values"].values()] == [[None]] * 5
+    assert list(page.rows["values"].values()) == [[None]] * 5
     assert "not measured" in Tags(page.html).texts["time"]
     assert page.json["stages"][-1]["seconds"] is None
 
@@ -246,7 +244,8 @@ def test_gallery_is_bounded_and_holds_both_ends():
 def test_of_copies_one_is_pictured(tmp_path):
     page = mixed().collect().write(tmp_path, noise)
     copies = {"copy.jpg", "restored/0.jpg"}
-    pictured = [view is not None for path, view in zip(page.rows["path"], page.rows["view"], strict=True) if path in copies]
+    shown = dict(zip(page.rows["path"], page.rows["view"], strict=True))
+    pictured = [shown[path] is not None for path in copies]
     assert sorted(pictured) == [False, True]
 
 
@@ -303,9 +302,7 @@ def test_details_tell_stages_decisions_and_faces(tmp_path):
     image_id = archive.add("a.jpg", "fallback", "fallback_blend")
     archive.event(image_id, 0, "evaluate", {"quality.final": 0.5})
     tried = {"verdict": "blend_0.7", "tried": {"restored": 0.3}, "matrix": [[1.0, 0.0, 0.0]] * 2}
-    archive.event(
-        image_id, 0, "identity", {"identity.restored": 0.5}, "done_fallback", "fallback_blend", detail=tried
-    )
+    archive.event(image_id, 0, "identity", {"identity.restored": 0.5}, "done_fallback", "fallback_blend", detail=tried)
     collected = archive.collect()
     (face,) = collected.files[0].details
     assert face.outcome == "fallback"

@@ -64,9 +64,9 @@ def night(archive, tmp_path):
     given = {"workers": 1, "threads": 1, "weights_dir": str(store.parent), "weights_table": str(store)}
 
     def night(recipe, promotion=None, **more):
+        asked = {"source": str(archive), "workspace": str(tmp_path / "ws"), "recipe": recipe}
         settings = given | {"promotion": promotion or {}}
-        workspace = str(tmp_path / "ws")
-        return reprocess_nightly(source=str(archive), workspace=workspace, recipe=recipe, settings=settings, **more)
+        return reprocess_nightly(**asked, settings=settings, **more).model_dump(mode="json")
 
     return night
 

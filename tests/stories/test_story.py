@@ -58,7 +58,8 @@ def run(archive, workspace, recipe, **more):
     from flows.restore_dataset import restore_dataset
 
     settings = {"workers": 2, "threads": 1, "retries": 2} | more.pop("settings", {})
-    return restore_dataset(source=str(archive), workspace=str(workspace), recipe=recipe, settings=settings, **more)
+    asked = {"source": str(archive), "workspace": str(workspace), "recipe": recipe, "settings": settings} | more
+    return restore_dataset(**asked).model_dump(mode="json")
 
 
 def tree(folder):

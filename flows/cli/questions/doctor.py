@@ -68,10 +68,11 @@ def _disk() -> Check:
 
 def _gpu() -> Check:
     from infra.workers import has_gpu
+    from tasks.recipes import gpu_memory, load_recipe
 
     if has_gpu():
         return Check(name="gpu", level="good", found="an NVIDIA GPU", cure="")
-    cure = "none needed for the compact recipe; the recipe mpsr wants one with 24 GB"
+    cure = f"none needed for the compact recipe; the recipe mpsr takes {gpu_memory(load_recipe('mpsr'))} of one"
     return Check(name="gpu", level="note", found="none", cure=cure)
 
 

@@ -7,18 +7,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, Field
+from typing import TYPE_CHECKING, Any
 
 from flows.jobs import Job
 from infra import extras
+from infra.facts import Facts
 from infra.ledger import COMMIT, FileRow, Ledger, known_files
 from infra.storage import Storage
 from infra.weights import open_store, weights_row
 from tasks.archive import scan_archive
 from tasks.pictures import Limits
-from tasks.recipes import Forecast, foretell
+from tasks.recipes import Forecast, foretell, gpu_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,10 +30,9 @@ OUTPUT_PER_INPUT = 1.3
 """Bytes of restored files per byte of input, with room to spare."""
 
 
-class Preview(BaseModel):
+class Preview(Facts):
     """What `mpsr plan` says; `--json` prints it as it is."""
 
-    version: Literal[1] = Field(default=1, serialization_alias="schema")
     found: int
     images: int
     """To be done."""
@@ -45,6 +43,8 @@ class Preview(BaseModel):
     """Files that were there at the last scan."""
     recipe: str
     stages: list[str]
+    gpu_memory: str
+    """Of one worker where it computes on a GPU, in words."""
     extras_missing: list[str]
     weights_missing: list[dict[str, Any]]
     output_bytes: int
@@ -98,6 +98,7 @@ def preview(job: Job, *, preflight: bool = True) -> Preview:
         gone=_gone(ledger.news),
         recipe=recipe.name,
         stages=[stage.id for stage in recipe.stages],
+        gpu_memory=str(gpu_memory(recipe)),
         extras_missing=packages,
         weights_missing=[weights_row(store, name) for name in weights],
         output_bytes=output,
@@ -171,4 +172,5 @@ def _forecast(
 
 
 _PROBLEMS = """
-    SELECT problem, count(*) AS files FROM inventory WHERE present AND problem IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"""
+    SELECT problem, count(*) AS files FROM inventory WHERE present AND problem IS NOT NULL
+    GROUP BY 1 ORDER BY 2 DESC, 1"""

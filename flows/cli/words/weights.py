@@ -69,15 +69,24 @@ def names_to_pull(rows: Sequence[Row]) -> str:
 
 
 def print_gpu_memory(recipe: Recipe) -> None:
-    """What one worker takes on a GPU, from counted bytes."""
+    """What one worker takes on a GPU, from counted bytes; unknown where a stage does not say."""
     from tasks.recipes import CARD_GB, CUDA_GB, gpu_memory
 
     memory = gpu_memory(recipe)
+    if memory.total is None:
+        say(f"\nGPU memory: {memory}.")
+        return
     stage, working, faces = memory.busiest
     fits = "fits" if memory.total <= CARD_GB else "does not fit"
     parts = f"{memory.weights:.1f} networks, {working:.1f} {stage} with {faces} faces, {CUDA_GB:.1f} CUDA"
-    say(f"\nGPU memory: about {memory.total:.1f} GB ({parts}): {fits} a card of {CARD_GB:.0f} GB.")
+    say(f"\nGPU memory: {memory} ({parts}): {fits} a card of {CARD_GB:.0f} GB.")
     say(f"Counted, not measured. On a card of 80 GB `--set micro_batch={memory.faces_on(80)}` uses what is there.")
+
+
+def print_drawn(recipe: Recipe) -> None:
+    """What its stages draw at random; nothing where none does."""
+    if drawn := [f"{stage.id} {' and '.join(stage.cls.remembers)}" for stage in recipe.stages if stage.cls.remembers]:
+        say(f"Drawn from a seed of each face, the same in every run: {'; '.join(drawn)}.")
 
 
 def print_each(rows: Sequence[Row]) -> None:

@@ -1,4 +1,4 @@
-"""The page of an evaluation: its numbers beside the published ones, every face, and what the restoring run did to it."""
+"""The page of an evaluation: its numbers beside the published ones, every face, what the restoring run did."""
 
 import lazy_loader
 

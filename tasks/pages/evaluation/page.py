@@ -5,11 +5,11 @@ It knows nothing of ledgers; pictures come from an Album.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 
+from infra.facts import Facts
 from tasks.archive import OUTCOMES
 from tasks.pages.evaluation import tables
 from tasks.pages.evaluation.charts import plane_of
@@ -33,11 +33,9 @@ class Surroundings:
     trees: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PageFacts:
+class PageFacts(Facts):
     """report.json beside the page: whether it shows pictures, how many faces there are and how many it lists."""
 
-    schema: int
     pictures: bool
     faces: int
     listed: int
@@ -54,8 +52,8 @@ def write_page(sheet: Sheet, site: Site, album: Album | None, around: Surroundin
         steps = list(_steps(sheet, place)) if place in detailed else []
         site.detail(_detail(face, shown.get(place, Shown("")), steps))
     total = sheet.evaluation.faces.num_rows
-    said = PageFacts(1, album is not None, total, len(listed))
-    site.write("report.json", json.dumps(asdict(said)).encode())
+    said = PageFacts(pictures=album is not None, faces=total, listed=len(listed))
+    site.write("report.json", said.to_json())
     evaluation, restoring = sheet.evaluation, sheet.restoring
     facts = evaluation.facts
     return site.finish(
@@ -80,9 +78,7 @@ def write_page(sheet: Sheet, site: Site, album: Album | None, around: Surroundin
     )
 
 
-def _payload(
-    sheet: Sheet, faces: list[EvaluatedFace], around: Surroundings, *, pictures: bool
-) -> dict[str, object]:
+def _payload(sheet: Sheet, faces: list[EvaluatedFace], around: Surroundings, *, pictures: bool) -> dict[str, object]:
     """What the page's script needs at once."""
     return {
         "columns": [[c.name, c.title, c.better, c.kind, c.of] for c in sheet.columns],

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -65,14 +66,13 @@ class Album:
         """Face's place → what there is to see of it, for the faces that the page has pictures of."""
         rank = {int(place): n for n, place in enumerate(sheet.need[:PICTURED])}
         places = np.array(sorted(rank), np.intp)
-        measured = [
-            (place, face)
-            for place, face in zip(places.tolist(), sheet.faces(places), strict=True)
-            if not face.problem
-        ]
+        faces = {
+            place: face for place, face in zip(places.tolist(), sheet.faces(places), strict=True) if not face.problem
+        }
+        ranks = [rank[place] for place in faces]
         with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-            shown = pool.map(lambda each: self._one(sheet, *each, rank[each[0]]), measured)
-            return {place: made for (place, _), made in zip(measured, shown, strict=True)}
+            shown = pool.map(partial(self._one, sheet), faces, faces.values(), ranks)
+            return dict(zip(faces, shown, strict=True))
 
     def _one(self, sheet: Sheet, place: int, face: EvaluatedFace, rank: int) -> Shown:
         cut = hashlib.sha256(repr(face.matrix).encode()).hexdigest()[:8]  # another detector cuts other faces

@@ -1,7 +1,7 @@
 """What the ledger of the restoring run adds to an evaluation's page: gates, times, reasons, scores of the inputs.
 
-Pure functions over the ledger's histories; it knows nothing of files, pictures or pages. An evaluated face finds its row by the
-sha256 of its input and, where faces were looked for, by where its landmarks lie.
+Pure functions over the ledger's histories; it knows nothing of files, pictures or pages. An evaluated face finds its
+history by the sha256 of its input and, where faces were looked for, by where its landmarks lie.
 """
 
 from __future__ import annotations

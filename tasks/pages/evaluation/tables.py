@@ -119,7 +119,8 @@ def likeness(charts: Sequence[IdentityChart]) -> Table:
 def decisions(plane: Plane) -> Table:
     """What a gate decided, by where a face's scores lie."""
     rows = [[words, count(ran), count(spared)] for words, ran, spared in plane.table]
-    return Table(f"Decisions of {plane.stage} by where a face’s scores lie", ["Scores of the face", "Ran", "Spared"], rows)
+    caption = f"Decisions of {plane.stage} by where a face’s scores lie"
+    return Table(caption, ["Scores of the face", "Ran", "Spared"], rows)
 
 
 def seconds(evaluation: Evaluation) -> Table:

@@ -20,9 +20,7 @@ LISTED = 50_000
 """Files listed, whatever the archive: troubles first."""
 
 
-def collect_run(
-    facts: RunFacts, books: Books, faces: Mapping[str, int], histories: Iterable[History]
-) -> ReportData:
+def collect_run(facts: RunFacts, books: Books, faces: Mapping[str, int], histories: Iterable[History]) -> ReportData:
     """The report of a workspace after a run; scores, times and choice are those of the sampled histories.
 
     `books` and `faces` are the ledger's totals.

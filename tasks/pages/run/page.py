@@ -1,11 +1,9 @@
-"""The report of a run: report/index.html, its rows and details in chunks, its pictures, and report.json for programs."""
+"""The report of a run: report/index.html, rows and details in chunks, pictures, report.json for programs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 
 from infra.ledger import History
 from tasks.archive import OUTCOMES, REASONS
@@ -36,8 +34,7 @@ def write_report(
     for record in listed(data, histories):
         listing.add(record)
     site.chunk("rows", asdict(listing.rows))
-    told = asdict(report_file(data, listing))
-    site.write("report.json", json.dumps(told, indent=1, default=datetime.isoformat).encode())
+    site.write("report.json", _report_file(data, listing).to_json())
     return site.finish(
         "run",
         _payload(data, listing, pictures=album is not None),
@@ -86,9 +83,7 @@ class _Listing:
         if file.image_id in self._chosen:
             self.first.setdefault(file.image_id, len(self.rows.path))
         if record.outcome in TROUBLES:
-            self.troubles.append(
-                Trouble(file.path, record.outcome, record.reason_code, record.reason, file.image_id)
-            )
+            self.troubles.append(Trouble(file.path, record.outcome, record.reason_code, record.reason, file.image_id))
         self._add_row(record, views)
         facts = [file.image_id, file.format, file.width, file.height, file.bytes, record.chosen]
         self._site.detail([*facts, views if isinstance(views, list) else [], [_face(f) for f in record.details]])
@@ -129,23 +124,22 @@ class _Listing:
         return written
 
 
-def report_file(data: ReportData, listing: _Listing) -> ReportFile:
+def _report_file(data: ReportData, listing: _Listing) -> ReportFile:
     """The report for programs."""
     paths, first = listing.rows.path, listing.first
     return ReportFile(
-        1,
-        data.facts.run_id,
-        data.books.found,
-        data.outcomes,
-        data.reasons,
-        data.faces,
-        data.facts.seconds,
-        data.books.gone,
-        data.facts,
-        data.stages,
-        data.distributions,
-        {name: tuple(paths[first[i]] for i in order) for name, order in data.choice.rankings.items()},
-        tuple(listing.troubles),
+        run_id=data.facts.run_id,
+        found=data.books.found,
+        outcomes=data.outcomes,
+        reasons=data.reasons,
+        faces=data.faces,
+        seconds=data.facts.seconds,
+        gone=data.books.gone,
+        facts=data.facts,
+        stages=data.stages,
+        distributions=data.distributions,
+        rankings={name: tuple(paths[first[i]] for i in order) for name, order in data.choice.rankings.items()},
+        troubles=tuple(listing.troubles),
     )
 
 

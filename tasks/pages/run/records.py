@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from infra.facts import Facts
 from infra.ledger import Books, FileRow
 from tasks.archive import OUTCOMES, FileOutcome
 from tasks.pages.shared.distributions import Distribution
@@ -107,14 +108,12 @@ class Trouble:
     image_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReportFile:
+class ReportFile(Facts):
     """report.json, for programs: totals as `mpsr run --json` prints them, then facts, scores, stages, troubles.
 
     `rankings` holds paths, `troubles` those that the page lists.
     """
 
-    schema: int
     run_id: str
     found: int
     outcomes: Mapping[FileOutcome, int]

@@ -111,4 +111,3 @@ def _by_metric(faces: Sequence[FaceRecord]) -> dict[str, list[float]]:
             for name, value in face.metrics.items():
                 found[name].append(value)
     return found
-

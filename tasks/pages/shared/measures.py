@@ -1,4 +1,4 @@
-"""Measures of faces as pages tell them: today's names for all that ledgers hold, titles, directions, who comes first."""
+"""Measures of faces as pages tell them: today's names for all that ledgers hold, titles, directions, order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A metric as a page shows it: `before` and `after` name it in the ledger (`quality.aligned`); either may be None."""
+    """A metric as pages show it: `before`, `after` are its names by image (`quality.aligned`); either can be None."""
 
     name: str
     before: str | None
@@ -49,7 +49,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class ScoreLine:
-    """One line of a face's scores; `before` is None where nobody measured it, `alone` where there is none to measure."""
+    """One line of a face's scores; None is not measured, `alone` means that there is nothing to measure before."""
 
     title: str
     before: float | None

@@ -8,9 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Annotated
+
+from pydantic import PlainSerializer
 
 from infra.ledger import Event
 from tasks.archive import FileOutcome
+
+Moment = Annotated[datetime, PlainSerializer(datetime.isoformat)]
+"""A time that is written down with its zone, as `isoformat` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +34,8 @@ class RunFacts:
     workspace: str
     recipe: str
     recipe_digest: str
-    started: datetime
-    finished: datetime | None = None
+    started: Moment
+    finished: Moment | None = None
     seconds: float | None = None
     description: str = ""
     stages: Sequence[str] = ()

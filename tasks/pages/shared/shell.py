@@ -37,6 +37,9 @@ class Folder(Protocol):
     def delete(self, path: str) -> None:
         """Deletes one file."""
 
+    def delete_tree(self, path: str) -> None:
+        """Deletes a folder, if it is there."""
+
     def walk(self, prefix: str) -> Iterator[Any]:
         """Every file below the prefix, with its `path`."""
 
@@ -94,15 +97,13 @@ class Site:
         if self._lines:
             self._write_details()
         asked = {"chunk": CHUNK, "stamp": self._digest.hexdigest()[:12], **payload}
-        html = _environment().get_template(f"{name}/{name}.html.jinja").render(
-            shown,
-            style=_own("shared/page.css"),
-            script=_own("shared/page.js", f"{name}/{name}.js"),
-            payload=Markup(script_json(asked)),
-        )
+        template = _environment().get_template(f"{name}/{name}.html.jinja")
+        html = template.render(shown, payload=Markup(script_json(asked)))
         self.write("index.html", html.encode())
         for path in self._earlier - self._kept:
             self._folder.delete(f"{FOLDER}/{path}")
+        if not any(path.startswith(f"{PICTURES}/") for path in self._kept):
+            self._folder.delete_tree(f"{FOLDER}/{PICTURES}")
         return f"{FOLDER}/index.html"
 
     def _write_details(self) -> None:
@@ -114,7 +115,7 @@ class Site:
 def plain_page(title: str, body: str) -> str:
     """A page of words, tables and pictures in the shell, without a script; `body` is HTML and trusted as it stands."""
     template = _environment().get_template("shared/plain.html.jinja")
-    return template.render(title=title, body=Markup(body), style=_own("shared/page.css"))
+    return template.render(title=title, body=Markup(body))
 
 
 def script_json(value: object) -> str:
@@ -128,13 +129,13 @@ def _environment() -> Environment:
     """Templates are named from the folder of pages; everything that they are given is escaped."""
     environment = Environment(loader=FileSystemLoader(_PAGES), autoescape=True, undefined=StrictUndefined)
     environment.filters.update(FILTERS)
-    environment.globals.update(missing=MISSING, script="", payload="")
+    environment.globals.update(missing=MISSING, own=_own, payload="")
     return environment
 
 
-def _own(*names: str) -> Markup:
-    """Styles or scripts below the folder of pages, one after another, as they are."""
-    return Markup("\n".join((_PAGES / name).read_text("utf-8") for name in names))
+def _own(name: str) -> Markup:
+    """A style or script below the folder of pages, as it is."""
+    return Markup((_PAGES / name).read_text("utf-8"))
 
 
 def _below(folder: Folder, part: str) -> Iterator[str]:
