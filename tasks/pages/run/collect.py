@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from infra.ledger import OPEN_STATES, Books, Event, FileRow, History
-from tasks.archive import REASONS, FileOutcome, VerdictDetail, outcome_of
+from tasks.archive import OUTCOMES, REASONS, FileOutcome, VerdictDetail, outcome_of
 from tasks.pages.run.choice import choose
 from tasks.pages.run.records import TROUBLES, FileRecord, ReportData
 from tasks.pages.run.scores import Scores, least_of, mean_of, seconds_of
@@ -40,7 +40,7 @@ def collect_run(facts: RunFacts, books: Books, faces: Mapping[str, int], histori
     return ReportData(
         replace(facts, sample=sampled / books.found if books.found else 1.0),
         books,
-        faces,
+        {outcome: faces.get(outcome, 0) for outcome in OUTCOMES},
         scores.leading(),
         scores.judge,
         tuple(scores.distributions()),

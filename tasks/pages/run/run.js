@@ -86,8 +86,8 @@ if ($("list")) begin({
     { title: "File", plain: true, cell: (index) => nameButton(index, rows.path[index]) },
     { title: "Outcome", plain: true, cell: (index) => tag(rows.outcome[index]) },
     { title: "Why", plain: true, cell: sentence },
-    { title: "Faces", cell: (index) => rows.faces[index] === null ? "" : plural(rows.faces[index], "face", "faces") },
-    ...data.measure ? [{ title: data.measure, column: "gain", cell: (index) => measured(scored(index)) }] : [],
+    { title: "Faces", cell: (index) => rows.faces[index] === null ? "" : count(rows.faces[index]) },
+    ...data.measure ? [{ title: data.measure, column: "gain", cell: (index) => rows.faces[index] ? measured(scored(index)) : "" }] : [],
   ],
   received() {
     rankings();

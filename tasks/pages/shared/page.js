@@ -228,7 +228,7 @@ function options(id, pairs) {
 }
 function chips(id, entries) {
   $(id).append(...entries.map(([key, text, n, look]) => el("button", { type: "button", class: `chip ${look}`,
-    "data-value": key, "aria-pressed": key === "", onclick: () => choose(id, state[id] === key ? "" : key) },
+    "data-value": key, "aria-pressed": String(key === ""), onclick: () => choose(id, state[id] === key ? "" : key) },
   text, el("span", {}, count(n)))));
   $(id).hidden = false;
 }
