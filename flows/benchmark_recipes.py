@@ -18,7 +18,6 @@ from infra.settings import load_settings
 from infra.storage import Storage
 from tasks.comparing import (
     ARCHIVE,
-    CELLS,
     TRUTH,
     BenchmarkFacts,
     NoFaces,
@@ -61,17 +60,7 @@ def benchmark_recipes(
 
     Running it again with one more recipe restores and measures only with that one.
     """
-    job = BenchmarkJob(
-        output=output,
-        faces=faces,
-        recipes=tuple(recipes or ["compact"]),
-        limit=limit,
-        degradations=tuple(degradations or CELLS),
-        metrics=tuple(metrics or ()),
-        price_per_gpu_hour=price_per_gpu_hour,
-        settings=settings or {},
-    )
-    return benchmark(job)
+    return benchmark(BenchmarkJob.of(**locals()))
 
 
 @dataclass(frozen=True)
@@ -147,7 +136,7 @@ def _facts(job: BenchmarkJob, tried: Tried) -> BenchmarkFacts:
         recipes=tuple(evaluations),
         degradations=job.cells(),
         effort={name: effort_facts(side, job.price_per_gpu_hour) for name, side in tried.restored.items()},
-        missing={metric: why for each in evaluations.values() for metric, why in each.facts["missing"].items()},
+        missing={metric: why for each in evaluations.values() for metric, why in each.facts.missing.items()},
         problems={name: problems_of(each.faces) for name, each in evaluations.items()},
         limits=ONE_PERSON if job.faces is None else OWN_FACES,
         output=Storage(job.output).shown_url,

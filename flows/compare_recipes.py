@@ -45,19 +45,7 @@ def compare_recipes(
 
     What a recipe has restored and what was measured is not done again. Returns what comparison.json holds.
     """
-    job = ComparisonJob(
-        a=a,
-        b=b,
-        against=against,
-        truth=truth,
-        output=output,
-        metrics=tuple(metrics or ()),
-        aligned=aligned,
-        confidence=confidence,
-        price_per_gpu_hour=price_per_gpu_hour,
-        settings=settings or {},
-    )
-    return compare_sides(job)
+    return compare_sides(ComparisonJob.of(**locals()))
 
 
 def compare_sides(job: ComparisonJob) -> ComparisonFacts:

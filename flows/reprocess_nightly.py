@@ -33,14 +33,7 @@ def reprocess_nightly(
     table `promotion`; the older ones stay otherwise, and `mpsr rollback` takes a promotion back. `again` decides once
     more about what was kept; without `gate` every result is replaced, as restore-dataset does.
     """
-    job = job_for(
-        dataset,
-        source,
-        workspace,
-        recipe=recipe,
-        aligned=aligned,
-        include=include,
-        exclude=exclude,
-        settings=settings,
-    )
+    asked = locals()
+    gate, again = asked.pop("gate"), asked.pop("again")
+    job = job_for(**asked)
     return run_night(job, again=again) if gate else restore(job)

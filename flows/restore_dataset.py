@@ -64,19 +64,7 @@ def restore_dataset(
     Name a data set of data_manifests/, or a `source` and a `workspace`. Running it again resumes: what is done is
     not done again, and a changed recipe reruns only what depends on the change.
     """
-    job = job_for(
-        dataset,
-        source,
-        workspace,
-        recipe=recipe,
-        aligned=aligned,
-        include=include,
-        exclude=exclude,
-        retry=retry,
-        stages=stages,
-        settings=settings,
-    )
-    return restore(job)
+    return restore(job_for(**locals()))
 
 
 def restore(job: Job) -> Summary:

@@ -34,17 +34,8 @@ def run_flow(job: Job) -> Summary:
     progress = Progress()
     try:
         with at_the_terminal(progress):
-            return restore_dataset(
-                source=job.source,
-                workspace=job.workspace,
-                recipe=job.recipe,
-                aligned=job.aligned,
-                include=list(job.include),
-                exclude=list(job.exclude),
-                retry=job.retry,
-                stages=job.stages,
-                settings=job.settings,
-            )
+            summary: Summary = restore_dataset(**job.model_dump(mode="json"))
+            return summary
     except Exception as error:
         if progress.summary is None:
             raise

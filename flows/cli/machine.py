@@ -54,9 +54,9 @@ def doctor(json_: Json = False) -> None:
     """What this machine can do (cores, memory, disk, GPU, weights, ports), and what to do about what it cannot."""
     from flows.cli.questions.doctor import examine
 
-    checks = examine()
-    terminal.print_json({"schema": 1, "checks": checks}) if json_ else tell.print_checks(checks)
-    if any(check["level"] == "bad" for check in checks):
+    examination = examine()
+    terminal.print_json(examination.model_dump()) if json_ else tell.print_checks(examination.checks)
+    if any(check.level == "bad" for check in examination.checks):
         raise typer.Exit(1)
 
 

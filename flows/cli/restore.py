@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,14 +21,18 @@ from flows.cli.options import (
     Source,
     Thumbnails,
     Workspace,
-    settings_of,
+    asked,
 )
 from flows.cli.words import restoration as tell
 from flows.cli.words import terminal
 
 if TYPE_CHECKING:
+    from flows.jobs import Job
     from flows.session import Summary
     from tasks.archive import Expected, Gain
+
+SETTINGS = ("report_thumbnails", "price_per_gpu_hour")
+"""Settings of a run that are options of their own."""
 
 
 def run(
@@ -38,14 +42,14 @@ def run(
     aligned: Aligned = False,
     include: Include = None,
     exclude: Exclude = None,
-    set_: Set = None,
-    thumbnails: Thumbnails = None,
+    settings: Set = None,
+    report_thumbnails: Thumbnails = None,
     json_: Json = False,
 ) -> None:
     """Restore every face of an archive. Running it again resumes; a second run does only what is left."""
+    job = _job(locals())
     from flows.cli.local import run_flow
 
-    job = _job(source, workspace, recipe, aligned, include, exclude, set_, thumbnails)
     _finish(run_flow(job), json_, workspace)
 
 
@@ -75,7 +79,7 @@ def plan(
     aligned: Aligned = False,
     include: Include = None,
     exclude: Exclude = None,
-    set_: Set = None,
+    settings: Set = None,
     preflight: Annotated[
         bool,
         typer.Option(
@@ -84,19 +88,19 @@ def plan(
             rich_help_panel=COMPUTE,
         ),
     ] = True,
-    price: Annotated[
+    price_per_gpu_hour: Annotated[
         float | None,
         typer.Option("--price-per-gpu-hour", min=0, help="in any currency; gives the cost", rich_help_panel=COMPUTE),
     ] = None,
     json_: Json = False,
 ) -> None:
     """Everything that `run` does up to the first write: what is to be done and why, weights, disk, time, cost."""
+    job = _job(locals())
     from flows.cli.questions.preview import preview
 
-    priced = [*(set_ or []), *([] if price is None else [f"price_per_gpu_hour={price}"])]
-    data = preview(_job(source, workspace, recipe, aligned, include, exclude, priced, None), preflight=preflight)
-    terminal.print_json(data.model_dump(mode="json")) if json_ else tell.print_plan(data)
-    if data.weights_missing or data.extras_missing:
+    told = preview(job, preflight=preflight)
+    terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_plan(told)
+    if told.weights_missing or told.extras_missing:
         raise typer.Exit(2)
 
 
@@ -117,25 +121,12 @@ def _finish(summary: Summary, as_json: bool, workspace: str) -> None:
         raise typer.Exit(1)
 
 
-def _job(
-    source: str,
-    workspace: str,
-    recipe: str,
-    aligned: bool,
-    include: list[str] | None,
-    exclude: list[str] | None,
-    set_: list[str] | None,
-    thumbnails: bool | None,
-) -> Any:
-    from flows.jobs import job_for
+def _job(options: Mapping[str, Any]) -> Job:
+    from flows.jobs import Job, job_for
 
-    settings, stages = settings_of(set_)
-    if thumbnails is not None:
-        settings["report_thumbnails"] = thumbnails
-    patterns = {"include": tuple(include or ()), "exclude": tuple(exclude or ())}
-    return job_for(
-        None, source, workspace, recipe=recipe, aligned=aligned, settings=settings, stages=stages, **patterns
-    )
+    fields = asked(Job, options)
+    fields["settings"] |= {name: options[name] for name in SETTINGS if options.get(name) is not None}
+    return job_for(**fields)
 
 
 def _demo(folder: Path, as_json: bool) -> int:

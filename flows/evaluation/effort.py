@@ -30,12 +30,12 @@ class Measured:
 def measured_before(side: Side) -> Measured:
     """The side that is an evaluation folder. Raises JobError where it cannot be read."""
     evaluation = open_evaluation(side.url)
-    return Measured(side, evaluation, decode_name(evaluation.facts["restored"]))
+    return Measured(side, evaluation, decode_name(evaluation.facts.restored))
 
 
 def effort_facts(measured: Measured, price_per_gpu_hour: float | None) -> Effort | None:
     """What a workspace's restored pictures took; None for what is only a folder."""
-    url = measured.evaluation.facts.get("workspace")
+    url = measured.evaluation.facts.workspace
     if not url or measured.side.kind == "originals":
         return None
     storage = Storage(decode_name(url))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from flows.jobs import JobError
 from flows.restoration import PROBLEMS, REPORT, levels, run_facts, shown_pixels
 from flows.session import RunFacts, last_run_facts
 from infra.ledger import Histories, Ledger, LedgerError
 from infra.storage import Storage, decode_name
-from tasks.measuring import FACTS, Evaluation, read_evaluation
+from tasks.measuring import FACTS, Evaluation, EvaluationFacts, read_evaluation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,7 @@ def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> st
     from tasks.pages.shared import Site
 
     evaluation = read_evaluation(folder)
-    workspace = Storage(decode_name(url)) if (url := evaluation.facts.get("workspace")) else None
+    workspace = Storage(decode_name(url)) if (url := evaluation.facts.workspace) else None
     run, why = _last_run(workspace)
     wanted = _wants_pictures(folder, run) if pictures is None else pictures
     restoring = _restoring(evaluation, workspace, run) if workspace and run else None
@@ -62,7 +63,7 @@ def _last_run(workspace: Storage | None) -> tuple[RunFacts | None, str]:
     try:
         Ledger.open(workspace, create=False)
         return last_run_facts(workspace), ""
-    except (LookupError, LedgerError, OSError) as error:
+    except (JobError, LedgerError, OSError) as error:
         return None, f"the workspace {workspace.shown_url} could not be asked: {error}"
 
 
@@ -84,8 +85,8 @@ def _restoring(evaluation: Evaluation, workspace: Storage, run: RunFacts) -> Res
     return restoring_of(run_facts(run), conditions, ledger.books(PROBLEMS).reasons, histories, wanted)
 
 
-def _loader(facts: dict[str, Any]) -> PixelLoader:
-    places = {"restored": facts["restored"], "input": facts["against"], "truth": facts.get("truth")}
+def _loader(facts: EvaluationFacts) -> PixelLoader:
+    places = {"restored": facts.restored, "input": facts.against, "truth": facts.truth}
     trees = {side: Storage(decode_name(url)) for side, url in places.items() if url}
     return lambda side, path: shown_pixels(trees[side], path)
 
@@ -105,9 +106,9 @@ def _stage_loader(workspace: Storage | None) -> StageLoader:
     return load
 
 
-def _trees(folder: Storage, facts: dict[str, Any]) -> dict[str, str] | None:
+def _trees(folder: Storage, facts: EvaluationFacts) -> dict[str, str] | None:
     """Addresses of the trees relative to the page, where everything is on this machine's disk."""
-    places = {"restored": facts["restored"], "input": facts["against"], "truth": facts.get("truth")}
+    places = {"restored": facts.restored, "input": facts.against, "truth": facts.truth}
     found = {side: Storage(decode_name(url)) for side, url in places.items() if url}
     if not folder.is_local or not all(tree.is_local for tree in found.values()):
         return None

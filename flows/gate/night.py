@@ -1,7 +1,7 @@
 """A night under a changed recipe: restore beside, measure both, promote what is within the bounds, keep the rest.
 
 What is stale is restored into a candidate workspace of its own; older and new results are measured against the same
-originals; tasks.promotion decides; flows.promotion_moves moves the files. Nothing that stands is touched before the
+originals; `tasks.comparing` decides; `flows.gate.moves` moves the files. Nothing that stands is touched before the
 decision is written down.
 """
 
@@ -30,8 +30,8 @@ from flows.restore_dataset import find_pictures, finish, plan_work, restore_shar
 from flows.session import Progress, Session, Summary, never_fatal, watched
 from infra.ledger import COMMIT, OPEN_STATES, Event, Lease, Ledger, bucket_sql, events_of
 from infra.storage import Storage
-from tasks.comparing import GATE_METRICS, NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
-from tasks.measuring import Evaluation, write_evaluation
+from tasks.comparing import NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
+from tasks.measuring import Evaluation, gate_metrics, write_evaluation
 
 BEFORE = "evaluation-nightly"
 """The folder with the measures of the results that stand."""
@@ -113,7 +113,7 @@ def measure_both(run: Run, candidate: Run) -> tuple[Evaluation, Evaluation]:
     job = EvaluationJob(
         restored=candidate.workspace.url,
         against=run.job.source,
-        metrics=run.settings.promotion.metrics or GATE_METRICS,
+        metrics=run.settings.promotion.metrics or gate_metrics(),
         aligned=True if detector == "none" else None,
         settings=run.job.settings,
     )

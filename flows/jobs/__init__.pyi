@@ -1,3 +1,4 @@
+from .asked import Asked as Asked
 from .benchmark import BenchmarkJob as BenchmarkJob
 from .comparison import ComparisonJob as ComparisonJob
 from .comparison import Side as Side

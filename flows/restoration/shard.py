@@ -67,7 +67,7 @@ class Shard:
         if stage.scope == "image":
             look = self._place[stage.id] == 0
             return [self._picture_item(stage, i) if look else self._paste_item(stage, i) for i, _ in waiting], []
-        applies = [stage.applies_to(self._metrics(face, stage)) for face in waiting]
+        applies = [stage.applies_to(self._metrics(face, self._before(stage))) for face in waiting]
         items: list[Item] = [
             self._face_item(stage, face) for face, wanted in zip(waiting, applies, strict=True) if wanted
         ]
@@ -172,12 +172,13 @@ class Shard:
 
     def _stopped(self, face: tuple[str, int], stage: RecipeStage | None = None) -> bool:
         stages = self._before(stage) if stage else self.recipe.stages
-        return any(s.stop_when and s.stop_when.holds(self._metrics(face, None)) for s in stages)
+        return any(s.stop_when and s.stop_when.holds(self._metrics(face, (*self._before(s), s))) for s in stages)
 
-    def _metrics(self, face: tuple[str, int], stage: RecipeStage | None) -> dict[str, float]:
+    def _metrics(self, face: tuple[str, int], stages: Sequence[RecipeStage]) -> dict[str, float]:
+        """What these stages measured; a later stage may take a metric again, of an image that has changed since."""
         merged: dict[str, float] = {}
-        for earlier in self._before(stage) if stage else self.recipe.stages:
-            if event := self._of(earlier, *face):
+        for stage in stages:
+            if event := self._of(stage, *face):
                 merged |= event.metrics
         return merged
 
@@ -207,10 +208,8 @@ class Shard:
         return PictureItem(image_id, self.images[image_id].paths, self._key(stage, image_id))
 
     def _face_item(self, stage: RecipeStage, face: tuple[str, int]) -> FaceItem:
-        detail = self._aligned(face).detail
-        return FaceItem(
-            *face, self._key(stage, *face), self._images_for(stage, face), self._metrics(face, stage), detail
-        )
+        detail, metrics = self._aligned(face).detail, self._metrics(face, self._before(stage))
+        return FaceItem(*face, self._key(stage, *face), self._images_for(stage, face), metrics, detail)
 
     def _to_paste(self) -> list[str]:
         """Images that get a file in the restored tree: every one that could be decoded and lost no face on the way."""

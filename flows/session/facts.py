@@ -117,19 +117,16 @@ def facts_of_every_run(storage: Storage) -> list[RunFacts]:
 
 
 def last_run_facts(storage: Storage) -> RunFacts:
-    """What the latest run wrote down about itself. Raises LookupError where none ever ran."""
-    if not (paths := _paths(storage)):
-        raise LookupError(f"nothing ever ran in {storage.shown_url}")
+    """What the latest run wrote down about itself. Raises JobError where none ever ran."""
+    paths = _paths(storage) if storage.exists("runs") else []
+    if not paths:
+        raise JobError(f"expected a workspace in which something ran; nothing ever ran in {storage.shown_url}")
     return _read(storage, paths[-1])
 
 
 def last_job(workspace: str) -> Job:
     """The job of a workspace's last run. Raises JobError where none ever ran."""
-    try:
-        job = last_run_facts(Storage(workspace)).job
-    except (LookupError, OSError) as error:
-        raise JobError(f"expected a workspace in which something ran: {error}") from None
-    return Job.model_validate(job.model_dump())
+    return Job.of(**last_run_facts(Storage(workspace)).job.model_dump())
 
 
 def digests_of_run(storage: Storage, run_id: str) -> dict[str, str]:

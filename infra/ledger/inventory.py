@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from infra.ledger.ledger import Ledger
-from infra.ledger.rows import FileRow, columns_of, files_of
+from infra.ledger.rows import FileRow, columns_of, file_at, files_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,7 @@ class KnownFiles(Mapping[str, FileRow]):
         place = bisect_left(self._paths, path, key=lambda cell: cell.as_py())
         if place == len(self._paths) or self._paths[place].as_py() != path:
             raise KeyError(path)
-        return next(files_of(self._table.slice(place, 1)))
+        return file_at(self._table, place)
 
     def __iter__(self) -> Iterator[str]:
         return (cell.as_py() for cell in self._paths)

@@ -177,15 +177,6 @@ class Ledger:
         with self.reader() as reader:
             return faces(reader)
 
-    def illegal_transitions(self, *, recount: bool = False) -> dict[str, int]:
-        """'before -> after' → how often; with `recount` from every event again instead of from the last fold on."""
-        with self.reader() as reader:
-            found = {} if recount else dict(reader.holdings.commit.get("illegal_transitions", {}))
-            for stage in reader.holdings.stages:
-                for step, count in reader.illegal_transitions(stage, None, since_snapshot=not recount).items():
-                    found[step] = found.get(step, 0) + count
-            return found
-
     def _buckets(self, bucket: int | None, image_ids: Sequence[str] | None) -> set[int] | None:
         """The buckets that a question touches; None: all."""
         if bucket is not None:

@@ -1,7 +1,8 @@
 """The rows of the ledger as records, and the only way between them and Arrow.
 
 Tables of millions stay Arrow; records exist for one shard, one bucket, one page at a time. A column is declared
-once, as a field: its place gives the field id in the Parquet files for ever, so new fields go to the end, with a default.
+once, as a field: its place gives the field id in the Parquet files for ever, so new fields go to the end, with a
+default.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def schema_of(record: type[Event] | type[FileRow]) -> pa.Schema:
 def table_of(record: type[Record], rows: Sequence[Record], **same: Any) -> pa.Table:
     """Records as an Arrow table; a column named in `same` has that value (or, if it is a range, those) for all rows.
 
-    Raises pyarrow.ArrowException or UnicodeError for a value that its column does not take.
+    Raises ValueError naming the column for a value that it does not take.
     """
     import pyarrow as pa
 
@@ -142,7 +143,10 @@ def table_of(record: type[Record], rows: Sequence[Record], **same: Any) -> pa.Ta
         if name in same:
             value = same[name]
             return pa.array(value, kind) if isinstance(value, range) else pa.repeat(pa.scalar(value, kind), len(rows))
-        return pa.array([_stored(name, getattr(row, name)) for row in rows], kind)
+        try:
+            return pa.array([_stored(name, getattr(row, name)) for row in rows], kind)
+        except (pa.ArrowException, UnicodeError) as error:
+            raise ValueError(f"column {name!r} takes {kind}: {error}") from error
 
     schema = schema_of(record)
     return pa.table([column(each.name, each.type) for each in schema], schema=schema)
@@ -156,6 +160,13 @@ def events_of(table: pa.Table) -> Iterator[Event]:
 def files_of(table: pa.Table) -> Iterator[FileRow]:
     """The rows of a table with columns of the inventory, in order; columns it lacks have their defaults."""
     return _records_of(FileRow, table)
+
+
+def file_at(table: pa.Table, place: int) -> FileRow:
+    """One row of such a table; a slice of one row would cost `files_of` many times as much."""
+    return FileRow(
+        **{name: column[place].as_py() for name, column in zip(table.column_names, table.columns, strict=True)}
+    )
 
 
 def _records_of(record: type[Record], table: pa.Table) -> Iterator[Record]:

@@ -140,12 +140,10 @@ def next_seq(count: int, at_least: int = 0) -> int:
 
 
 def _table(record: type[Record], rows: Sequence[Record], **same: Any) -> pa.Table:
-    import pyarrow as pa
-
     try:
         return table_of(record, rows, **same)
-    except (pa.ArrowException, UnicodeError) as error:
-        raise LedgerError(f"a row holds what its column does not take: {error}") from error
+    except ValueError as error:
+        raise LedgerError(str(error)) from error
 
 
 def _seqs(count: int) -> range:

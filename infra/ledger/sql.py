@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from infra.ledger.files import Holdings
-from infra.ledger.schema import COMMIT, INVENTORY, TRANSITIONS, bucket_sql, duckdb_schema, empty_select
+from infra.ledger.schema import COMMIT, INVENTORY, bucket_sql, duckdb_schema, empty_select
 from infra.storage import Storage
 
 if TYPE_CHECKING:
@@ -154,29 +154,6 @@ class Reader:
             "SELECT bucket FROM fresh_inventory UNION SELECT old_bucket FROM fresh_inventory"
         ).fetchall()
         return {bucket for (bucket,) in found if bucket is not None}
-
-    def illegal_transitions(
-        self, stage: str, buckets: Collection[int] | None, *, since_snapshot: bool
-    ) -> dict[str, int]:
-        """'before -> after' → count, over the newer segments (with the snapshot before them) or over all events."""
-        pairs = ", ".join(f"('{a}', '{b}')" for a, followers in TRANSITIONS.items() for b in followers)
-        columns = f"{_KEY}, state, stage_digest, token, seq"
-        if since_snapshot:
-            held = self.files("", self.holdings.snapshot_of(stage, buckets))
-            old = f"SELECT {columns}, false AS counts FROM ({held}) SEMI JOIN new USING ({_KEY})"
-            new = self.files("", self.holdings.fresh_of(stage, buckets))
-        else:
-            old = f"SELECT {columns}, false AS counts FROM ({empty_select('')})"
-            new = self.events(stage, buckets)
-        return self.counts(f"""
-            WITH new AS (SELECT {columns} FROM ({new})),
-            steps AS (
-                SELECT counts, state, lag(state, 1, 'discovered') OVER w AS before,
-                       lag(stage_digest, 1, stage_digest) OVER w IS NOT DISTINCT FROM stage_digest AS same_digest
-                FROM (SELECT {columns}, true AS counts FROM new UNION ALL {old})
-                WINDOW w AS (PARTITION BY {_KEY} ORDER BY token, seq))
-            SELECT before || ' -> ' || state, count(*) FROM steps
-            WHERE counts AND same_digest AND (before, state) NOT IN ({pairs}) GROUP BY 1""")
 
     def _gather_fresh_inventory(self) -> bool:
         """Fold the newer inventory rows into a table: per path the last row, since when, and what was there before."""

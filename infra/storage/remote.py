@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, BinaryIO, cast
@@ -20,10 +21,16 @@ _told = partial(told_plainly, of=Exception)
 """Libraries raise more than OSErrors (botocore, for one)."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    info: FileInfo
+    is_folder: bool
+
+
 class RemoteFiles:
     """Objects below a URL. One put makes an object whole; a conditional put refuses to overwrite."""
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, options: Mapping[str, object]) -> None:
         import fsspec
 
         try:
@@ -81,12 +88,12 @@ class RemoteFiles:
             entry = next(folders[-1], None)
             if entry is None:
                 folders.pop()
-            elif entry["type"] == "directory":
-                folders.append(self._listing(entry["path"], wanted))
+            elif entry.is_folder:
+                folders.append(self._listing(entry.info.path, wanted))
             else:
-                yield _listed(entry)
+                yield entry.info
 
-    def _listing(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+    def _listing(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[_Entry]:
         place = self._at(folder)
         with _told("list", folder or place):
             found = self.fs.ls(place, detail=True)
@@ -94,15 +101,15 @@ class RemoteFiles:
         for entry in found:
             name = entry["name"].rstrip("/").removeprefix(f"{place}/")
             if name and name != place and wanted(name):
-                entries.append({**entry, "path": f"{folder}/{name}" if folder else name})
-        return iter(sorted(entries, key=lambda entry: str(entry["path"])))
+                path = f"{folder}/{name}" if folder else name
+                entries.append(_Entry(_listed(path, entry), is_folder=entry["type"] == "directory"))
+        return iter(sorted(entries, key=lambda entry: entry.info.path))
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
 
 
-def _listed(entry: Mapping[str, Any]) -> FileInfo:
-    path = str(entry["path"])
+def _listed(path: str, entry: Mapping[str, Any]) -> FileInfo:
     try:
         checked_path(path)
     except PathRefusedError as error:

@@ -35,11 +35,13 @@ class Storage:
     All methods raise StorageError or a subclass; see infra.storage.base for the tree.
     """
 
-    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None, apart: Storage | None = None) -> None:
+    def __init__(
+        self, url: str | Path, options: Mapping[str, object] | None = None, apart: Storage | None = None
+    ) -> None:
         self.options, self.apart = dict(options or {}), apart
         self.is_local, self.url = _sorted_out(str(url))
 
-    def __reduce__(self) -> tuple[type[Storage], tuple[str, dict[str, Any], Storage | None]]:
+    def __reduce__(self) -> tuple[type[Storage], tuple[str, dict[str, object], Storage | None]]:
         return Storage, (self.url, self.options, self.apart)
 
     def __repr__(self) -> str:

@@ -94,7 +94,7 @@ class HostRunner:
     def __init__(self) -> None:
         self._host: Host | None = None
 
-    def start(self, factory: str, config: dict[str, Any], threads: int | None) -> Answer:
+    def start(self, factory: str, config: Mapping[str, object], threads: int | None) -> Answer:
         """Builds the host. `threads` is set in the environment before the factory's module is imported."""
         if threads is not None:
             os.environ.update({name: str(threads) for name in _THREAD_VARIABLES})
@@ -117,10 +117,10 @@ class HostRunner:
         return Answered(results, time.perf_counter() - begun)
 
 
-def _resolve(factory: str) -> Callable[[dict[str, Any]], Host]:
+def _resolve(factory: str) -> Callable[[Mapping[str, object]], Host]:
     """The function that "package.module:function" names."""
     module, _, name = factory.partition(":")
-    built: Callable[[dict[str, Any]], Host] = getattr(importlib.import_module(module), name)
+    built: Callable[[Mapping[str, object]], Host] = getattr(importlib.import_module(module), name)
     return built
 
 

@@ -184,7 +184,7 @@ def _start(options: Mapping[str, Any]) -> None:
             log.warning("Ray did not start (%s); trying again", error)
 
 
-def _local_options(settings: ClusterSettings) -> dict[str, Any]:
+def _local_options(settings: ClusterSettings) -> dict[str, object]:
     return {
         "address": "local",  # without it Ray joins whatever cluster it finds on this machine
         "include_dashboard": settings.dashboard,
@@ -194,7 +194,7 @@ def _local_options(settings: ClusterSettings) -> dict[str, Any]:
     }
 
 
-def _quiet_options() -> dict[str, Any]:
+def _quiet_options() -> dict[str, object]:
     return {"log_to_driver": False, "logging_level": logging.ERROR}
 
 

@@ -58,18 +58,19 @@ def scan_archive(
     gone = {path for path, row in known.items() if row.present}
     closed: list[str] = []
     with ThreadPoolExecutor(threads, thread_name_prefix="scan") as pool:
-        waiting: deque[Future[FileRow | None]] = deque()
+        waiting: deque[tuple[FileRow | None, Future[FileRow | None]]] = deque()
         for info in source.walk(""):
             path = info.ledger_path
             gone.discard(path)
             if info.problem:
                 closed.append(path + "/")
             kept = (not include or wanted(path)) and not unwanted(path)
-            waiting.append(_submit(pool, look, info, known.get(path), kept))
-            while len(waiting) > 16 * threads or (waiting and waiting[0].done()):
-                yield from _news(waiting.popleft().result(), known)
+            before = known.get(path)
+            waiting.append((before, _submit(pool, look, info, before, kept)))
+            while len(waiting) > 16 * threads or (waiting and waiting[0][1].done()):
+                yield from _news(*waiting.popleft())
         while waiting:
-            yield from _news(waiting.popleft().result(), known)
+            yield from _news(*waiting.popleft())
     for path in sorted(gone):
         if not path.startswith(tuple(closed)):
             yield replace(known[path], present=False)
@@ -172,8 +173,9 @@ def _submit(
     return pool.submit(look.at, info, before, kept)
 
 
-def _news(row: FileRow | None, known: Mapping[str, FileRow]) -> Iterator[FileRow]:
-    if row is not None and row != known.get(row.path):
+def _news(before: FileRow | None, found: Future[FileRow | None]) -> Iterator[FileRow]:
+    row = found.result()
+    if row is not None and row != before:
         yield row
 
 

@@ -1,4 +1,3 @@
-from .comparison import NOT_RANKED as NOT_RANKED
 from .comparison import compare as compare
 from .comparison import problems_of as problems_of
 from .facts import BenchmarkFacts as BenchmarkFacts
@@ -13,7 +12,6 @@ from .facts import PromotionState as PromotionState
 from .facts import PromotionTold as PromotionTold
 from .facts import Regression as Regression
 from .facts import SideFacts as SideFacts
-from .gate import GATE_METRICS as GATE_METRICS
 from .gate import NOTHING_TO_JUDGE as NOTHING_TO_JUDGE
 from .gate import Action as Action
 from .gate import Case as Case

@@ -1,7 +1,7 @@
 """Two evaluations of the same faces, pair by pair: what is better, what is worse, and what cannot be told apart.
 
 A is what there was (or the originals), B what is held against it; a positive gain always means that B is better. It
-knows the tables of `tasks.evaluation_files` and statistics; it knows nothing of recipes, workspaces or pictures.
+knows the tables of `tasks.measuring` and statistics; it knows nothing of recipes, workspaces or pictures.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ from tasks.comparing.pairing import (
     nothing_in_common,
     paired,
 )
-from tasks.measuring import TERMS
+from tasks.measuring import meaning_of, score_terms
 
 if TYPE_CHECKING:
     from tasks.measuring import Evaluation
 
 THRESHOLDS = (0.3, 0.5, 0.6)
 """Cosines of the challenge below which a face counts as another person."""
-NOT_RANKED = frozenset({"sharpness"})
-"""Metrics whose falls are no regressions by themselves: noise is sharp."""
 
 
 class Comparison(Compared):
@@ -57,7 +55,7 @@ def compare(
 ) -> Comparison:
     """Pairs the faces by key and number, and measures every metric that both sides have in the same way.
 
-    confidence: of the intervals, 0 to 1; they come from `resamples` draws of whole pictures (tasks.bootstrap), and
+    confidence: of the intervals, 0 to 1; they come from `resamples` draws of whole pictures (`intervals`), and
     there are none with fewer than `pictures_needed(confidence)` pictures. A verdict needs one that leaves out zero.
     worst: how many regressions are listed. Deterministic. Raises ComparisonError where a face stands twice in a set,
     no face is in both, or faces were not looked for in the same way.
@@ -90,7 +88,7 @@ def compare(
         problems_b=problems_of(b.faces),
         differences=differences,
         not_compared=dict(sorted((not_compared | empty).items())),
-        sets={name: (_overall(a, name), _overall(b, name)) for name in ("fid", "score") if name not in not_compared},
+        sets={name: each for name, each in _whole_sets(a, b).items() if name not in not_compared},
         identity=tuple(_identity(pairs, thresholds, _own_thresholds(a, b, both))),
         worst=_worst(pairs, worst),
         table=table,
@@ -114,8 +112,8 @@ def _difference(pairs: Pairs, m: int, low: float, high: float, enough: int) -> D
     told = pictures >= enough
     return Difference(
         metric=name,
-        title=pairs.metrics[name].get("title", name),
-        better=pairs.metrics[name]["better"],
+        title=pairs.metrics[name].title or name,
+        better=pairs.metrics[name].better,
         pairs=int(both.sum()),
         pictures=pictures,
         mean_a=float(pairs.a[both, m].mean()),
@@ -134,8 +132,8 @@ def _difference(pairs: Pairs, m: int, low: float, high: float, enough: int) -> D
 
 def _own_thresholds(a: Evaluation, b: Evaluation, both: pa.Table) -> Floats:
     """(N,) the threshold that the data set gives each face's subset; NaN where it gives none."""
-    subsets = {**a.facts.get("subsets", {}), **b.facts.get("subsets", {})}
-    own = {name: facts["threshold"] for name, facts in subsets.items() if facts.get("threshold") is not None}
+    subsets = {**a.facts.subsets, **b.facts.subsets}
+    own = {name: subset.threshold for name, subset in subsets.items() if subset.threshold is not None}
     codes = both["subset"].combine_chunks().dictionary_encode()
     values = np.array([own.get(name, np.nan) for name in codes.dictionary.to_pylist()] or [np.nan])
     return np.asarray(values[codes.indices.fill_null(0).to_numpy()], np.float64)
@@ -144,7 +142,7 @@ def _own_thresholds(a: Evaluation, b: Evaluation, both: pa.Table) -> Floats:
 def _identity(pairs: Pairs, thresholds: Sequence[float], own: Floats) -> list[IdentityChange]:
     found = []
     for m, name in enumerate(pairs.names):
-        if name.startswith("identity"):
+        if meaning_of(name).recognises:
             found += [_change(pairs, m, name, value, np.full(len(own), value)) for value in thresholds]
             if np.isfinite(own).any():
                 found.append(_change(pairs, m, name, None, own))
@@ -177,7 +175,7 @@ def _in_order(chosen: np.ndarray[Any, Any], by: Floats) -> list[int]:
 
 def _worst(pairs: Pairs, number: int) -> tuple[Regression, ...]:
     """The faces that fell furthest in any metric, each metric measured by its own spread."""
-    ranked = [m for m, name in enumerate(pairs.names) if name not in NOT_RANKED]
+    ranked = [m for m, name in enumerate(pairs.names) if meaning_of(name).ranked]
     worst = np.zeros(len(pairs.table))
     blamed = np.full(len(pairs.table), -1)
     for m in ranked:
@@ -211,15 +209,16 @@ def problems_of(faces: pa.Table) -> dict[str, int]:
 def _unlike_sets(a: Evaluation, b: Evaluation, not_compared: Mapping[str, str]) -> dict[str, str]:
     """Numbers of whole sets that would mislead side by side: FIDs to different references, Scores of unlike terms."""
     found: dict[str, str] = {}
-    ours, theirs = (side.facts["metrics"].get("fid") for side in (a, b))
+    ours, theirs = (side.facts.metrics.get("fid") for side in (a, b))
     if ours and theirs and ours != theirs:
         found["fid"] = "A and B were measured with different weights or references; evaluate both again"
-    unlike = [name for name in TERMS if name in {**not_compared, **found}]
-    if unlike and any(_overall(side, "score") is not None for side in (a, b)):
+    unlike = [name for name in score_terms() if name in {**not_compared, **found}]
+    if unlike and any(side.facts.overall.score is not None for side in (a, b)):
         found["score"] = f"its terms were not measured alike: {', '.join(unlike)}"
     return found
 
 
-def _overall(evaluation: Evaluation, name: str) -> float | None:
-    value: float | None = evaluation.facts.get("overall", {}).get(name)
-    return value
+def _whole_sets(a: Evaluation, b: Evaluation) -> dict[str, tuple[float | None, float | None]]:
+    """The numbers that a set has as a whole, (A, B)."""
+    ours, theirs = a.facts.overall, b.facts.overall
+    return {"fid": (ours.fid, theirs.fid), "score": (ours.score, theirs.score)}

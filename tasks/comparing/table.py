@@ -12,10 +12,7 @@ import pyarrow.compute as pc
 from tasks.comparing.comparison import compare
 from tasks.comparing.facts import Difference, GridRow
 from tasks.comparing.pairing import ComparisonError
-from tasks.measuring import Evaluation
-
-FIRST = ("psnr", "ssim", "lpips", "identity_truth", "identity_truth_onnx", "quality")
-"""Metrics in the order of the page; others follow. The first two need nothing but the truth."""
+from tasks.measuring import Evaluation, meaning_of
 
 
 def rows(inputs: Evaluation, restored: Mapping[str, Evaluation], cells: Sequence[str]) -> list[GridRow]:
@@ -43,9 +40,9 @@ def rows(inputs: Evaluation, restored: Mapping[str, Evaluation], cells: Sequence
 
 
 def metrics_in(table: Sequence[GridRow]) -> list[str]:
-    """The metrics of the table, in the order of the page."""
-    there = list(dict.fromkeys(row.metric for row in table))
-    return [*(name for name in FIRST if name in there), *(name for name in there if name not in FIRST)]
+    """The metrics of the table, in the order of the page: those against the truth first."""
+    there = dict.fromkeys(row.metric for row in table)
+    return sorted(there, key=lambda name: (not meaning_of(name).needs_truth, not meaning_of(name).leads))
 
 
 def of_metric(table: Sequence[GridRow], metric: str) -> dict[tuple[str, str], GridRow]:

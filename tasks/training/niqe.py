@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tasks.archive import Image
-from tasks.models.quality.iqa import load
+from tasks.models.quality.iqa import niqe_from
 from tasks.models.quality.niqe import fit
 from tasks.training.data import Face, load_faces, to_float
 from tasks.training.measure import Table, measure_scores
@@ -47,7 +47,7 @@ def fit_niqe(data: Path, out: Path) -> Fitted:
 
 def measure_niqe(weights: Path, faces: list[Face]) -> Table:
     """Spearman correlation with the true PSNR, and mean scores: over all degradations and within each."""
-    network = load(NAME, weights)
+    network = niqe_from(weights)
     return measure_scores(lambda picture: float(network(_tensor(picture)[None])), faces)
 
 

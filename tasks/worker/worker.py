@@ -61,7 +61,7 @@ class WorkerConfig(BaseModel):
     software: str = "mpsr-batch"
 
 
-def build(config: dict[str, Any]) -> Worker:
+def build(config: Mapping[str, object]) -> Worker:
     """The executor's factory. Weights that do not fit fail here, before a single face is touched."""
     worker = Worker(WorkerConfig.model_validate(config))
     if worker.config.load_at_once:

@@ -97,7 +97,7 @@ def cases_of(cls) -> dict[str, Values]:
 
 
 def allowed(field) -> tuple[object, ...]:
-    """All choices, or both ends of a range, and its middle where it is one of shares; nothing where there is no end."""
+    """All choices, or both ends of a range, and the middle of shares, too; nothing where there is no end."""
     if field.annotation is bool:
         return False, True
     if get_origin(field.annotation) is Literal:
@@ -105,7 +105,7 @@ def allowed(field) -> tuple[object, ...]:
     ends = [next((getattr(each, end) for each in field.metadata if hasattr(each, end)), None) for end in ("ge", "le")]
     if None in ends:
         return ()
-    return (*ends, sum(ends) / 2) if field.annotation is float else tuple(ends)
+    return (0.0, 0.5, 1.0) if field.annotation is float and ends == [0, 1] else tuple(ends)
 
 
 KNOBS = [(use, name) for use in STAGES for name in cases_of(stage_class(use))]

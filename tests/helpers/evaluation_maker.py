@@ -14,7 +14,7 @@ from infra.ledger.ledger import Ledger
 from infra.ledger.rows import Event, FileRow
 from infra.ledger.schema import bucket_of
 from infra.storage.storage import Storage
-from tasks.measuring.files import faces_schema, write_evaluation
+from tasks.measuring.files import EvaluationFacts, faces_schema, write_evaluation
 from tasks.worker import intermediate
 
 SUBSETS = {"CelebA": 0.5, "LFW-Test": 0.6, "</script><b>": 0.3}
@@ -171,7 +171,7 @@ class Maker:
             subsets[name] = said | {"identity_failures": failed}
         failed = sum(s["identity_failures"] for s in subsets.values())
         means = {m: float(np.mean([row[m] for row in rows])) for m in METRICS}
-        return {
+        return EvaluationFacts.model_validate({
             "dataset": None, "restored": f"{self.workspace.url}/restored", "against": str(self.root / "archive"),
             "truth": str(self.root / "truth") if self.truth else None, "workspace": self.workspace.url,
             "software": "test", "started": "2026-11-20T23:00:00+00:00", "finished": "2026-11-20T23:05:00+00:00",
@@ -182,4 +182,4 @@ class Maker:
                         "score_missing": ["maniqa", "qalign", "fid"], "identity_failures": failed,
                         "valid": failed <= 10},
             "problems": {"input_missing": 1}, "stages": dict.fromkeys(METRICS, 12.5),
-        }  # fmt: skip
+        })  # fmt: skip

@@ -108,4 +108,14 @@ def test_what_nobody_knows_is_called_unknown(tmp_path, monkeypatch):
     assert "GPU memory: unknown: not told by brighten, swap." in said
     assert not re.search(r"GPU memory.*\d", said)
     monkeypatch.setattr("infra.workers.has_gpu", lambda: False)
+    (tmp_path / "archive").mkdir()
+    plan = ["plan", str(tmp_path / "archive"), "-w", str(tmp_path / "workspace"), "--recipe", str(recipe)]
+    assert f"gpu:      memory of a worker there: {memory}\n" in CliRunner().invoke(cli.app, plan).stdout
     assert f"the recipe mpsr takes {SHOWN['mpsr']}" in CliRunner().invoke(cli.app, ["doctor"]).stdout
+
+
+def test_what_is_drawn_is_said():
+    said = CliRunner().invoke(cli.app, ["models", "list", "--recipe", "mpsr"]).stdout
+    drawn = "pisa_sr the latent noise; diffbir the noise of the start and of every step"
+    assert f"Drawn from a seed of each face, the same in every run: {drawn}." in said
+    assert "Drawn" not in CliRunner().invoke(cli.app, ["models", "list", "--recipe", "compact"]).stdout

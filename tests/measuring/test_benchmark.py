@@ -16,7 +16,7 @@ from PIL import Image
 from test_comparison import evaluation
 from typer.testing import CliRunner
 
-from flows.cli.main import app, exit_code_of
+from flows.cli.main import app
 from flows.jobs.benchmark import BenchmarkJob
 from flows.jobs.comparison import ComparisonJob, side_of, two_sides
 from flows.jobs.data_set import JobError
@@ -272,7 +272,7 @@ def test_what_cannot_be_compared_is_said_before_anything_is_done(tmp_path):
 def test_the_commands_refuse_in_words(tmp_path):
     runner = CliRunner()
     same = runner.invoke(app, ["compare", str(tmp_path), str(tmp_path), "--against", str(tmp_path / "photos")])
-    assert exit_code_of(same.exception) == 2
+    assert same.exception.exit_code == 2
     stage = runner.invoke(app, ["benchmark", "--set", "identity.threshold=1"])
     assert stage.exit_code == 2
     assert "recipe" in stage.output

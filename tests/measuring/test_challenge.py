@@ -31,7 +31,7 @@ from tasks.measuring.challenge import (
     weighted,
 )
 from tasks.measuring.challenge_files import challenge_csv, markdown_row, place
-from tasks.measuring.metrics import CHALLENGE
+from tasks.measuring.metrics import challenge_metrics
 
 TABLE = Path(os.environ.get("MPSR_SHARED", ROOT.parent / "shared")) / "parity" / "score_table1.json"
 DEVIATION = 1.1e-4
@@ -57,7 +57,7 @@ def small(counts=(2, 1), thresholds=(0.5, 0.3), **more):
         name: {"images": count, "identity_threshold": threshold}
         for name, count, threshold in zip("AB", counts, thresholds, strict=True)
     }
-    return Protocol.model_validate({"subsets": subsets, "metrics": CHALLENGE, **more})
+    return Protocol.model_validate({"subsets": subsets, "metrics": challenge_metrics(), **more})
 
 
 def face(path, subset, **values):
@@ -120,7 +120,7 @@ class TestManifest:
             "Wider-Test": (100, 0.3),
         }
         assert (protocol.images, protocol.max_failures, protocol.fid_cap) == (450, 10, 3000)
-        assert protocol.metrics == CHALLENGE
+        assert protocol.metrics == challenge_metrics()
         assert protocol.aligned
         assert described["aligned"]
         assert described["recipe"] == "mpsr-ntire2025"

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from flows.cli.main import app
 from flows.evaluation.page import write_evaluation_report
 from infra.storage.storage import Storage
+from tasks.measuring.challenge import Overall
 from tasks.measuring.files import read_evaluation, write_evaluation
 from tasks.pages.evaluation.charts import plane_of
 from tasks.pages.evaluation.pictures import SMALL
@@ -89,10 +90,10 @@ def press(page, inside, text):
 
 def test_tables_hold_the_evaluations_numbers(made):
     html, facts = text_of(made), read_evaluation(made.folder).facts
-    for name, value in facts["overall"]["means"].items():
+    for name, value in facts.overall.means.items():
         assert f'<td class="n">{value:.4f}</td>' in html, name
-    for subset in facts["subsets"].values():
-        assert f'<td class="n">{subset["means"]["musiq"]:.4f}</td>' in html
+    for subset in facts.subsets.values():
+        assert f'<td class="n">{subset.means["musiq"]:.4f}</td>' in html
     assert "4.2231" in html  # the published score
     assert "There is no score without MANIQA, Q-Align, FID" in html
     assert "needs &lt;weights&gt;" in html
@@ -116,7 +117,7 @@ def test_failures_are_those_below_their_subsets_threshold(made):
         -1 if row["problem"] else int(row["identity"] < SUBSETS[row["subset"]]) for row in evaluation.faces.to_pylist()
     ]
     assert failed.tolist() == expected
-    assert 0 < (failed == 1).sum() == evaluation.facts["overall"]["identity_failures"]
+    assert 0 < (failed == 1).sum() == evaluation.facts.overall.identity_failures
 
 
 def test_gates_are_told_with_their_thresholds(made):
@@ -180,20 +181,19 @@ def test_private_means_no_pixel(private):
 def test_without_a_workspace_it_says_what_it_cannot_know(private, tmp_path):
     evaluation = read_evaluation(private.folder)
     apart = Storage(tmp_path / "apart")
-    write_evaluation(apart, evaluation.facts | {"workspace": None}, evaluation.faces)
+    write_evaluation(apart, evaluation.facts.model_copy(update={"workspace": None}), evaluation.faces)
     write_evaluation_report(apart)
     assert apart.read_bytes("report/index.html").decode().count("there is no ledger of their making") == 4
-    gone = evaluation.facts | {"workspace": str(tmp_path / "gone"), "against": str(tmp_path / "gone too")}
-    write_evaluation(apart, gone, evaluation.faces)
+    gone = {"workspace": str(tmp_path / "gone"), "against": str(tmp_path / "gone too")}
+    write_evaluation(apart, evaluation.facts.model_copy(update=gone), evaluation.faces)
     write_evaluation_report(apart)
     assert "could not be asked" in apart.read_bytes("report/index.html").decode()
 
 
 def test_nothing_measured_is_a_page_too(private, tmp_path):
     evaluation, folder = read_evaluation(private.folder), Storage(tmp_path)
-    overall = dict.fromkeys(("fid", "score", "identity_failures", "valid"))
-    overall |= {"images": 0, "means": {}, "score_missing": []}
-    facts = evaluation.facts | {"overall": overall, "subsets": {}, "metrics": {}, "stages": {}, "workspace": None}
+    none = {"overall": Overall(), "subsets": {}, "metrics": {}, "stages": {}, "workspace": None}
+    facts = evaluation.facts.model_copy(update=none)
     write_evaluation(folder, facts, evaluation.faces.slice(3).select(range(14)))
     write_evaluation_report(folder)
     assert "No face was measured" in folder.read_bytes("report/index.html").decode()
@@ -331,7 +331,9 @@ def test_thousands_of_faces_stay_small_and_quick(browser, private, tmp_path):
         for k, v in enumerate(rng.normal(5, 1, rows))
     ]
     folder = Storage(tmp_path / "many")
-    write_evaluation(folder, few.facts | {"workspace": None}, pa.Table.from_pylist(varied, few.faces.schema))
+    write_evaluation(
+        folder, few.facts.model_copy(update={"workspace": None}), pa.Table.from_pylist(varied, few.faces.schema)
+    )
     address = write_evaluation_report(folder, pictures=False)
     assert folder.size("report/index.html") < 200_000
     assert len(list(folder.walk("report/data"))) == 1 + ceil(rows / CHUNK)

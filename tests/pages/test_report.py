@@ -221,6 +221,16 @@ def test_names_of_metrics_of_old_and_of_today_are_one_measure():
     assert (quality.measure.before, quality.measure.after) == ("quality.aligned", "quality.restored")
 
 
+def test_a_metric_that_was_taken_twice_is_the_later_stages():
+    archive = Archive()
+    image_id = archive.add("a.jpg", "restored")
+    archive.event(image_id, 0, "evaluate", {"quality.restored": 0.8})
+    archive.event(image_id, 0, "restore", {"quality.aligned": 0.4, "quality.restored": 0.6})
+    collected = archive.collect()
+    assert [(f.before, f.after) for f in collected.files] == [(0.4, 0.8)]
+    assert collected.data.distributions[0].after_count == 1
+
+
 def test_histograms_hold_every_measured_face():
     data = scored(700).collect().data
     quality = next(d for d in data.distributions if d.measure.name == "quality")
@@ -313,7 +323,7 @@ def test_details_tell_stages_decisions_and_faces(tmp_path):
     number, outcome, steps, scores = told[-1][0]
     assert (number, OUTCOMES[outcome]) == (0, "fallback")
     assert steps[0][:3] == ["identity", "done_fallback", "fallback blend"]
-    assert scores == [["Similarity to the input", None, 0.5, True], ["Quality", None, 0.5, False]]
+    assert scores == [["Similarity to the input", None, 0.5, True], ["Compact quality", None, 0.5, False]]
 
 
 def test_a_detail_that_is_no_json_number_reaches_no_page():

@@ -136,7 +136,7 @@ def test_a_file_opens_with_its_pictures_steps_and_scores(page):
     page.press("Enter", 13, "\r")
     page.until("$('detail').open")
     told = page.js("$('detail').textContent")
-    assert "Quality" in told
+    assert "Compact quality" in told
     assert "identity" in told
     assert page.js("document.activeElement.id") == "detail-title"
     page.press("ArrowRight", 39)

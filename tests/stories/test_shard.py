@@ -87,6 +87,16 @@ def test_a_face_that_is_already_good_goes_no_further_and_the_file_is_copied():
     assert s.verdicts()[0].reason_code == "sharp_enough"
 
 
+def test_what_is_measured_after_a_gate_leaves_nobody_alone():
+    """The last stage looks at the same images again, and its numbers say nothing of the way that a face went."""
+    s = shard(A)
+    s.apply(RECIPE.stages[0], detected(A, 1))
+    through(s, until="evaluate", quality=0.5)
+    again = {f"{metric}.{image}": 5.0 for metric in ("quality", "sharpness") for image in ("aligned", "restored")}
+    s.apply(RECIPE.stage("evaluate"), [told(A, "done", "scored", face=0, metrics=again)])
+    assert outcomes(s) == {A: "restored"}
+
+
 def test_a_rejected_face_is_never_pasted():
     s = shard(A)
     s.apply(RECIPE.stages[0], detected(A, 1))

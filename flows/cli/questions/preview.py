@@ -7,14 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.jobs import Job
 from infra import extras
 from infra.facts import Facts
 from infra.ledger import COMMIT, FileRow, Ledger, known_files
 from infra.storage import Storage
-from infra.weights import open_store, weights_row
+from infra.weights import WeightsRow, open_store, weights_row
 from tasks.archive import scan_archive
 from tasks.pictures import Limits
 from tasks.recipes import Forecast, foretell, gpu_memory
@@ -46,7 +46,7 @@ class Preview(Facts):
     gpu_memory: str
     """Of one worker where it computes on a GPU, in words."""
     extras_missing: list[str]
-    weights_missing: list[dict[str, Any]]
+    weights_missing: list[WeightsRow]
     output_bytes: int
     intermediates_bytes: int
     free_bytes: int | None
@@ -57,7 +57,7 @@ class Preview(Facts):
     """Why there is none."""
 
 
-def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, Any]:
+def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, int]:
     """How many files, of which formats, and what cannot be used and why. Raises StorageMissing without a source."""
     counts: Counter[str] = Counter()
     total = 0

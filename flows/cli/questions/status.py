@@ -50,15 +50,11 @@ class Trouble(Record):
 
 
 class Status(Balance):
-    """What a workspace holds. illegal_transitions: what may not be in a ledger, by kind; empty where all is well.
-
-    files: those with a problem; None where nobody asked.
-    """
+    """What a workspace holds. files: those with a problem; None where nobody asked."""
 
     workspace: str
     running: Running | None
     last_run: LastRun
-    illegal_transitions: dict[str, int]
     last_promotion: PromotionTold | None
     files: list[Trouble] | None
 
@@ -77,7 +73,6 @@ def workspace_status(workspace: str, reasons: bool) -> Status:
         faces=face_counts(ledger),
         running=Running(run_id=holder.owner, host=holder.host, pid=holder.pid) if holder else None,
         last_run=LastRun.model_validate(facts, from_attributes=True),
-        illegal_transitions=ledger.illegal_transitions(),
         last_promotion=promotions[-1].told() if promotions else None,
         files=[Trouble.model_validate(row) for row in ledger.query(_TROUBLES).to_pylist()] if reasons else None,
     )

@@ -12,6 +12,7 @@ from flows.cli.words.weights import human_bytes, print_missing
 from infra.extras import how_to_get
 
 if TYPE_CHECKING:
+    from flows.cli.questions.doctor import Check
     from flows.cli.questions.explain import Explanation, Step
     from flows.cli.questions.preview import Preview
     from flows.cli.questions.status import Status
@@ -160,9 +161,9 @@ def _stage_table(steps: Sequence[Step]) -> Table:
     return table
 
 
-def print_checks(checks: Sequence[Mapping[str, Any]]) -> None:
+def print_checks(checks: Sequence[Check]) -> None:
     """The doctor's findings, with a cure beside each that needs one."""
     marks = {"good": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
     for check in checks:
-        cure = f"  → {plain(check['cure'])}" if check["cure"] else ""
-        out.print(f"{marks[check['level']]} {check['name']}: {plain(check['found'])}{cure}", soft_wrap=True)
+        cure = f"  → {plain(check.cure)}" if check.cure else ""
+        out.print(f"{marks[check.level]} {check.name}: {plain(check.found)}{cure}", soft_wrap=True)

@@ -1,6 +1,6 @@
 """What a benchmark says, as a document for people: tables, curves and pictures, and what the numbers do not say.
 
-It gets numbers and names and gives blocks of `tasks.document`; it reads and writes no file.
+It gets numbers and names and gives blocks of `document`; it reads and writes no file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 from tasks.comparing import (
     CELLS,
-    NOT_RANKED,
     SEVERITY,
     BenchmarkFacts,
     GridRow,
@@ -18,7 +17,7 @@ from tasks.comparing import (
     of_metric,
     pictures_needed,
 )
-from tasks.measuring import ALIKE
+from tasks.measuring import ALIKE, meaning_of
 from tasks.pages.documents.comparison import EFFORT_HEAD, effort_cells, signed
 from tasks.pages.documents.curves import MOST, curves
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
@@ -26,8 +25,6 @@ from tasks.pages.shared.words import number
 
 INPUT = "input"
 ALONE = tuple(cell for cell in CELLS if cell not in SEVERITY)
-IDENTITY_TO_INPUT = ("identity", "identity_onnx")
-"""Measured against the input, which is of course like itself: a gain would mean nothing."""
 
 
 def benchmark_blocks(facts: BenchmarkFacts, strips: Mapping[str, str]) -> list[Block]:
@@ -46,7 +43,7 @@ def metric_curves(table: Sequence[GridRow], metric: str) -> str:
     cells = of_metric(table, metric)
     rows = list(cells.values())
     series: dict[str, dict[str, float]] = {}
-    if metric not in IDENTITY_TO_INPUT:
+    if not _is_to_input(metric):
         series[INPUT] = {row.cell: row.input for row in rows}
     for row in rows:
         series.setdefault(row.recipe, {})[row.cell] = row.restored
@@ -58,7 +55,7 @@ def metric_table(facts: BenchmarkFacts, metric: str) -> tuple[tuple[str, ...], l
     """Head and rows: a line per degradation; the input, then each recipe's mean and its gain with the interval."""
     cells, recipes = of_metric(facts.rows, metric), facts.recipes
     there = [cell for cell in CELLS if any((cell, recipe) in cells for recipe in recipes)]
-    if metric in IDENTITY_TO_INPUT:
+    if _is_to_input(metric):
         return ("degradation", *recipes), [(_spoken(c), *(_mean(cells.get((c, r))) for r in recipes)) for c in there]
     head = ("degradation", INPUT, *(part for recipe in recipes for part in (recipe, "gain")))
     lines = []
@@ -97,9 +94,14 @@ def _metric(facts: BenchmarkFacts, metric: str) -> list[Block]:
     ]
 
 
+def _is_to_input(metric: str) -> bool:
+    """Measured against the input, which is of course like itself: a gain would mean nothing."""
+    return meaning_of(metric).kind == "identity"
+
+
 def _titled(row: GridRow) -> str:
     """Noise is sharp, too: more sharpness is not better by itself."""
-    return row.title if row.metric in NOT_RANKED else f"{row.title} ({row.better} is better)"
+    return f"{row.title} ({row.better} is better)" if meaning_of(row.metric).ranked else row.title
 
 
 def _drawable(points: Mapping[str, float], metric: str) -> dict[str, float]:
@@ -108,11 +110,11 @@ def _drawable(points: Mapping[str, float], metric: str) -> dict[str, float]:
 
 
 def _note(metric: str) -> str:
-    if metric in IDENTITY_TO_INPUT:
+    if _is_to_input(metric):
         return "Similarity to the degraded input, which is 1 for the input itself; a severe input is a poor witness."
     if metric == "psnr":
         return f"dB; {ALIKE:g} stands for pictures that do not differ, and is not drawn."
-    if metric == "sharpness":
+    if not meaning_of(metric).ranked:
         return "Noise is sharp, too: more is not better by itself."
     return "Steps of one ladder are joined by lines; the others stand alone."
 

@@ -1,6 +1,6 @@
 """What a comparison says, as a document for people: the numbers, who changed, what it took, the worst regressions.
 
-It gets numbers and names and gives blocks of `tasks.document`; it reads and writes no file.
+It gets numbers and names and gives blocks of `document`; it reads and writes no file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from math import floor, log10
 
 from tasks.comparing import (
-    NOT_RANKED,
     ComparisonFacts,
     Difference,
     Effort,
@@ -20,6 +19,7 @@ from tasks.comparing import (
     SideFacts,
     pictures_needed,
 )
+from tasks.measuring import meaning_of
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
 from tasks.pages.shared.words import duration, number
 
@@ -47,7 +47,7 @@ def metric_cells(d: Difference) -> tuple[str, ...]:
     """A metric's row under METRICS_HEAD."""
     title = f"{d.title} {'↑' if d.better == 'higher' else '↓'}"
     counts = f"{d.wins:,} : {d.losses:,} : {d.ties:,}"
-    verdict = "–" if d.metric in NOT_RANKED else d.verdict
+    verdict = d.verdict if meaning_of(d.metric).ranked else "–"
     return title, number(d.mean_a), number(d.mean_b), signed(d.gain), interval(d), counts, verdict
 
 
@@ -107,7 +107,9 @@ def _whole_sets(found: ComparisonFacts) -> list[Block]:
 
 def _identity(found: ComparisonFacts) -> list[Block]:
     if not found.identity:
-        return [Heading("Identity"), Paragraph(_no_judge(found))]
+        why = found.not_compared.get("identity", "identity was not measured")
+        text = f"Whether anybody became another person cannot be said: {why}."
+        return [Heading("Identity"), Paragraph(text)]
     rows = [identity_cells(change) for change in found.identity]
     text = (
         "A face fails where its similarity lies below the threshold: it counts as another person. Lost: the same "
@@ -120,11 +122,6 @@ def _identity(found: ComparisonFacts) -> list[Block]:
 def _lost(change: IdentityChange) -> str:
     threshold = "its subset's threshold" if change.threshold is None else f"{change.threshold:g}"
     return f"Lost at {threshold} by {change.metric}: {_names(change.lost_faces, change.lost)}."
-
-
-def _no_judge(found: ComparisonFacts) -> str:
-    why = found.not_compared.get("identity", "identity was not measured")
-    return f"Whether anybody became another person cannot be said: {why}."
 
 
 def _effort(found: ComparisonFacts) -> list[Block]:

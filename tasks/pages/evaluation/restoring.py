@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.ledger import History
+from tasks.measuring import BEFORE, of_today
 from tasks.pages.shared.distributions import Floats
-from tasks.pages.shared.measures import BEFORE, current_name, numbers_of
+from tasks.pages.shared.measures import numbers_of
 from tasks.pages.shared.records import FaceRecord, RunFacts, StageTotal
 from tasks.pages.shared.steps import StageTallies, face_records, of_recipe
 from tasks.recipes import Condition
@@ -135,28 +136,23 @@ class _GateRows:
 
     def __init__(self, stage: str, condition: Condition) -> None:
         self._stage, self._condition = stage, condition
+        self._metrics = tuple(of_today(dict.fromkeys(condition.metrics, np.nan)))
         self._values: list[list[float]] = []
         self._ran: list[bool] = []
 
     def add(self, faces: Iterable[FaceRecord]) -> None:
-        """Adds the faces that the gate decided on."""
+        """Adds the faces that the gate decided on, with what it saw: of every metric the newest of earlier stages."""
         for face in faces:
-            decision = next((step for step in face.steps if step.stage == self._stage), None)
-            if decision is not None:
-                seen = _first_seen(face)
-                self._values.append([seen.get(current_name(name), np.nan) for name in self._condition.metrics])
-                self._ran.append(decision.reason_code != "gate_not_met")
+            seen: dict[str, float] = {}
+            for step in face.steps:
+                if step.stage == self._stage:
+                    self._values.append([seen.get(name, np.nan) for name in self._metrics])
+                    self._ran.append(step.reason_code != "gate_not_met")
+                    break
+                seen |= numbers_of(step.metrics)
 
     def made(self) -> Gate:
         """The gate with all its decisions."""
         comparisons = self._condition.comparisons
         values = np.array(self._values, np.float64).reshape(-1, len(comparisons))
         return Gate(self._stage, self._condition.text, comparisons, values, np.array(self._ran, bool))
-
-
-def _first_seen(face: FaceRecord) -> dict[str, float]:
-    """What a gate saw of the face: every metric as it was measured first."""
-    seen: dict[str, float] = {}
-    for step in face.steps:
-        seen = numbers_of(step.metrics) | seen
-    return seen

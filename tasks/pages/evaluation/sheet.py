@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.measuring import COLUMNS, Evaluation
+from tasks.measuring import BEFORE, COLUMNS, Evaluation, MetricFacts, SubsetSummary, identities
 from tasks.pages.evaluation.restoring import Key, Restoring, Wanted
 from tasks.pages.shared.distributions import Distribution, Floats, distribution
-from tasks.pages.shared.measures import BEFORE, Measure, title
+from tasks.pages.shared.measures import Measure, title
 
 LISTED = 50_000
 """Faces on the page, whatever the evaluation."""
@@ -57,7 +57,7 @@ class Column:
 
     name: str
     title: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", ""]
     values: Floats
     kind: Literal["metric", "difference"]
     of: str
@@ -156,7 +156,7 @@ def sheet_of(evaluation: Evaluation, restoring: Restoring | None) -> Sheet:
 
 def failures(evaluation: Evaluation) -> NDArray[np.int8]:
     """Per face: 1 where the similarity is below its subset's threshold, 0 where not, -1 where nobody can say."""
-    thresholds = {name: subset.get("threshold") for name, subset in evaluation.facts["subsets"].items()}
+    thresholds = {name: subset.threshold for name, subset in evaluation.facts.subsets.items()}
     if IDENTITY not in evaluation.metrics:
         return np.full(evaluation.faces.num_rows, -1, np.int8)
     limits = [thresholds.get(subset) for subset in evaluation.faces.column("subset").to_pylist()]
@@ -169,12 +169,12 @@ def _numbers(evaluation: Evaluation, name: str) -> Floats:
 
 
 def _metric_columns(evaluation: Evaluation) -> tuple[Column, ...]:
-    said = evaluation.facts["metrics"]
+    said = evaluation.facts.metrics
     return tuple(
         Column(
             name,
-            said.get(name, {}).get("title") or title(name),
-            said.get(name, {}).get("better", "higher"),
+            said.get(name, MetricFacts()).title or title(name),
+            said.get(name, MetricFacts()).better,
             _numbers(evaluation, name),
             "metric",
             name,
@@ -221,17 +221,17 @@ def _distributions(metrics: Sequence[Column], before: dict[str, Floats]) -> Iter
 
 def _identities(evaluation: Evaluation, metrics: Sequence[Column], failed: NDArray[np.int8]) -> Iterator[IdentityChart]:
     """One chart per subset, all on one scale; AdaFace's where it is there, else the network's that was added."""
-    column = next((c for c in metrics if c.name in (IDENTITY, f"{IDENTITY}_onnx")), None)
+    column = next((c for c in metrics if c.name in identities()), None)
     known = column.values[~np.isnan(column.values)] if column else np.zeros(0)
     if column is None or not known.size:
         return
     low, high = min(0.0, float(known.min())), 1.0
     subsets = np.array(evaluation.faces.column("subset").to_pylist(), dtype=object)
-    for name in evaluation.facts["subsets"] or {"": {}}:
+    for name, subset in (evaluation.facts.subsets or {"": SubsetSummary()}).items():
         here = (subsets == name) & ~np.isnan(column.values)
         if not here.any():
             continue
-        threshold = evaluation.facts["subsets"].get(name, {}).get("threshold") if column.name == IDENTITY else None
+        threshold = subset.threshold if column.name == IDENTITY else None
         values = column.values[here]
         yield IdentityChart(
             name,

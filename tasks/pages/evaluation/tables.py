@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from tasks.archive import REASONS
-from tasks.measuring import METRICS, PROBLEMS, PUBLISHED, Evaluation, Published
+from tasks.measuring import PROBLEMS, PUBLISHED, Evaluation, Published, meaning_of
 from tasks.pages.evaluation.charts import Plane
 from tasks.pages.evaluation.sheet import IdentityChart, Sheet
-from tasks.pages.shared.measures import title
 from tasks.pages.shared.shell import Table
 from tasks.pages.shared.words import OUTCOME_WORDS, count, directed, duration, exact
 
@@ -22,21 +21,21 @@ MPSR = next((row for row in PUBLISHED if row.team.startswith("MiPortrait")), Non
 
 def is_comparable(evaluation: Evaluation) -> bool:
     """Whether the set is laid out as the one that the published numbers are of."""
-    return MPSR is not None and evaluation.facts.get("dataset") == CHALLENGE
+    return MPSR is not None and evaluation.facts.dataset == CHALLENGE
 
 
 def whole_set(evaluation: Evaluation) -> Table:
     """Means over all measured faces, beside the published ones."""
-    facts, overall = evaluation.facts, evaluation.facts["overall"]
+    facts, overall = evaluation.facts, evaluation.facts.overall
     lines: list[tuple[Markup, float | None, float | None]] = []
-    if MPSR or overall["score"] is not None:
-        lines.append((directed("Score", "higher"), overall["score"], MPSR.total if MPSR else None))
-    for name in dict.fromkeys((*facts["metrics"], *facts["missing"])):
-        value = overall.get("fid") if name == "fid" else overall["means"].get(name)
+    if MPSR or overall.score is not None:
+        lines.append((directed("Score", "higher"), overall.score, MPSR.total if MPSR else None))
+    for name in dict.fromkeys((*facts.metrics, *facts.missing)):
+        value = overall.fid if name == "fid" else overall.means.get(name)
         lines.append((_directed(evaluation, name), value, getattr(MPSR, name, None)))
     published, compared = MPSR is not None, is_comparable(evaluation)
     rows = [_beside(name, exact(value), value, known, published, compared) for name, value, known in lines]
-    failed = overall["identity_failures"]
+    failed = overall.identity_failures
     if MPSR or failed is not None:
         name, limit = directed("Identity failures", "lower"), MPSR.failed if MPSR else None
         rows.append(_beside(name, count(failed), failed, limit, published, compared))
@@ -75,18 +74,18 @@ def _published_row(row: Published, names: Sequence[str]) -> list[str]:
 
 def by_subset(evaluation: Evaluation) -> Table | None:
     """Means of every subset; None where the set is one."""
-    subsets = evaluation.facts["subsets"]
+    subsets = evaluation.facts.subsets
     if not subsets or list(subsets) == [""]:
         return None
-    names = [name for name in evaluation.facts["metrics"] if any(name in each["means"] for each in subsets.values())]
+    names = [name for name in evaluation.facts.metrics if any(name in each.means for each in subsets.values())]
     head = ["Subset", "Faces", *(_directed(evaluation, name) for name in names), "Threshold", "Below it"]
     rows = [
         [
             name or "no subset",
-            f"{each['images']:,} of {each['expected']:,}" if each.get("expected") else count(each["images"]),
-            *(exact(each["means"].get(metric)) for metric in names),
-            "" if each["threshold"] is None else str(each["threshold"]),
-            "" if each["identity_failures"] is None else count(each["identity_failures"]),
+            f"{each.images:,} of {each.expected:,}" if each.expected else count(each.images),
+            *(exact(each.means.get(metric)) for metric in names),
+            "" if each.threshold is None else str(each.threshold),
+            "" if each.identity_failures is None else count(each.identity_failures),
         ]
         for name, each in subsets.items()
     ]
@@ -126,9 +125,9 @@ def decisions(plane: Plane) -> Table:
 def seconds(evaluation: Evaluation) -> Table:
     """What every metric took."""
     facts = evaluation.facts
-    total = f", {duration(facts['seconds'])} in all" if facts.get("seconds") is not None else ""
+    total = f", {duration(facts.seconds)} in all" if facts.seconds is not None else ""
     caption = f"This evaluation{total}; seconds of computing by metric, summed over workers"
-    rows = [[title_in(evaluation, name), duration(spent)] for name, spent in facts["stages"].items()]
+    rows = [[title_in(evaluation, name), duration(spent)] for name, spent in facts.stages.items()]
     return Table(caption, ["Metric", "Time"], rows, told=True)
 
 
@@ -137,7 +136,7 @@ def unmeasured(evaluation: Evaluation) -> Table:
     link = Markup('<a href="#list" data-problem="{}">{}</a>')
     rows = [
         [link.format(code, code.replace("_", " ")), problem_words(code), count(n)]
-        for code, n in evaluation.facts["problems"].items()
+        for code, n in evaluation.facts.problems.items()
     ]
     return Table("Pairs that could not be measured", ["Reason", "Meaning", "Pairs"], rows, texts=2, told=True)
 
@@ -162,10 +161,10 @@ def instruments(evaluation: Evaluation) -> Table:
     rows = [
         [
             title_in(evaluation, name),
-            Markup('<code class="hash" title="{}">{}</code>').format(each["digest"], each["digest"][:16]),
-            Markup("").join(_weight(*weight) for weight in (each["weights"] or {}).items()) or "none",
+            Markup('<code class="hash" title="{}">{}</code>').format(each.digest, each.digest[:16]),
+            Markup("").join(_weight(*weight) for weight in each.weights.items()) or "none",
         ]
-        for name, each in evaluation.facts["metrics"].items()
+        for name, each in evaluation.facts.metrics.items()
     ]
     return Table("Metrics and their weights", ["Metric", "Digest", "Weights, by sha256"], rows, texts=3)
 
@@ -181,11 +180,10 @@ def problem_words(code: str) -> str:
 
 def title_in(evaluation: Evaluation, name: str) -> str:
     """A metric's title, as the evaluation or today's table has it."""
-    said = evaluation.facts["metrics"].get(name, {}).get("title")
-    return said or (METRICS[name].title if name in METRICS else title(name))
+    said = evaluation.facts.metrics.get(name)
+    return said.title if said and said.title else meaning_of(name).title
 
 
 def _directed(evaluation: Evaluation, name: str) -> Markup:
-    said = evaluation.facts["metrics"].get(name)
-    better = said.get("better", "") if said else METRICS[name].better if name in METRICS else ""
-    return directed(title_in(evaluation, name), better)
+    said = evaluation.facts.metrics.get(name)
+    return directed(title_in(evaluation, name), said.better if said else meaning_of(name).better)

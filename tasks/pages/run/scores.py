@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tasks.pages.shared.distributions import Distribution, Floats, distribution
-from tasks.pages.shared.measures import IDENTITIES, Measure, measures_of
+from tasks.pages.shared.measures import Measure, judge_among, measures_of
 from tasks.pages.shared.records import FaceRecord
 from tasks.stage import WHOLE_IMAGE
 
@@ -58,7 +58,7 @@ class Scores:
     @property
     def judge(self) -> str | None:
         """The metric that files are compared by for likeness."""
-        return next((name for name in IDENTITIES if name in self._columns), None)
+        return judge_among(self._columns)
 
     @property
     def identity(self) -> Floats:

@@ -6,28 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-BEFORE, AFTER = "aligned", "restored"
-"""Images that metrics are taken on: of a face as it was, and of its result."""
-_OLD = {"input": BEFORE, "final": AFTER}
-"""What ledgers of earlier versions call them."""
-IDENTITIES = ("identity.restored", "identity_compact.restored")
-"""The first of these that was measured ranks files by likeness; the small judge's numbers never mix with another's."""
-LOWER_IS_BETTER = frozenset({"niqe", "brisque", "lpips", "dists", "change"})
-_OF_PAIRS = frozenset({"identity", "identity_compact", "change"})
-"""They compare input and result: there is nothing to measure before."""
-_LEADING = ("quality", "clipiqa", "musiq", "maniqa", "niqe")
-_TITLES = {
-    "quality": "Quality",
-    "identity": "Similarity to the input",
-    "identity_compact": "Similarity to the input (small judge)",
-    "sharpness": "Sharpness",
-    "change": "Change of pixels",
-    "clipiqa": "CLIP-IQA",
-    "musiq": "MUSIQ",
-    "maniqa": "MANIQA",
-    "niqe": "NIQE",
-    "qalign": "Q-Align",
-}
+from tasks.measuring import AFTER, BEFORE, METRICS, RECORDED, of_today, recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +21,7 @@ class Measure:
     @property
     def better(self) -> str:
         """Which way is better, in words; nothing where neither is."""
-        if self.name == "change":
+        if not recorded(self.name).better:
             return ""
         return "higher is better" if self.higher_is_better else "lower is better"
 
@@ -59,22 +38,20 @@ class ScoreLine:
 
 def title(base: str) -> str:
     """A metric's name for people."""
-    return _TITLES.get(base, base.replace("_", " "))
-
-
-def current_name(metric: str) -> str:
-    """Today's name of a metric that an earlier version may have written: `quality.input` → `quality.aligned`."""
-    base, dot, image = metric.rpartition(".")
-    return f"{base}{dot}{_OLD.get(image, image)}"
+    return recorded(base).title
 
 
 def numbers_of(metrics: Mapping[str, float]) -> dict[str, float]:
     """A row's metrics by today's names, without those that are no numbers."""
     return {
-        current_name(name): float(value)
-        for name, value in metrics.items()
-        if value is not None and math.isfinite(value)
+        name: float(value) for name, value in of_today(metrics).items() if value is not None and math.isfinite(value)
     }
+
+
+def judge_among(names: Collection[str]) -> str | None:
+    """The first similarity to the input that was measured; the small judge's numbers never mix with another's."""
+    judges = (f"{name}.{AFTER}" for name in RECORDED if recorded(name).kind == "identity")
+    return next((name for name in judges if name in names), None)
 
 
 def measures_of(names: Collection[str]) -> list[Measure]:
@@ -86,17 +63,21 @@ def measures_of(names: Collection[str]) -> list[Measure]:
 def measure_of(base: str, names: Collection[str]) -> Measure:
     """The measure of that name, as far as it is among the names of metrics."""
     before, after = (name if (name := f"{base}.{image}") in names else None for image in (BEFORE, AFTER))
-    return Measure(base, before, after, base not in LOWER_IS_BETTER)
+    return Measure(base, before, after, recorded(base).better != "lower")
 
 
 def score_lines(metrics: Mapping[str, float]) -> Iterator[ScoreLine]:
-    """A face's scores before and after, metric by metric; one that is of neither image stands alone."""
+    """A face's scores before and after, metric by metric.
+
+    One that is of neither image stands alone, and one that stages record beside: it compares input and result.
+    """
     bases = {name.removesuffix(f".{BEFORE}").removesuffix(f".{AFTER}"): None for name in metrics}
     for base in bases:
         before, after = metrics.get(f"{base}.{BEFORE}"), metrics.get(f"{base}.{AFTER}")
         alone = base in metrics
-        yield ScoreLine(title(base), before, metrics[base] if alone else after, alone or base in _OF_PAIRS)
+        yield ScoreLine(title(base), before, metrics[base] if alone else after, alone or base in RECORDED)
 
 
-def _leading_first(base: str) -> tuple[int, str]:
-    return (_LEADING.index(base) if base in _LEADING else len(_LEADING), base)
+def _leading_first(base: str) -> tuple[bool, int, str]:
+    order = list(METRICS)
+    return not recorded(base).leads, order.index(base) if base in order else len(order), base
