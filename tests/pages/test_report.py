@@ -15,6 +15,7 @@ from tasks.archive.books import OUTCOMES
 from tasks.pages.run import collect
 from tasks.pages.run.choice import GALLERY
 from tasks.pages.run.page import write_report
+from tasks.pages.shared.shell import plain_page
 from tasks.pages.shared.steps import decision_of
 
 
@@ -329,3 +330,12 @@ def test_details_tell_stages_decisions_and_faces(tmp_path):
 def test_a_detail_that_is_no_json_number_reaches_no_page():
     step = Event(image_id="a", state="done", detail={"far": float("inf"), "near": 1.5})
     assert decision_of(step) == {"near": 1.5}
+
+
+def test_a_page_of_words_has_the_shell_and_no_script():
+    html = plain_page("a <b> & c", "<h2>Heading</h2>")
+    tags = Tags(html)
+    assert "script" not in {tag for tag, _ in tags.elements}
+    assert {"h1", "h2", "style"} <= {tag for tag, _ in tags.elements}
+    assert html.count("a &lt;b&gt; &amp; c") == 2
+    assert not re.search(r"https?://", html)

@@ -99,7 +99,7 @@ def restoring_of(
         image_id, events = history.image_id, list(of_recipe(history.events, facts.stages))
         found = face_records(events, facts.stages)
         faces = [face for face in found if face.face != WHOLE_IMAGE]
-        if history.sampled:
+        if history.sampled and history.verdict:
             tallies.add(events)
             for gate in gates:
                 gate.add(faces)

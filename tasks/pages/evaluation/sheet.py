@@ -26,7 +26,6 @@ DETAILED = 12_000
 """Faces whose steps in the restoring run are told."""
 IDENTITY = "identity"
 """The metric that the data set's thresholds are for."""
-_QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 Places = NDArray[np.intp]
 
@@ -77,16 +76,6 @@ class IdentityChart:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """A metric's quantiles over all faces: least, 5, 25, 50, 75, 95 per cent, greatest."""
-
-    title: str
-    count: int
-    mean: float
-    quantiles: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Sheet:
     """An evaluation as the page shows it. Arrays have one entry per face (N), in the order of its file.
 
@@ -111,14 +100,6 @@ class Sheet:
     def listed(self) -> Places:
         """The faces that the page lists, in the order of the file."""
         return np.sort(self.need[:LISTED])
-
-    def spreads(self) -> Iterator[Spread]:
-        """The quantiles of every column that somebody measured."""
-        for column in self.columns:
-            known = column.values[~np.isnan(column.values)]
-            if known.size:
-                quantiles = tuple(np.percentile(known, _QUANTILES).tolist())
-                yield Spread(column.title, known.size, float(known.mean()), quantiles)
 
 
 def faces_of(table: pa.Table) -> Iterator[EvaluatedFace]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from markupsafe import Markup
 
 from tasks.archive import REASONS
@@ -95,7 +96,12 @@ def by_subset(evaluation: Evaluation) -> Table | None:
 def quantiles(sheet: Sheet) -> Table:
     """How every column that somebody measured is spread over the faces."""
     head = ["Metric", "Faces", "Mean", "Least", "5 %", "25 %", "Median", "75 %", "95 %", "Greatest"]
-    rows = [[s.title, count(s.count), exact(s.mean), *map(exact, s.quantiles)] for s in sheet.spreads()]
+    measured = [(column.title, column.values[~np.isnan(column.values)]) for column in sheet.columns]
+    rows = [
+        [title, count(known.size), exact(known.mean()), *map(exact, np.percentile(known, (0, 5, 25, 50, 75, 95, 100)))]
+        for title, known in measured
+        if known.size
+    ]
     return Table("Distributions in numbers", head, rows)
 
 

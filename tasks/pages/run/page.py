@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 
 from infra.ledger import History
 from tasks.archive import OUTCOMES, REASONS
@@ -33,7 +32,7 @@ def write_report(
     listing = _Listing(data, site, album)
     for record in listed(data, histories):
         listing.add(record)
-    site.chunk("rows", asdict(listing.rows))
+    site.chunk("rows", listing.columns())
     site.write("report.json", _report_file(data, listing).to_json())
     return site.finish(
         "run",
@@ -42,69 +41,59 @@ def write_report(
         facts=data.facts,
         words=OUTCOME_WORDS,
         histograms=[histogram(d) for d in data.distributions],
-        shown=sum(1 for view in listing.rows.view if view),
+        pictured=listing.pictured,
         sampled=any(why != EVERYTHING for why in data.choice.gallery.values()),
-        listed=len(listing.rows.path),
+        listed=listing.count,
         troubles_left_out=data.troubles - len(listing.troubles),
     )
 
 
-@dataclass(slots=True)
-class _Rows:
-    """What sorting, filtering, cards and rows need of every listed file, column by column.
+class _Listing:
+    """Takes the listed files one by one: what the list needs of them is kept, details and pictures are written at once.
 
-    `view` is the first view of a pictured file, the reason why it has none, or None where it is not in the gallery.
+    The page's rows are columns: `view` is the first view of a pictured file, the reason why it has none, or None where
+    it is not in the gallery; `gain` is positive where it became better.
     """
 
-    path: list[str] = field(default_factory=list)
-    outcome: list[int] = field(default_factory=list)
-    code: list[str] = field(default_factory=list)
-    reason: list[str] = field(default_factory=list)
-    faces: list[int | None] = field(default_factory=list)
-    view: list[list[object] | str | None] = field(default_factory=list)
-    values: dict[str, list[float | None]] = field(default_factory=dict)
-
-
-class _Listing:
-    """Takes the listed files one by one: rows are kept, details and pictures are written at once."""
+    _TOLD = ("path", "outcome", "code", "reason", "faces", "view")
+    _NUMBERS = ("before", "after", "gain", "identity", "seconds")
 
     def __init__(self, data: ReportData, site: Site, album: Album | None) -> None:
         self._site, self._album = site, album
         self._sign = -1.0 if data.measure and not data.measure.higher_is_better else 1.0
-        self.rows = _Rows(values={name: [] for name in ("before", "after", "gain", "identity", "seconds")})
-        self.troubles: list[Trouble] = []
-        self.first: dict[str, int] = {}
-        """Image that was chosen → the row of its first file."""
         self._chosen = data.choice.images
+        self._rows: list[tuple[object, ...]] = []
+        self._numbers: list[tuple[float | None, ...]] = []
+        self.troubles: list[Trouble] = []
+        self.pictured = 0
+        self.first: dict[str, tuple[int, str]] = {}
+        """Image that was chosen → row and path of its first file."""
+
+    @property
+    def count(self) -> int:
+        """Files listed so far."""
+        return len(self._rows)
+
+    def columns(self) -> dict[str, object]:
+        """What sorting, filtering, cards and rows need of every file."""
+        told = {name: [row[n] for row in self._rows] for n, name in enumerate(self._TOLD)}
+        values = {name: [row[n] for row in self._numbers] for n, name in enumerate(self._NUMBERS)}
+        return {**told, "values": values}
 
     def add(self, record: FileRecord) -> None:
         """Adds the next file."""
-        file, views = record.file, self._views(record)
+        file, code, reason = record.file, record.reason_code, record.reason
         if file.image_id in self._chosen:
-            self.first.setdefault(file.image_id, len(self.rows.path))
+            self.first.setdefault(file.image_id, (self.count, file.path))
         if record.outcome in TROUBLES:
-            self.troubles.append(Trouble(file.path, record.outcome, record.reason_code, record.reason, file.image_id))
-        self._add_row(record, views)
+            self.troubles.append(Trouble(file.path, record.outcome, code, reason, file.image_id))
+        views = self._views(record)
+        shown = views[0] if isinstance(views, list) else views
+        gain = None if record.gain is None else self._sign * record.gain
+        self._rows.append((file.path, OUTCOMES.index(record.outcome), code, reason, record.faces, shown))
+        self._numbers.append(tuple(map(short, (record.before, record.after, gain, record.identity, record.seconds))))
         facts = [file.image_id, file.format, file.width, file.height, file.bytes, record.chosen]
         self._site.detail([*facts, views if isinstance(views, list) else [], [_face(f) for f in record.details]])
-
-    def _add_row(self, record: FileRecord, views: list[list[object]] | str | None) -> None:
-        rows = self.rows
-        rows.path.append(record.file.path)
-        rows.outcome.append(OUTCOMES.index(record.outcome))
-        rows.code.append(record.reason_code)
-        rows.reason.append(record.reason)
-        rows.faces.append(record.faces)
-        rows.view.append(views[0] if isinstance(views, list) else views)
-        gain = None if record.gain is None else self._sign * record.gain
-        for name, value in (
-            ("before", record.before),
-            ("after", record.after),
-            ("gain", gain),
-            ("identity", record.identity),
-            ("seconds", record.seconds),
-        ):
-            rows.values[name].append(short(value))
 
     def _views(self, record: FileRecord) -> list[list[object]] | str | None:
         """[label, width, height, before, after] of every view, written; else the reason, or None where none is due."""
@@ -113,6 +102,7 @@ class _Listing:
         made = self._album.pictures(record)
         if not made.views:
             return made.problem or "no room left in this page"
+        self.pictured += 1
         written: list[list[object]] = []
         for n, view in enumerate(made.views):
             name = f"{PICTURES}/{record.file.image_id[:24]}-{n}"
@@ -126,7 +116,6 @@ class _Listing:
 
 def _report_file(data: ReportData, listing: _Listing) -> ReportFile:
     """The report for programs."""
-    paths, first = listing.rows.path, listing.first
     return ReportFile(
         run_id=data.facts.run_id,
         found=data.books.found,
@@ -138,7 +127,7 @@ def _report_file(data: ReportData, listing: _Listing) -> ReportFile:
         facts=data.facts,
         stages=data.stages,
         distributions=data.distributions,
-        rankings={name: tuple(paths[first[i]] for i in order) for name, order in data.choice.rankings.items()},
+        rankings={name: tuple(listing.first[i][1] for i in order) for name, order in data.choice.rankings.items()},
         troubles=tuple(listing.troubles),
     )
 
@@ -158,7 +147,7 @@ def _payload(data: ReportData, listing: _Listing, *, pictures: bool) -> dict[str
         "outcomes": [[o, OUTCOME_WORDS[o].label, n] for o, n in data.outcomes.items()],
         "troubles": [OUTCOMES.index(outcome) for outcome in TROUBLES],
         "reasons": {code: [n, REASONS[code][1] if code in REASONS else ""] for code, n in data.reasons.items()},
-        "rankings": {name: [listing.first[i] for i in order] for name, order in data.choice.rankings.items()},
+        "rankings": {name: [listing.first[i][0] for i in order] for name, order in data.choice.rankings.items()},
         "pictures": pictures,
         "restored": f"../{RESTORED}/",
     }
