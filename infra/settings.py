@@ -12,15 +12,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from infra.problems import ForPeople
-
 CONFIG_FILE = "mpsr.toml"
 
 
-class SettingsError(ForPeople):
+class SettingsError(ValueError):
     """A setting has a value that cannot be used; the message names the setting, the value and what is expected."""
-
-    exit_code = 2
 
 
 class Promotion(BaseModel):
@@ -130,5 +126,3 @@ def load_settings(**flags: Any) -> Settings:
         known = ", ".join(sorted(Settings.model_fields))
         hint = f"; known settings are {known}" if first["type"] == "extra_forbidden" else ""
         raise SettingsError(f"setting {key!r}: {first['msg']}, got {first.get('input')!r}{hint}") from None
-    except ValueError as error:
-        raise SettingsError(f"{CONFIG_FILE} and the MPSR_ variables cannot be read: {error}") from None

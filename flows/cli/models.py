@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from flows.cli.words import terminal
 from flows.cli.words import weights as tell_weights
-from infra.facts import Facts
-from infra.weights import WeightsRow, weights_row
-
-if TYPE_CHECKING:
-    from infra.weights import WeightsStore
+from infra.weights import weights_row
 
 app = typer.Typer(no_args_is_help=True, help="Weights: list, pull, add, verify. Runs never download.")
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Names = Annotated[list[str] | None, typer.Argument(help="names in the table; none = what the recipe needs")]
-
-
-class Listing(Facts):
-    """What `mpsr models list --json` prints."""
-
-    weights: tuple[WeightsRow, ...]
 
 
 @app.command("list")
@@ -38,14 +28,13 @@ def list_(
     wanted = _wanted(store, names, recipe)
     rows = [weights_row(store, name, needed=needed) for name, needed in wanted.items()]
     if json_:
-        terminal.print_json(Listing(weights=tuple(rows)).model_dump())
+        terminal.print_json({"schema": 1, "weights": rows})
     else:
         tell_weights.print_weights(rows, recipe)
         if recipe is not None and not names:
             from tasks.recipes import load_recipe
 
             tell_weights.print_gpu_memory(load_recipe(recipe))
-            tell_weights.print_drawn(load_recipe(recipe))
 
 
 @app.command()
@@ -100,7 +89,7 @@ def verify(
     terminal.out.print(f"files that are what they should be: {len(results)}")
 
 
-def _store() -> WeightsStore:
+def _store() -> Any:
     from infra.settings import load_settings
     from infra.weights import open_store
 
@@ -108,7 +97,7 @@ def _store() -> WeightsStore:
     return open_store(settings.weights_dir, settings.weights_table)
 
 
-def _wanted(store: WeightsStore, names: list[str] | None, recipe: str | None) -> dict[str, bool]:
+def _wanted(store: Any, names: list[str] | None, recipe: str | None) -> dict[str, bool]:
     """Name → whether it is needed, in the order of use; a recipe can do without the rest."""
     if names or recipe is None:
         return dict.fromkeys(names or store.table, True)
@@ -119,6 +108,6 @@ def _wanted(store: WeightsStore, names: list[str] | None, recipe: str | None) ->
     return needed | {name: False for stage in stages for name in stage.optional_weights if name not in needed}
 
 
-def _can_pull(store: WeightsStore, name: str) -> bool:
+def _can_pull(store: Any, name: str) -> bool:
     """Whether the file is here already, or a program can fetch it."""
-    return store.status(name).present or store.table[name].can_pull
+    return bool(store.status(name).present or store.table[name].can_pull)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from flows.cli.words import terminal
 from flows.jobs import JobError
-from infra.problems import ForPeople
 
 HOST = "127.0.0.1"
 POOL = "mpsr"
@@ -25,7 +24,7 @@ START_SECONDS = 120.0
 HEARTBEATS_MISSED_SECONDS = 540  # three of Prefect's default heartbeats
 
 
-class ServeError(ForPeople):
+class ServeError(RuntimeError):
     """A part of the service did not come up or ended; the message says which and what it printed."""
 
 

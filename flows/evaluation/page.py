@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flows.restoration import REPORT, levels, run_facts, sampled_rows, shown_pixels
-from flows.session import RunFacts, last_run_facts
-from infra.ledger import Ledger
-from infra.problems import ForPeople
+from flows.session import last_run_facts
+from infra.ledger import Ledger, LedgerError
 from infra.storage import Storage, decode_name
-from tasks.measuring import FACTS, Evaluation, EvaluationFacts, read_evaluation
+from tasks.measuring import FACTS, Evaluation, read_evaluation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +41,7 @@ def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> st
     from tasks.pages.evaluation import FOLDER, Album, Surroundings, sheet_of, write_page
 
     evaluation = read_evaluation(folder)
-    workspace = Storage(decode_name(url)) if (url := evaluation.facts.workspace) else None
+    workspace = Storage(decode_name(url)) if (url := evaluation.facts.get("workspace")) else None
     run, why = _last_run(workspace)
     wanted = _wants_pictures(folder, run) if pictures is None else pictures
     restoring = _restoring(evaluation, workspace, run) if workspace and run else None
@@ -57,7 +56,7 @@ def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> st
     return str(folder.local_path(page)) if folder.is_local else f"{folder.shown_url}/{page}"
 
 
-def _last_run(workspace: Storage | None) -> tuple[RunFacts | None, str]:
+def _last_run(workspace: Storage | None) -> tuple[dict[str, Any] | None, str]:
     """What the run that restored wrote down about itself, or why that is not known."""
     if workspace is None:
         return (
@@ -67,28 +66,28 @@ def _last_run(workspace: Storage | None) -> tuple[RunFacts | None, str]:
     try:
         Ledger.open(workspace, create=False)
         return last_run_facts(workspace), ""
-    except ForPeople as error:
+    except (LookupError, LedgerError, OSError) as error:
         return None, f"the workspace {workspace.shown_url} could not be asked: {error}"
 
 
-def _wants_pictures(folder: Storage, run: RunFacts | None) -> bool:
+def _wants_pictures(folder: Storage, run: dict[str, Any] | None) -> bool:
     if folder.exists(SAID):
         return bool(json.loads(folder.read_bytes(SAID))["pictures"])
-    return run.with_pictures if run else True
+    return bool(run["settings"]["report_thumbnails"]) if run else True
 
 
-def _restoring(evaluation: Evaluation, workspace: Storage, run: RunFacts) -> Restoring:
+def _restoring(evaluation: Evaluation, workspace: Storage, run: dict[str, Any]) -> Restoring:
     from tasks.pages.evaluation import most_needed_inputs, restoring_of
     from tasks.recipes import Condition
 
     sample, rows = sampled_rows(Ledger.open(workspace, create=False))
     wanted = most_needed_inputs(evaluation)
-    conditions = {stage.id: Condition(stage.when) for stage in run.recipe.stage if stage.when}
+    conditions = {stage["id"]: Condition(stage["when"]) for stage in run["recipe"]["stage"] if stage.get("when")}
     return restoring_of(run_facts(run, sample), conditions, *rows, metrics=evaluation.metrics, detailed=wanted)
 
 
-def _loader(facts: EvaluationFacts) -> PixelLoader:
-    places = {"restored": facts.restored, "input": facts.against, "truth": facts.truth}
+def _loader(facts: dict[str, Any]) -> PixelLoader:
+    places = {"restored": facts["restored"], "input": facts["against"], "truth": facts.get("truth")}
     trees = {side: Storage(decode_name(url)) for side, url in places.items() if url}
     return lambda side, path: shown_pixels(trees[side], path)
 
@@ -108,9 +107,9 @@ def _stage_loader(workspace: Storage | None) -> StageLoader:
     return load
 
 
-def _trees(folder: Storage, facts: EvaluationFacts) -> dict[str, str] | None:
+def _trees(folder: Storage, facts: dict[str, Any]) -> dict[str, str] | None:
     """Addresses of the trees relative to the page, where everything is on this machine's disk."""
-    places = {"restored": facts.restored, "input": facts.against, "truth": facts.truth}
+    places = {"restored": facts["restored"], "input": facts["against"], "truth": facts.get("truth")}
     found = {side: Storage(decode_name(url)) for side, url in places.items() if url}
     if not folder.is_local or not all(tree.is_local for tree in found.values()):
         return None

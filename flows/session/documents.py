@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect.artifacts import create_markdown_artifact
 
 from flows.session.dashboard import never_fatal
-from infra.facts import Facts
 from infra.storage import Storage
 from tasks.pages.documents import Block, to_html, to_markdown
 
@@ -32,9 +33,9 @@ def write_table(output: Storage, name: str, table: pa.Table) -> None:
     output.write_atomic(f"{name}.parquet", sink.getbuffer())
 
 
-def write_facts(output: Storage, name: str, facts: Facts) -> None:
+def write_facts(output: Storage, name: str, facts: Mapping[str, Any]) -> None:
     """Writes `<name>.json`, to be called last: its presence says that all is there."""
-    output.write_atomic(f"{name}.json", facts.to_json())
+    output.write_atomic(f"{name}.json", json.dumps(facts, indent=1, ensure_ascii=True).encode())
 
 
 @never_fatal

@@ -8,10 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from flows.session.facts import Summary
+from typing import Any
 
 
 @dataclass
@@ -42,7 +39,7 @@ class Progress:
         self.last_failure = ""
         self.expected_seconds: float | None = None  # of the whole run, from the command on, where a forecast knows
         self.began = time.monotonic()
-        self.summary: Summary | None = None  # of the run, once everything is written
+        self.summary: dict[str, Any] | None = None  # of the run, once everything is written
         self._lock = threading.Lock()
 
     def planned(self, images: int) -> None:

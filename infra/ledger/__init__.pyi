@@ -7,11 +7,6 @@ from .ledger import Ledger as Ledger
 from .retention import Cleaning as Cleaning
 from .retention import Policy as Policy
 from .retention import clean as clean
-from .rows import Event as Event
-from .rows import FileRow as FileRow
-from .rows import events_of as events_of
-from .rows import files_of as files_of
-from .schema import COMMIT as COMMIT
 from .schema import DELIVERED_STATES as DELIVERED_STATES
 from .schema import OPEN_STATES as OPEN_STATES
 from .schema import TRANSITIONS as TRANSITIONS
@@ -19,5 +14,5 @@ from .schema import LedgerError as LedgerError
 from .schema import bucket_of as bucket_of
 from .schema import bucket_sql as bucket_sql
 from .schema import buckets_for as buckets_for
-from .schema import unreadable_id as unreadable_id
+from .schema import event_columns as event_columns
 from .sql import Reader as Reader

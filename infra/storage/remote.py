@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, BinaryIO, cast
 
-from infra.storage.base import (
-    AddressUnknownError,
-    FileInfo,
-    PathRefusedError,
-    checked_path,
-    shown_url,
-    told_plainly,
-)
-
-_told = partial(told_plainly, of=Exception)
-"""Libraries raise more than OSErrors (botocore, for one)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    info: FileInfo
-    is_folder: bool
+from infra.storage.base import FileInfo, PathRefusedError, StorageError, checked_path, told_plainly
 
 
 class RemoteFiles:
     """Objects below a URL. One put makes an object whole; a conditional put refuses to overwrite."""
 
-    def __init__(self, url: str, options: Mapping[str, object]) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         import fsspec
 
-        try:
+        with _told(f"reach {url}", ""):
             self.fs, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **options})
-        except (ValueError, ImportError) as error:
-            raise AddressUnknownError(f"cannot reach {shown_url(url)}: {error}") from error
         self.root = root.rstrip("/")
 
     def read(self, path: str) -> bytes:
@@ -63,11 +44,6 @@ class RemoteFiles:
         with _told("look at", path):
             return _described(path, self.fs.info(self._at(path)))
 
-    def is_folder(self, path: str) -> bool:
-        """Object stores have no folders: what has a name, or begins one, will do."""
-        with _told("look at", path):
-            return bool(self.fs.exists(self._at(path)))
-
     def delete(self, path: str) -> None:
         with _told("delete", path):
             if self.fs.exists(self._at(path)):
@@ -88,12 +64,12 @@ class RemoteFiles:
             entry = next(folders[-1], None)
             if entry is None:
                 folders.pop()
-            elif entry.is_folder:
-                folders.append(self._listing(entry.info.path, wanted))
+            elif entry["type"] == "directory":
+                folders.append(self._listing(entry["path"], wanted))
             else:
-                yield entry.info
+                yield _listed(entry)
 
-    def _listing(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[_Entry]:
+    def _listing(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
         place = self._at(folder)
         with _told("list", folder or place):
             found = self.fs.ls(place, detail=True)
@@ -101,15 +77,15 @@ class RemoteFiles:
         for entry in found:
             name = entry["name"].rstrip("/").removeprefix(f"{place}/")
             if name and name != place and wanted(name):
-                path = f"{folder}/{name}" if folder else name
-                entries.append(_Entry(_listed(path, entry), is_folder=entry["type"] == "directory"))
-        return iter(sorted(entries, key=lambda entry: entry.info.path))
+                entries.append({**entry, "path": f"{folder}/{name}" if folder else name})
+        return iter(sorted(entries, key=lambda entry: str(entry["path"])))
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
 
 
-def _listed(path: str, entry: Mapping[str, Any]) -> FileInfo:
+def _listed(entry: Mapping[str, Any]) -> FileInfo:
+    path = str(entry["path"])
     try:
         checked_path(path)
     except PathRefusedError as error:
@@ -130,3 +106,15 @@ def _nanoseconds(stamp: datetime | float | str | None) -> int | None:
         aware = stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)
         return int(aware.timestamp() * 1_000_000) * 1_000
     return None if stamp is None else int(stamp * 1_000_000_000)
+
+
+@contextmanager
+def _told(action: str, where: str) -> Iterator[None]:
+    """As `told_plainly`, for libraries whose errors are no OSError (botocore's, for one)."""
+    try:
+        with told_plainly(action, where):
+            yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise StorageError(f"cannot {action} {where}: {type(error).__name__}: {error}") from error

@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -91,11 +91,8 @@ class WeightsTable(Mapping[str, Weight]):
 
     @classmethod
     def load(cls, path: Path = TABLE) -> WeightsTable:
-        """Reads and checks a table. Raises WeightsError naming the file, or the row and the field."""
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"the table of weights {path} cannot be read: {error}") from error
+        """Reads and checks a table. Raises WeightsError naming the row and the field."""
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
         try:
             licences = {key: Licence.model_validate(value) for key, value in raw.get("licences", {}).items()}
             rows = [Weight.model_validate(value) for value in raw.get("weights", [])]
@@ -124,8 +121,12 @@ class WeightsTable(Mapping[str, Weight]):
         """The terms of one row."""
         return self.licences[self[name].licence]
 
+    def for_recipe(self, recipe: str) -> tuple[str, ...]:
+        """Names that a recipe lists as its own."""
+        return tuple(name for name, row in self._rows.items() if recipe in row.recipes)
 
-def _check(rows: list[Weight], licences: Mapping[str, Licence], path: Path) -> None:
+
+def _check(rows: list[Weight], licences: Mapping[str, Any], path: Path) -> None:
     names = [row.name for row in rows]
     files = [row.file for row in rows] + [row.converted_file for row in rows if row.convert]
     for kind, values in (("name", names), ("file", files)):

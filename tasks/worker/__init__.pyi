@@ -1,9 +1,4 @@
 from . import intermediate as intermediate
-from .intermediate import Entry as Entry
-from .items import FaceItem as FaceItem
-from .items import Item as Item
-from .items import PasteItem as PasteItem
-from .items import PictureItem as PictureItem
-from .items import Result as Result
+from .intermediate import Row as Row
 from .worker import RESTORED as RESTORED
 from .worker import WorkerConfig as WorkerConfig

@@ -12,7 +12,7 @@ import pytest
 from places import ROOT
 from typer.testing import CliRunner
 
-from flows.cli.main import app
+from flows.cli.main import app, exit_code_of
 from flows.cli.options import EXIT_CODES
 from flows.jobs.data_set import JobError
 from flows.jobs.restoration import job_for
@@ -98,20 +98,21 @@ def test_originals_and_outputs_may_not_overlap(tmp_path):
     for source, workspace in (("a", "a"), ("a", "a/b"), ("a/b", "a"), ("s3://x/a", "s3://x/a/ws")):
         roots = [p if "://" in p else str(tmp_path / p) for p in (source, workspace)]
         with pytest.raises(JobError, match="overlap"):
-            job_for(source=roots[0], workspace=roots[1])
-    job_for(source="s3://x/a", workspace="s3://x/ab")
+            job_for(None, *roots)
+    job_for(None, "s3://x/a", "s3://x/ab")
 
 
 def test_an_unknown_data_set_names_the_known(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data_manifests").mkdir()
     (tmp_path / "data_manifests/holiday.toml").write_text('source = "a"\nworkspace = "b"\n')
-    assert job_for(dataset="holiday").source == str(tmp_path / "data_manifests/a")
+    assert job_for("holiday", None, None).source == str(tmp_path / "data_manifests/a")
     with pytest.raises(JobError, match="holiday"):
-        job_for(dataset="holidays")
+        job_for("holidays", None, None)
 
 
 def test_every_declared_exit_code_is_documented():
     readme = (ROOT / "README.md").read_text()
     assert all(f"| {code} | {words}" in readme for code, words in EXIT_CODES.items())
-    assert JobError("x").exit_code == 2
+    assert exit_code_of(JobError("x")) == 2
+    assert exit_code_of(ValueError("x")) is None

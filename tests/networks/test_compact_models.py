@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from places import WEIGHTS, aligned_astronaut
+from astronaut import aligned_astronaut
+from places import WEIGHTS
 from safetensors.torch import save_file
 
 from tasks.archive.degradation import MEDIUM, MILD, SEVERE, degrade

@@ -269,28 +269,6 @@ def test_half_measured_faces_do_not_pull_the_mean_down():
     assert (data.distributions[0].before_count, data.distributions[0].after_count) == (2, 1)
 
 
-def test_rows_of_earlier_versions_are_told_with_those_of_today():
-    archive = Archive()
-    for k, (before, after) in enumerate((("input", "final"), ("aligned", "restored"))):
-        measured = {f"quality.{before}": 0.4, f"quality.{after}": 0.8}
-        archive.event(archive.add(f"{k}.jpg", "restored"), 0, "evaluate", measured)
-    data = archive.collect()
-    (quality,) = data.distributions
-    assert (quality.measure.before, quality.measure.after) == ("quality.aligned", "quality.restored")
-    assert (quality.before_count, quality.after_count) == (2, 2)
-    assert [file.after for file in data.files] == [0.8, 0.8]
-
-
-def test_a_metric_that_was_taken_twice_is_the_later_stages():
-    archive = Archive()
-    image_id = archive.add("a.jpg", "restored")
-    archive.event(image_id, 0, "evaluate", {"quality.restored": 0.8})
-    archive.event(image_id, 0, "restore", {"quality.aligned": 0.4, "quality.restored": 0.6})
-    data = archive.collect()
-    assert (data.files[0].before, data.files[0].after) == (0.4, 0.8)
-    assert data.distributions[0].after_count == 1
-
-
 def test_histograms_hold_every_measured_face():
     data = scored(700).collect()
     quality = next(d for d in data.distributions if d.measure.name == "quality")
@@ -385,4 +363,4 @@ def test_details_tell_stages_decisions_and_faces():
     assert face.outcome == "fallback"
     assert [s.stage for s in face.steps] == ["identity", "evaluate"]
     assert face.steps[0].decision == {"verdict": "blend_0.7", "tried": {"restored": 0.3}}
-    assert face.metrics == {"identity.restored": 0.5, "quality.restored": 0.5}
+    assert face.metrics == {"identity.restored": 0.5, "quality.final": 0.5}

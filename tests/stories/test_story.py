@@ -7,7 +7,6 @@ import shutil
 
 import numpy as np
 import pytest
-import transitions
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "ray_cluster")
@@ -59,8 +58,7 @@ def run(archive, workspace, recipe, **more):
     from flows.restore_dataset import restore_dataset
 
     settings = {"workers": 2, "threads": 1, "retries": 2} | more.pop("settings", {})
-    asked = {"source": str(archive), "workspace": str(workspace), "recipe": recipe, "settings": settings} | more
-    return restore_dataset(**asked).model_dump(mode="json")
+    return restore_dataset(source=str(archive), workspace=str(workspace), recipe=recipe, settings=settings, **more)
 
 
 def tree(folder):
@@ -79,7 +77,7 @@ def illegal_transitions(workspace):
     from infra.ledger.ledger import Ledger
     from infra.storage.storage import Storage
 
-    return transitions.illegal_transitions(Ledger.open(Storage(workspace), create=False))
+    return Ledger.open(Storage(workspace), create=False).illegal_transitions()
 
 
 def test_an_archive_is_restored_accounted_for_and_not_restored_twice(archive, tmp_path, recipe):

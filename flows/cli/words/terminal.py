@@ -32,6 +32,34 @@ def print_error(message: str, hint: str = "") -> None:
         err.print(f"[bold]hint:[/] {plain(hint)}")
 
 
+def print_summary(summary: Mapping[str, Any], report: str | None = None) -> None:
+    """The balance of a run: outcomes that add up, reasons, and where to look."""
+    table = Table(title=f"{summary['found']} files", title_justify="left", show_edge=False)
+    table.add_column("outcome")
+    table.add_column("files", justify="right")
+    for outcome, files in summary["outcomes"].items():
+        table.add_row(outcome.replace("_", " "), str(files), style=None if files else "dim")
+    out.print(table)
+    reasons = ", ".join(f"{name} {n}" for name, n in summary["reasons"].items())
+    out.print(f"reasons: {reasons or 'none'}")
+    say(f"faces:   {summary['faces']['found']}")
+    if summary["seconds"] is not None:
+        say(f"time:    {summary['seconds']:.1f} s")
+    if summary.get("forecast"):
+        say(f"forecast: {_held_to_it(summary['forecast'])}")
+    if report:
+        out.print(f"report:  {plain(report)}", soft_wrap=True)
+
+
+def _held_to_it(told: Mapping[str, Any]) -> str:
+    """A forecast beside what the run took and cost."""
+    error, within = told["error_percent"], told["low"] <= told["took_seconds"] <= told["high"]
+    off = f"{abs(error):.0f} % {'more' if error > 0 else 'less'} than the {duration(told['took_seconds'])} it took"
+    range_ = f"{duration(told['low'])} to {duration(told['high'])}, {'kept' if within else 'missed'}"
+    money = "" if told["cost"] is None else f"; cost {told['cost_of_run']:.2f}, forecast {told['cost']:.2f}"
+    return f"{duration(told['seconds'])} ({range_}), {off}, start of Prefect and report included{money}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit that people would use."""
     for unit, length, below in (("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172_800.0)):

@@ -17,13 +17,13 @@ from typing import Any
 from markupsafe import Markup
 
 from tasks.archive import OUTCOMES, REASONS
-from tasks.measuring import PROBLEMS, PUBLISHED, EvaluationFacts, Published, meaning_of
+from tasks.measuring import METRICS, PROBLEMS, PUBLISHED, Published
 from tasks.pages.evaluation.charts import plane_of
 from tasks.pages.evaluation.pictures import ENLARGED, LARGE, PICTURED, SMALL, STRIP, Folder, Shown
 from tasks.pages.evaluation.sheet import DETAILED, IDENTITY, Sheet
 from tasks.pages.run.page import FOLDER, face_line, own_text, script_json, short, template
 from tasks.pages.run.records import MISSING, FaceRecord
-from tasks.pages.run.words import OUTCOME_WORDS, histogram
+from tasks.pages.run.words import OUTCOME_WORDS, histogram, title
 
 CHUNK = 200
 """Faces whose details come in one file."""
@@ -86,15 +86,15 @@ def page(sheet: Sheet, shown: Mapping[int, Shown], around: Surroundings, stamp: 
     return template("evaluation/evaluation.html.jinja").render(
         facts=facts,
         sheet=sheet,
-        overall=facts.overall,
+        overall=facts["overall"],
         totals=list(_totals(facts)),
         mpsr=next((row for row in PUBLISHED if row.team.startswith(MPSR)), None),
         published=PUBLISHED,
-        metric_names=[name for name in facts.metrics if any(name in s.means for s in facts.subsets.values())],
-        score_missing=[_title(name) for name in facts.overall.score_missing],
-        comparable=facts.dataset == CHALLENGE,
-        missing_metrics=[(_title(name), sentence) for name, sentence in facts.missing.items()],
-        problems=[(code, n, _reason(code)) for code, n in facts.problems.items()],
+        metric_names=[name for name in facts["metrics"] if any(name in s["means"] for s in facts["subsets"].values())],
+        score_missing=[_title(name) for name in facts["overall"]["score_missing"]],
+        comparable=facts.get("dataset") == CHALLENGE,
+        missing_metrics=[(_title(name), sentence) for name, sentence in facts["missing"].items()],
+        problems=[(code, n, _reason(code)) for code, n in facts["problems"].items()],
         reasons=[(code, n, *_fate(code)) for code, n in restoring.reasons.items()] if restoring else [],
         histograms=[histogram(d) for d in sheet.distributions],
         spreads=list(sheet.spreads()),
@@ -103,7 +103,7 @@ def page(sheet: Sheet, shown: Mapping[int, Shown], around: Surroundings, stamp: 
         planes=[plane_of(gate) for gate in restoring.gates] if restoring else [],
         run=restoring.facts if restoring else None,
         around=around,
-        started=datetime.fromisoformat(facts.started) if facts.started else None,
+        started=datetime.fromisoformat(facts["started"]) if facts.get("started") else None,
         faces=sheet.evaluation.faces.num_rows,
         listed=listed,
         limits={"pictured": PICTURED, "enlarged": ENLARGED},
@@ -125,20 +125,21 @@ def _fate(code: str) -> tuple[str, str, str]:
     return outcome, OUTCOME_WORDS[outcome].label, sentence
 
 
-def _totals(facts: EvaluationFacts) -> Iterator[Total]:
+def _totals(facts: Mapping[str, Any]) -> Iterator[Total]:
     """Every metric that was computed or is missing, in the evaluation's order."""
-    overall = facts.overall
+    overall = facts["overall"]
     row = next((row for row in PUBLISHED if row.team.startswith(MPSR)), None)
-    for name, said in facts.metrics.items():
-        value = overall.fid if name == "fid" else overall.means.get(name)
-        yield Total(name, said.title or _title(name), said.better, value, _published(row, name))
-    for name in facts.missing:
-        if name not in facts.metrics:
-            yield Total(name, _title(name), meaning_of(name).better, None, _published(row, name))
+    for name, said in facts["metrics"].items():
+        value = overall.get("fid") if name == "fid" else overall["means"].get(name)
+        yield Total(name, said.get("title") or _title(name), said.get("better", ""), value, _published(row, name))
+    for name in facts["missing"]:
+        if name not in facts["metrics"]:
+            better = METRICS[name].better if name in METRICS else ""
+            yield Total(name, _title(name), better, None, _published(row, name))
 
 
 def _title(name: str) -> str:
-    return meaning_of(name).title
+    return METRICS[name].title if name in METRICS else title(name)
 
 
 def _published(row: Published | None, name: str) -> float | None:

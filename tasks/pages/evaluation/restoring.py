@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.measuring import BEFORE
 from tasks.pages.run.collect import face_records
 from tasks.pages.run.records import FaceRecord, RunFacts, StageTotal
-from tasks.pages.run.totals import Books, Floats, Row, Scores, detail_of, metrics_of, rows_of
+from tasks.pages.run.totals import BEFORE, Books, Floats, Row, Scores, detail_of, metrics_of, rows_of
 from tasks.recipes import Condition
 from tasks.stage import WHOLE_IMAGE
 
@@ -86,7 +85,7 @@ def restoring_of(
     books = Books(inventory, commits)
     before: dict[Key, dict[str, float]] = {}
     points: dict[str, dict[int, Floats]] = defaultdict(dict)
-    scores: dict[Key, dict[tuple[str, str], float]] = defaultdict(dict)
+    scores: dict[Key, dict[str, float]] = defaultdict(dict)
     rows: dict[str, list[Row]] = defaultdict(list)
     decided: dict[str, dict[Key, bool]] = {stage: {} for stage in conditions}
     compared = {name for condition in conditions.values() for name in condition.metrics}
@@ -97,7 +96,7 @@ def restoring_of(
         if row["face"] == WHOLE_IMAGE:
             continue
         found = metrics_of(row)
-        scores[key].update({(row["stage"], name): value for name, value in found.items() if name in compared})
+        scores[key].update({name: value for name, value in found.items() if name in compared})
         if inputs := _of_input(found, metrics):
             before[key] = before.get(key, {}) | inputs
         if (marks := detail_of(row).get("points")) and row["stage"] == facts.stages[0]:
@@ -108,7 +107,7 @@ def restoring_of(
         facts=facts,
         reasons=dict(books.reasons.most_common()),
         stages=Scores(books.ordinals, events, facts).stage_totals(facts),
-        gates=tuple(_gate(stage, conditions[stage], faces, scores, facts.stages) for stage, faces in decided.items()),
+        gates=tuple(_gate(stage, conditions[stage], faces, scores) for stage, faces in decided.items()),
         before=before,
         points=points,
         records={image_id: face_records(found, facts.stages) for image_id, found in rows.items()},
@@ -117,24 +116,20 @@ def restoring_of(
 
 
 def _of_input(found: Mapping[str, float], metrics: Collection[str]) -> dict[str, float]:
-    """Scores of the input by bare name."""
-    return {name: found[f"{name}.{BEFORE}"] for name in metrics if f"{name}.{BEFORE}" in found}
+    """Scores of the input by bare name; what the last stage measured on it goes before what the gates looked at."""
+    inputs = {}
+    for image in reversed(BEFORE):
+        for name, value in found.items():
+            base, _, of = name.rpartition(".")
+            if of == image and base in metrics:
+                inputs[base] = value
+    return inputs
 
 
 def _gate(
-    stage: str,
-    condition: Condition,
-    faces: Mapping[Key, bool],
-    scores: Mapping[Key, Mapping[tuple[str, str], float]],
-    stages: Sequence[str],
+    stage: str, condition: Condition, faces: Mapping[Key, bool], scores: Mapping[Key, Mapping[str, float]]
 ) -> Gate:
-    """What the gate saw: of every metric the newest that an earlier stage took."""
-    earlier = [name for name in reversed(stages) if stages.index(name) < stages.index(stage)]
-
-    def seen(key: Key, metric: str) -> float:
-        return next((scores[key][of, metric] for of in earlier if (of, metric) in scores[key]), np.nan)
-
-    values = [[seen(key, metric) for metric in condition.metrics] for key in faces]
+    values = [[scores[key].get(name, np.nan) for name in condition.metrics] for key in faces]
     return Gate(
         stage,
         condition.text,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.measuring import BEFORE, Evaluation, EvaluationFacts, MetricFacts, SubsetSummary, identities
+from tasks.measuring import Evaluation
 from tasks.pages.evaluation.restoring import Key, Restoring
 from tasks.pages.run.records import Distribution, Measure
 from tasks.pages.run.totals import Floats, distribution
@@ -37,7 +37,7 @@ class Column:
 
     name: str
     title: str
-    better: Literal["higher", "lower", ""]
+    better: Literal["higher", "lower"]
     values: Floats
     kind: Literal["metric", "difference"]
     of: str
@@ -84,7 +84,7 @@ class Sheet:
     need: Places
 
     @property
-    def facts(self) -> EvaluationFacts:
+    def facts(self) -> dict[str, Any]:
         """What evaluation.json says."""
         return self.evaluation.facts
 
@@ -136,7 +136,7 @@ def sheet_of(evaluation: Evaluation, restoring: Restoring | None) -> Sheet:
 
 def failures(evaluation: Evaluation) -> NDArray[np.int8]:
     """Per face: 1 where the similarity is below its subset's threshold, 0 where not, -1 where nobody can say."""
-    thresholds = {name: subset.threshold for name, subset in evaluation.facts.subsets.items()}
+    thresholds = {name: subset.get("threshold") for name, subset in evaluation.facts["subsets"].items()}
     if IDENTITY not in evaluation.metrics:
         return np.full(evaluation.faces.num_rows, -1, np.int8)
     limits = [thresholds.get(subset) for subset in evaluation.faces.column("subset").to_pylist()]
@@ -149,12 +149,12 @@ def _numbers(evaluation: Evaluation, name: str) -> Floats:
 
 
 def _metric_columns(evaluation: Evaluation) -> tuple[Column, ...]:
-    said = evaluation.facts.metrics
+    said = evaluation.facts["metrics"]
     return tuple(
         Column(
             name,
-            said.get(name, MetricFacts()).title or title(name),
-            said.get(name, MetricFacts()).better,
+            said.get(name, {}).get("title") or title(name),
+            said.get(name, {}).get("better", "higher"),
             _numbers(evaluation, name),
             "metric",
             name,
@@ -199,23 +199,23 @@ def _distributions(metrics: Sequence[Column], before: dict[str, Floats]) -> Iter
     for column in metrics:
         after, was = (values[~np.isnan(values)] for values in (column.values, before[column.name]))
         if after.size:
-            paired = f"{column.name}.{BEFORE}" if was.size else None
+            paired = f"{column.name}.input" if was.size else None
             yield distribution(Measure(column.name, paired, column.name, column.better == "higher"), was, after)
 
 
 def _identities(evaluation: Evaluation, metrics: Sequence[Column], failed: NDArray[np.int8]) -> Iterator[IdentityChart]:
     """One chart per subset, all on one scale; AdaFace's where it is there, else the network's that was added."""
-    column = next((c for c in metrics if c.name in identities()), None)
+    column = next((c for c in metrics if c.name in (IDENTITY, f"{IDENTITY}_onnx")), None)
     known = column.values[~np.isnan(column.values)] if column else np.zeros(0)
     if column is None or not known.size:
         return
     low, high = min(0.0, float(known.min())), 1.0
     subsets = np.array(evaluation.faces.column("subset").to_pylist(), dtype=object)
-    for name, subset in (evaluation.facts.subsets or {"": SubsetSummary()}).items():
+    for name in evaluation.facts["subsets"] or {"": {}}:
         here = (subsets == name) & ~np.isnan(column.values)
         if not here.any():
             continue
-        threshold = subset.threshold if column.name == IDENTITY else None
+        threshold = evaluation.facts["subsets"].get(name, {}).get("threshold") if column.name == IDENTITY else None
         values = column.values[here]
         yield IdentityChart(
             name,

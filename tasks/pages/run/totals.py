@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.archive import REASONS, FileOutcome, outcome_of
-from tasks.measuring import AFTER, BEFORE, METRICS, RECORDED, of_today, recorded
 from tasks.pages.run.records import Distribution, Measure, RunFacts, StageTotal
 from tasks.stage import WHOLE_IMAGE
 
@@ -24,6 +23,12 @@ Row = Mapping[str, Any]
 Floats = NDArray[np.float64]
 
 BINS = 28
+BEFORE, AFTER = ("input", "aligned"), ("final", "restored")
+"""Images that metrics are taken on: of a face as it was, and of its result."""
+IDENTITIES = ("identity.restored", "identity_compact.restored")
+"""The first of these that was measured ranks files by likeness; the small judge's numbers never mix with another's."""
+LOWER_IS_BETTER = frozenset({"niqe", "brisque", "lpips", "dists", "change"})
+_LEADING = ("quality", "clipiqa", "musiq", "maniqa", "niqe")
 
 
 def iter_once(rows: Any) -> bool:
@@ -47,8 +52,8 @@ def detail_of(row: Row) -> dict[str, Any]:
 
 
 def metrics_of(row: Row) -> dict[str, float]:
-    """The row's metrics that are numbers, by today's names; Arrow gives maps as lists of pairs."""
-    pairs = of_today(dict(row.get("metrics") or {}))
+    """The row's metrics that are numbers; Arrow gives maps as lists of pairs."""
+    pairs = dict(row.get("metrics") or {})
     return {name: float(v) for name, v in pairs.items() if v is not None and math.isfinite(v)}
 
 
@@ -132,7 +137,7 @@ class Scores:
 
     def __init__(self, ordinals: Mapping[str, int], events: Any, facts: RunFacts) -> None:
         self._images = len(ordinals)
-        self._columns: dict[tuple[str, str], _Column] = {}
+        self.columns: dict[str, _Column] = {}
         seconds = array("d", [math.nan]) * self._images
         self._stages: dict[str, Counter[str]] = defaultdict(Counter)
         wanted = set(facts.stages)
@@ -141,10 +146,6 @@ class Scores:
             if ordinal is not None and (not wanted or row["stage"] in wanted):
                 self._add(row, ordinal, facts.run_id, seconds)
         self.seconds: Floats = np.array(seconds)
-        # A stage may take again what an earlier one took of an image: the later numbers are the result's.
-        place = {stage: n for n, stage in enumerate(facts.stages)}
-        in_order = sorted(self._columns.items(), key=lambda item: place.get(item[0][0], -1))
-        self.columns = {name: column for (_, name), column in in_order}
 
     def _add(self, row: Row, ordinal: int, run_id: str, seconds: array[float]) -> None:
         milliseconds = row.get("device_ms")
@@ -153,9 +154,9 @@ class Scores:
             seconds[ordinal] = milliseconds / 1000 + (0.0 if math.isnan(known) else known)
         if row["face"] != WHOLE_IMAGE:
             for name, value in metrics_of(row).items():
-                if (row["stage"], name) not in self._columns:
-                    self._columns[row["stage"], name] = _Column(self._images)
-                self._columns[row["stage"], name].add(ordinal, value)
+                if name not in self.columns:
+                    self.columns[name] = _Column(self._images)
+                self.columns[name].add(ordinal, value)
         if row.get("run_id", run_id) == run_id:
             self._tally(row, milliseconds)
 
@@ -174,8 +175,9 @@ class Scores:
         return [m for m in found if m.after is not None]
 
     def _measure(self, base: str) -> Measure:
-        before, after = (name if name in self.columns else None for name in (f"{base}.{BEFORE}", f"{base}.{AFTER}"))
-        return Measure(base, before, after, recorded(base).better != "lower")
+        after = next((f"{base}.{image}" for image in AFTER if f"{base}.{image}" in self.columns), None)
+        before = next((f"{base}.{image}" for image in BEFORE if f"{base}.{image}" in self.columns), None)
+        return Measure(base, before, after, base not in LOWER_IS_BETTER)
 
     def leading(self) -> Measure | None:
         """The measure that files are compared by: the first that was taken before and after."""
@@ -186,12 +188,8 @@ class Scores:
         return self.columns[name].mean if name in self.columns else np.full(self._images, np.nan)
 
     def identity(self) -> Floats:
-        """The least similarity among each image's faces, by the first judge there is; nan where it measured nothing.
-
-        The small judge's numbers never mix with another's.
-        """
-        names = (f"{name}.{AFTER}" for name in RECORDED if recorded(name).kind == "identity")
-        column = next((self.columns[name] for name in names if name in self.columns), None)
+        """The least similarity among each image's faces, by one judge; nan where it measured nothing."""
+        column = next((self.columns[name] for name in IDENTITIES if name in self.columns), None)
         return np.array(column.least) if column else np.full(self._images, np.nan)
 
     def distributions(self) -> Iterator[Distribution]:
@@ -216,9 +214,8 @@ class Scores:
         return StageTotal(stage, worked, skipped, tally["retried"], device, seconds)
 
 
-def _leading_first(base: str) -> tuple[bool, int, str]:
-    order = list(METRICS)
-    return not recorded(base).leads, order.index(base) if base in order else len(order), base
+def _leading_first(base: str) -> tuple[int, str]:
+    return (_LEADING.index(base) if base in _LEADING else len(_LEADING), base)
 
 
 def distribution(

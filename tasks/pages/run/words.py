@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from tasks.measuring import recorded
 from tasks.pages.run.records import MISSING, Distribution, Measure
 
 WIDTH, HEIGHT = 280.0, 84.0
@@ -78,14 +77,29 @@ def histogram(d: Distribution) -> Histogram:
     )
 
 
+_TITLES = {
+    "quality": "Quality",
+    "identity": "Similarity to the input",
+    "identity_compact": "Similarity to the input (small judge)",
+    "sharpness": "Sharpness",
+    "change": "Change of pixels",
+    "clipiqa": "CLIP-IQA",
+    "musiq": "MUSIQ",
+    "maniqa": "MANIQA",
+    "niqe": "NIQE",
+    "qalign": "Q-Align",
+}
+
+
 def _better(measure: Measure) -> str:
-    better = recorded(measure.name).better
-    return f"{better} is better" if better else ""
+    if measure.name == "change":
+        return ""  # how much a face changed is neither good nor bad
+    return "higher is better" if measure.higher_is_better else "lower is better"
 
 
 def title(base: str) -> str:
     """A metric's name for people."""
-    return recorded(base).title
+    return _TITLES.get(base, base.replace("_", " "))
 
 
 def _sides(d: Distribution) -> tuple[tuple[tuple[int, ...], int], tuple[tuple[int, ...], int]]:

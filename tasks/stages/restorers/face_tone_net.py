@@ -1,15 +1,14 @@
-"""Skin tone: the pix2pix UNet of team MiPortrait."""
+"""Skin tone: the pix2pix UNet of team MiPortrait, and a narrow one of the same class in the compact recipe."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.stage import StageSettings
 from tasks.stages.network import NetworkStage
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 
 class FaceToneNet(NetworkStage):
@@ -17,16 +16,13 @@ class FaceToneNet(NetworkStage):
 
     name = "face_tone_net"
     reads = ("restored",)
-    parameters_m = 39.2
-    working_gb = 0.18
-    float32_only = True
 
     @classmethod
     def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
         """The team's file."""
         return ("face_tone_net",)
 
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         """The network from the published checkpoint; its width follows from the file."""
         from infra.weights import load_into, load_state_dict
         from tasks.models.restorers.face_tone_net import FaceToneNet as Network
@@ -40,3 +36,7 @@ class FaceToneNet(NetworkStage):
         from tasks.models.restorers.face_tone_net import tone
 
         return tone(self._network, images)
+
+    def load(self, device: str, dtype: str) -> None:
+        """In float32, see the class."""
+        super().load(device, "float32")

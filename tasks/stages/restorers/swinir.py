@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -11,7 +11,6 @@ from tasks.stages.network import NetworkSettings, NetworkStage
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 
 class SwinIrSettings(NetworkSettings):
@@ -21,18 +20,12 @@ class SwinIrSettings(NetworkSettings):
 
 
 class SwinIr(NetworkStage):
-    """DiffBIR's cleaner (SwinIR on 8×-unshuffled pixels), for its own two-stage use.
-
-    In float32: it is small, and the condition of everything after it.
-    """
+    """DiffBIR's cleaner (SwinIR on 8×-unshuffled pixels), for its own two-stage use."""
 
     name = "swinir"
     Settings = SwinIrSettings
     reads = ("aligned",)
     source = "aligned"
-    parameters_m = 15.8
-    working_gb = 0.3  # a guess
-    float32_only = True
 
     settings: SwinIrSettings
 
@@ -42,7 +35,7 @@ class SwinIr(NetworkStage):
         assert isinstance(settings, SwinIrSettings)
         return (f"swinir_{settings.trained}",)
 
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         """The network from the published checkpoint; its size follows from the file."""
         from infra.weights import fitting, load_state_dict
         from tasks.models.restorers.swinir import build_swinir
@@ -56,3 +49,7 @@ class SwinIr(NetworkStage):
         from tasks.models.restorers.swinir import clean
 
         return clean(self._network, images)
+
+    def load(self, device: str, dtype: str) -> None:
+        """In float32: it is small, and the condition of everything after it."""
+        super().load(device, "float32")
