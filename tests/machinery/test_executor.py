@@ -11,6 +11,8 @@ import time
 from collections import Counter
 
 import pytest
+from fake_hosts import FakeItem
+from inline_worker import work_inline
 from places import HELPERS
 
 from infra.workers.actor import PoolSize
@@ -44,7 +46,7 @@ def cluster():
     patch.undo()
 
 
-def settings(backend="inline", **changes):
+def settings(**changes):
     values = {
         "retry_wait": 0.01,
         "restart_wait": 0.01,
@@ -52,53 +54,66 @@ def settings(backend="inline", **changes):
         "call_timeout": 60.0,
         "cancel_grace": 20.0,
     }
-    return ExecutorSettings(backend=backend, **{**values, **changes})
+    return ExecutorSettings(**{**values, **changes})
 
 
-def executor(factory="build", config=CONFIG, actors=2, backend="inline", **changes):
+def executor(factory="build", config=CONFIG, actors=2, **changes):
     pool = PoolSize(actors, cpus_per_actor=SHARE)
-    return Executor(f"fake_hosts:{factory}", config, pool=pool, settings=settings(backend, **changes))
+    return Executor(f"fake_hosts:{factory}", config, pool=pool, settings=settings(**changes))
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    """Workers in this process, without Ray."""
+    work_inline(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def inline_pool():
-    with executor() as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        work_inline(patch)
+        running = executor().__enter__()
+    yield running
+    running.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="module")
 def ray_pool(cluster):
-    with executor(backend="ray") as running:
+    with executor() as running:
         yield running
 
 
 @pytest.fixture(params=BACKENDS)
 def pool(request):
-    """One executor per backend that all tests of this file share, as the shards of a run do."""
+    """One executor per kind of worker that all tests of this file share, as the shards of a run do."""
     return request.getfixturevalue(f"{request.param}_pool")
 
 
-def items(count, **special):
-    """Items 0…count-1; `special` maps "i7" to what item 7 is made of."""
-    return [{"key": str(i), **special.get(f"i{i}", {})} for i in range(count)]
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """What the executors of a test work on."""
+    request.getfixturevalue("inline" if request.param == "inline" else "cluster")
+
+
+def items(count, each=None, **special):
+    """Items 0…count-1, made of `each`; `special` maps "i7" to what item 7 is made of."""
+    return [FakeItem(str(i), **(each or {}), **special.get(f"i{i}", {})) for i in range(count)]
 
 
 def books(results: list[Done]):
-    """Row counts per key, and failures per key."""
-    rows = Counter(row["key"] for done in results for row in done.rows)
-    return rows, {done.failure.item["key"]: done.failure for done in results if done.failure}
+    """Answers per key, and failures per key."""
+    answers = Counter(answer.key for done in results for answer in done.results)
+    return answers, {done.failure.item.key: done.failure for done in results if done.failure}
 
 
 def test_every_item_comes_back_exactly_once(pool):
-    told = []
-    results = list(pool.map("sharpen", items(1000), 16, on_rows=told.extend))
+    results = list(pool.map("sharpen", items(1000), 16))
     rows, failures = books(results)
     assert rows == Counter(str(i) for i in range(1000))
     assert not failures
-    assert max(len(done.rows) for done in results) == 16
-    assert len(told) == 1000
-    assert {row["attempt"] for row in told} == {1}
-    assert {row["call"] for row in told} == {"sharpen"}
+    assert max(len(done.results) for done in results) == 16
+    assert {done.attempt for done in results} == {1}
+    assert {answer.call for done in results for answer in done.results} == {"sharpen"}
     assert pool.stats().calls["sharpen"].items == 1000
 
 
@@ -106,8 +121,8 @@ def test_an_empty_map_ends_at_once(pool):
     assert list(pool.map("sharpen", [], 8)) == []
 
 
-def test_an_item_that_kills_its_worker_is_isolated_while_its_neighbours_finish(pool):
-    how = "die" if _is_ray(pool) else "exit"
+def test_an_item_that_kills_its_worker_is_isolated_while_its_neighbours_finish(request, pool):
+    how = "die" if request.node.callspec.params["pool"] == "ray" else "exit"
     before = pool.stats().deaths
     rows, failures = books(list(pool.map("poison", items(24, i13={"do": how}), 8)))
     assert set(failures) == {"13"}
@@ -117,10 +132,6 @@ def test_an_item_that_kills_its_worker_is_isolated_while_its_neighbours_finish(p
     assert pool.stats().deaths - before >= 5
 
 
-def _is_ray(pool):
-    return pool._settings.backend == "ray"
-
-
 def test_an_exception_is_bisected_to_its_item(pool):
     results = list(pool.map("break", items(32, i5={"do": "break"}, i6={"do": "break"}), 16))
     rows, failures = books(results)
@@ -128,14 +139,14 @@ def test_an_exception_is_bisected_to_its_item(pool):
     assert failures["5"].reason_code == "stage_error"
     assert failures["5"].reason == "KeyError: 'no such eye'"
     assert rows == Counter(str(i) for i in range(32) if i not in (5, 6))
-    attempts = {row["key"]: row["attempt"] for done in results for row in done.rows}
+    attempts = {answer.key: done.attempt for done in results for answer in done.results}
     assert attempts["20"] == 1
     assert attempts["4"] > 1
 
 
 def test_too_little_memory_halves_the_batch(pool):
     before = pool.stats().halvings
-    rows, failures = books(list(pool.map("hungry", [{**item, "size": 30} for item in items(32)], 8)))
+    rows, failures = books(list(pool.map("hungry", items(32, each={"size": 30}), 8)))
     assert rows == Counter(str(i) for i in range(32))
     assert not failures
     # 8 × 30 > 100: halved twice, to 2; the next new micro-batches start smaller instead of failing first
@@ -158,7 +169,7 @@ def test_flaky_storage_is_retried(pool, tmp_path):
     rows, failures = books(results)
     assert len(rows) == 8
     assert not failures
-    assert {row["attempt"] for done in results for row in done.rows} == {4}
+    assert {done.attempt for done in results} == {4}
     assert pool.stats().retries == before + 3
 
 
@@ -172,7 +183,7 @@ def test_storage_that_stays_away_fails_only_what_needs_it(pool, tmp_path):
 
 
 def test_a_reader_that_stops_early_leaves_the_pool_usable(pool):
-    reader = pool.map("long", [{**item, "seconds": 0.01} for item in items(2000)], 4)
+    reader = pool.map("long", items(2000, each={"seconds": 0.01}), 4)
     next(reader)
     reader.close()
     begun = time.monotonic()
@@ -184,7 +195,7 @@ def test_maps_of_several_threads_share_the_pool(pool):
     found = {}
 
     def shard(name):
-        found[name] = books(list(pool.map(name, [{**i, "seconds": 0.001} for i in items(200)], 8)))[0]
+        found[name] = books(list(pool.map(name, items(200, each={"seconds": 0.001}), 8)))[0]
 
     threads = [threading.Thread(target=shard, args=(f"shard{n}",)) for n in range(3)]
     for thread in threads:
@@ -206,8 +217,8 @@ def test_workers_killed_from_outside_cost_nothing_but_time(cluster, tmp_path):
             pid = int(log.read_text().splitlines()[-1].split()[1])
             _kill(pid)
 
-    work = [{**item, "seconds": 0.01} for item in items(800)]
-    with executor(config={"log": str(log)}, backend="ray") as chaotic:
+    work = items(800, each={"seconds": 0.01})
+    with executor(config={"log": str(log)}) as chaotic:
         chaotic.wait_ready(60)
         results = chaotic.map("chaos", work, 16)
         first = next(results)
@@ -233,7 +244,7 @@ def _kill(pid):
 
 
 def test_a_call_that_never_returns_counts_as_a_death(cluster):
-    with executor(backend="ray", actors=1, call_timeout=1.5) as patient:
+    with executor(actors=1, call_timeout=1.5) as patient:
         patient.wait_ready(60)
         rows, failures = books(list(patient.map("stuck", items(2, i1={"do": "hang"}), 1)))
     assert set(rows) == {"0"}
@@ -241,12 +252,10 @@ def test_a_call_that_never_returns_counts_as_a_death(cluster):
     assert "no answer within 1.5 s" in failures["1"].reason
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_worker_that_cannot_start_says_why_at_once(request, backend):
-    if backend == "ray":
-        request.getfixturevalue("cluster")
+@pytest.mark.usefixtures("backend")
+def test_a_worker_that_cannot_start_says_why_at_once():
     begun = time.monotonic()
-    with executor("build_missing_weights", backend=backend) as broken:
+    with executor("build_missing_weights") as broken:
         with pytest.raises(WorkerStartFailed, match=r"gfpgan.pth is missing \(349 MB\): run"):
             list(broken.map("any", items(3), 1))
         with pytest.raises(WorkerStartFailed):
@@ -256,13 +265,11 @@ def test_a_worker_that_cannot_start_says_why_at_once(request, backend):
     assert time.monotonic() - begun < 30
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_cancel_delivers_what_was_finished_and_hands_out_no_more(request, backend, tmp_path):
-    if backend == "ray":
-        request.getfixturevalue("cluster")
+@pytest.mark.usefixtures("backend")
+def test_cancel_delivers_what_was_finished_and_hands_out_no_more(tmp_path):
     log = tmp_path / "calls"
-    work = [{**item, "seconds": 0.2} for item in items(100)]
-    with executor(config={"log": str(log)}, backend=backend) as cancelled:
+    work = items(100, each={"seconds": 0.2})
+    with executor(config={"log": str(log)}) as cancelled:
         results = cancelled.map("slow", work, 2)
         delivered = [next(results)]
         cancelled.cancel()
@@ -275,10 +282,11 @@ def test_cancel_delivers_what_was_finished_and_hands_out_no_more(request, backen
     assert len(log.read_text().splitlines()) == started < 50
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_slow_stage_of_one_shard_does_not_starve_another(tmp_path):
     log = tmp_path / "calls"
     with executor(config={"log": str(log)}, actors=1, window=1) as one:
-        slow = one.map("slow", [{**item, "seconds": 0.01} for item in items(200)], 1)
+        slow = one.map("slow", items(200, each={"seconds": 0.01}), 1)
         next(slow)
         assert len(list(one.map("fast", items(10), 1))) == 10
         slow.close()
@@ -287,6 +295,7 @@ def test_a_slow_stage_of_one_shard_does_not_starve_another(tmp_path):
     assert order[begun : begun + 19] == ["fast", "slow"] * 9 + ["fast"]
 
 
+@pytest.mark.usefixtures("inline")
 def test_calls_run_in_the_pool_that_placement_names(tmp_path):
     pools = {"gpu": PoolSize(1), "cpu": PoolSize(2)}
     with Executor(
@@ -305,8 +314,9 @@ def test_calls_run_in_the_pool_that_placement_names(tmp_path):
         Executor("fake_hosts:build", {}, pool=PoolSize(1), placement={"restore": "gpu"})
 
 
+@pytest.mark.usefixtures("inline")
 def test_workers_that_only_die_end_the_run():
-    every = [{**item, "do": "exit"} for item in items(64)]
+    every = items(64, each={"do": "exit"})
     with (
         executor(actors=1, restarts_per_worker=3) as dying,
         pytest.raises(WorkersKeepDying, match="more than 3 times in a row"),
@@ -314,6 +324,7 @@ def test_workers_that_only_die_end_the_run():
         list(dying.map("any", every, 16))
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_culprit_outlives_the_worker_that_was_given_up_for_it():
     with executor(actors=2, restarts_per_worker=1) as two:
         rows, failures = books(list(two.map("any", items(6, i2={"do": "exit"}), 1)))
@@ -321,6 +332,7 @@ def test_a_culprit_outlives_the_worker_that_was_given_up_for_it():
     assert len(rows) == 5
 
 
+@pytest.mark.usefixtures("inline")
 def test_many_unexplained_deaths_end_the_run():
     killers = {f"i{n}": {"do": "exit"} for n in range(0, 40, 4)}
     with (
@@ -330,6 +342,7 @@ def test_many_unexplained_deaths_end_the_run():
         list(dying.map("any", items(40, **killers), 2))
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_host_that_ends_its_process_while_it_is_built_is_tried_three_times():
     with executor("build_and_exit", actors=1) as broken, pytest.raises(WorkerStartFailed, match=r"SystemExit\(3\)"):
         broken.wait_ready(30)
@@ -341,6 +354,7 @@ def test_an_executor_works_only_inside_its_context():
         executor().map("any", items(1), 1)
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_host_that_forgets_an_item_is_found_out():
     with executor("build_silent") as silent:
         rows, failures = books(list(silent.map("any", items(8, i4={"forget": True}), 8)))
@@ -348,11 +362,11 @@ def test_a_host_that_forgets_an_item_is_found_out():
     assert len(rows) == 7
 
 
+@pytest.mark.usefixtures("inline")
 def test_items_need_keys_of_their_own():
     with executor() as one:
-        for wrong in ([{"key": "a"}, {"key": "a"}], [{"key": 1}], [{}]):
-            with pytest.raises(ValueError, match="'key' of its own"):
-                one.map("any", wrong, 1)
+        with pytest.raises(ValueError, match="a key of its own"):
+            one.map("any", [FakeItem("a"), FakeItem("a")], 1)
         with pytest.raises(ValueError, match="batch_size"):
             one.map("any", items(1), 0)
 
