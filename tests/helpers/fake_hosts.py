@@ -15,20 +15,20 @@ from infra.workers.errors import ResourceExhausted
 
 @dataclass(frozen=True)
 class FakeItem:
-    """What is to be done with an item: see the `do_…` of FakeHost."""
+    """What a FakeHost is to do, and with how much of what."""
 
     key: str
     do: str = "echo"
     seconds: float = 0.0
     size: int = 1
-    marker: str = ""
     fails: int = 0
+    marker: str = ""
     forget: bool = False
 
 
 @dataclass(frozen=True)
 class FakeResult:
-    """Who answered, and what was asked."""
+    """Who answered which call."""
 
     key: str
     call: str
@@ -74,7 +74,7 @@ class FakeHost:
         time.sleep(3600)
 
     def do_flaky(self, item):
-        """Fails until it was tried `fails` times; the marker file counts."""
+        """Fails until it was tried `item.fails` times; the marker file counts."""
         marker = Path(item.marker)
         with self.lock:
             tried = len(marker.read_text()) if marker.exists() else 0
@@ -87,7 +87,7 @@ class SilentHost(FakeHost):
     """Forgets to answer for items that say so."""
 
     def run(self, call, items):
-        return [answer for answer, item in zip(super().run(call, items), items, strict=True) if not item.forget]
+        return [row for row, item in zip(super().run(call, items), items, strict=True) if not item.forget]
 
 
 def build(config):

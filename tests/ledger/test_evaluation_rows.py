@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from flows.evaluation.plan import _located, table_of
+from flows.evaluation.plan import PAIRS, _located
 from flows.evaluation.totals import _joined, _measured
 from infra.ledger.ledger import Ledger
 from infra.ledger.rows import Event
@@ -21,7 +23,6 @@ from tasks.measuring.pairs import (
     INPUT,
     RESTORED,
     Located,
-    Pair,
     PairItem,
     PairResult,
     at_stage,
@@ -31,19 +32,22 @@ from tasks.measuring.pairs import (
 from tasks.stages.detect_align import DetectAlignSettings
 
 PAIR = "ab" * 32
-WHERE = Located(np.ones((5, 2)), np.eye(2, 3))
 
 
-def results_of(faces, lacking, digests):
-    """What a worker says of a pair with so many faces; face n has the value n + 1 under every metric."""
-    whole = Event(image_id=PAIR, state="done", reason_code="ok")
-    item = PairItem(PAIR, {}, tuple(lacking))
-    results = [result_of_whole(item, whole, digests)]
+def item(lacking):
+    return PairItem(PAIR, {}, tuple(lacking))
+
+
+def results_of(faces, metrics, lacking, digests):
+    """What a worker says of a pair with so many faces; face n has the value n + 1."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    seen = Event(image_id=PAIR, state="done", reason_code="ok", started=now, finished=now)
+    where = Located(np.ones((5, 2)), np.eye(2, 3)).to_detail()
+    results = [result_of_whole(item(lacking), seen, digests)]
     for n in range(faces):
-        face = replace(whole, face=n)
-        events = [at_stage(replace(face, metrics={name: n + 1.0}), name, digests) for name in item.metrics]
-        if FACES in lacking:
-            events.append(at_stage(replace(face, detail=WHERE.to_detail()), FACES, digests))
+        face = replace(seen, face=n)
+        events = [at_stage(replace(face, detail=where), FACES, digests)] if FACES in lacking else []
+        events += [at_stage(replace(face, metrics={name: n + 1.0}), name, digests) for name in metrics]
         results.append(PairResult(PAIR, n, "ok", tuple(events)))
     return results
 
@@ -54,30 +58,21 @@ class Numbers:
     def __init__(self, folder):
         self.ledger, self.token = Ledger.open(Storage(folder), buckets=1), 0
 
-    def measured(self, faces, lacking, digests):
-        self.record(results_of(faces, lacking, digests))
-
     def record(self, results):
         self.token += 1
-        every = [event for result in results for event in result.events]
-        for stage in {event.stage for event in every}:
-            events = [event for event in every if event.stage == stage]
+        events = [event for result in results for event in result.events]
+        for stage in sorted({event.stage for event in events}):
             told = {"run_id": f"run-{self.token}", "token": self.token, "bucket": 0}
-            self.ledger.append_events(events, stage=stage, **told)
+            self.ledger.append_events([event for event in events if event.stage == stage], stage=stage, **told)
 
     def run(self, digests):
         return SimpleNamespace(detector=DetectAlignSettings(), ledger=self.ledger, digests=digests)
 
     def faces(self, digests):
         metrics = [name for name in digests if name != FACES]
+        whole = dict.fromkeys(PAIRS.names, "") | {"pair_id": PAIR, "points": None, "square": False}
         measured, _ = _measured(self.run(digests), metrics)
-        return _joined(table_of([pair_without_problem()]), measured, metrics)[0]
-
-
-def pair_without_problem():
-    named = dict.fromkeys(("path", "key", "subset", "restored_sha256", "problem", "problem_text"), "")
-    others = dict.fromkeys(("input_path", "input_sha256", "truth_path", "truth_sha256", "points"))
-    return Pair(**named, **others, pair_id=PAIR, square=False)
+        return _joined(pa.Table.from_pylist([whole], schema=PAIRS), measured, metrics)[0]
 
 
 @pytest.fixture
@@ -86,39 +81,37 @@ def numbers(tmp_path):
 
 
 def test_a_further_metric_is_taken_of_the_faces_that_todays_detector_has_seen(numbers):
-    numbers.measured(3, [FACES, "sharpness"], {FACES: "compact", "sharpness": "1"})
+    numbers.record(results_of(3, ["sharpness"], [FACES, "sharpness"], {FACES: "compact", "sharpness": "1"}))
     today = {FACES: "yunet", "sharpness": "2", "quality": "3"}
-    numbers.measured(2, [FACES, "sharpness"], today)
+    numbers.record(results_of(2, ["sharpness"], [FACES, "sharpness"], today))
     found = _located(numbers.run(today), [PAIR])[PAIR]
-    assert len(found) == 2
-    assert np.array_equal(found[0].points, WHERE.points)
-    assert np.array_equal(found[0].matrix, WHERE.matrix)
-    numbers.measured(2, ["quality"], today)
-    faces = numbers.faces(today)
-    assert faces.select(["face", "quality", "problem"]).to_pylist() == [
+    assert [(face.points.tolist(), face.matrix.tolist()) for face in found] == [
+        (np.ones((5, 2)).tolist(), np.eye(2, 3).tolist())
+    ] * 2
+    numbers.record(results_of(2, ["quality"], ["quality"], today))
+    assert numbers.faces(today).select(["face", "quality", "problem"]).to_pylist() == [
         {"face": 0, "quality": 1.0, "problem": ""},
         {"face": 1, "quality": 2.0, "problem": ""},
     ]
-    assert faces["points"].to_pylist() == [[1.0] * 10] * 2
-    assert faces["matrix"].to_pylist() == [[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]] * 2
+    assert numbers.faces(today)["points"].to_pylist() == [[1.0] * 10] * 2
+    assert numbers.faces(today)["matrix"].to_pylist() == [[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]] * 2
 
 
 def test_a_pair_given_up_for_one_metric_leaves_no_silent_hole(numbers):
     digests = {FACES: "d", "sharpness": "1", "quality": "2"}
-    numbers.measured(2, [FACES, "sharpness"], digests)
-    item = PairItem(PAIR, {}, ("quality",))
-    numbers.record([given_up(item, "out_of_memory", "no room on the GPU", digests)])
+    numbers.record(results_of(2, ["sharpness"], [FACES, "sharpness"], digests))
+    numbers.record([given_up(item(["quality"]), "out_of_memory", "no room on the GPU", digests)])
     for face in numbers.faces(digests).to_pylist():
         assert (face["problem"], face["sharpness"] > 0, face["quality"]) == ("measure_failed", True, None)
         assert face["problem_text"] == "no quality: no room on the GPU"
-    numbers.measured(2, ["quality"], digests)
+    numbers.record(results_of(2, ["quality"], ["quality"], digests))
     assert [face["problem"] for face in numbers.faces(digests).to_pylist()] == ["", ""], "another try mends it"
 
 
 def test_a_result_is_read_as_it_was_written():
     digests = {FACES: "d", "sharpness": "1"}
-    lost = given_up(PairItem(PAIR, {}, (FACES,)), "out_of_memory", "no room on the GPU", digests)
-    for result in (*results_of(1, [FACES, "sharpness"], digests), lost):
+    lost = given_up(item([FACES, "sharpness"]), "out_of_memory", "no room on the GPU", digests)
+    for result in (*results_of(1, ["sharpness"], [FACES, "sharpness"], digests), lost):
         assert PairResult.from_json(result.to_json()) == result
 
 
