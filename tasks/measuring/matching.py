@@ -103,11 +103,6 @@ class Trees:
         name, _, rest = path.partition("/")
         return self._folders[name].open_read(rest)
 
-    def role(self, path: str) -> str | None:
-        """Which of ROLES a path of `walk` belongs to; None for the path of another evaluation's folder."""
-        name = path.partition("/")[0]
-        return next((role for role, known in self.names.items() if known == name), None)
-
     def _below(self, name: str) -> Iterator[FileInfo]:
         return (replace(info, path=f"{name}/{info.path}") for info in self._folders[name].walk())
 

@@ -123,9 +123,11 @@ def test_pictures_with_unusual_names_are_paired_like_all_others(tmp_path):
     Storage(tmp_path / "out").write_atomic("README", b"no picture")
     Storage(tmp_path / "out").write_atomic("broken.jpg", b"no picture, but says so")
     trees = Trees({RESTORED: Storage(tmp_path / "out"), INPUT: Storage(tmp_path / "in")}, Rules())
-    files = {RESTORED: [], INPUT: []}
-    for row in scan_archive(trees, {}):
-        files[trees.role(row.path)].append(replace(row, path=row.path.partition("/")[2]))
+    rows = [(row, *row.path.split("/", 1)) for row in scan_archive(trees, {})]
+    files = {
+        role: [replace(row, path=path) for row, folder, path in rows if folder == name]
+        for role, name in trees.names.items()
+    }
     pairs = {pair.path: pair.problem for pair in matched(files, Rules())}
     assert pairs == {
         "broken.jpg": "not_an_image",
