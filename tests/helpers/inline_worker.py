@@ -47,11 +47,11 @@ def _survived(work):
         return Trouble("poison", f"the host ended its process: {error!r}", died=True)
 
 
-def work_inline(monkeypatch):
-    """Lets executors whose config says `inline` work in this process; the others stay on Ray."""
+def work_inline(monkeypatch, *, everything=False):
+    """Lets every executor, or those whose config says `inline`, work in this process; the others stay on Ray."""
 
     def worker(spec):
-        return InlineWorker(spec) if spec.config.get("inline") else RayWorker(spec)
+        return InlineWorker(spec) if everything or spec.config.get("inline") else RayWorker(spec)
 
     monkeypatch.setattr(scheduler, "RayWorker", worker)
     monkeypatch.setattr(executor, "_require_ray", lambda: None)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tiny_metrics as tiny
-from inline_worker import InlineWorker
+from inline_worker import work_inline
 from typer.testing import CliRunner
 
 from infra.ledger.rows import FileRow
@@ -196,12 +196,10 @@ def settings(tmp_path_factory, monkeypatch, dataset):
 def inline():
     """The engine without processes of its own: the same scheduler, hosts in threads; `undo` brings real ones back."""
     from flows.evaluation import run as evaluation_run
-    from infra.workers import executor, scheduler
     from infra.workers.actor import PoolSize
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduler, "RayWorker", InlineWorker)
-        patch.setattr(executor, "_require_ray", lambda: None)
+        work_inline(patch, everything=True)
         patch.setattr(evaluation_run, "planned_pool", lambda *_: contextlib.nullcontext((None, PoolSize(1))))
         yield patch
 
