@@ -193,7 +193,8 @@ def write_planted(found, tree, storage):
     ]
     place = faces.column_names.index("psnr")
     faces = faces.set_column(place, faces.schema.field("psnr"), pa.array(values, pa.float64()))
-    write_evaluation(storage, {**found.facts, "restored": str(tree), "workspace": None}, faces)
+    facts = found.facts.model_copy(update={"restored": str(tree), "workspace": None})
+    write_evaluation(storage, facts, faces)
 
 
 def test_a_planted_loss_is_found_shown_and_said(benched, tmp_path):

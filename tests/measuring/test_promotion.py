@@ -29,7 +29,7 @@ from infra.settings import Promotion
 from infra.storage.storage import Storage
 from tasks.archive.books import VerdictDetail
 from tasks.comparing.gate import Case, below_floors, decide
-from tasks.measuring.files import COLUMNS, Evaluation, faces_schema
+from tasks.measuring.files import COLUMNS, Evaluation, EvaluationFacts, MetricFacts, faces_schema
 from tasks.recipes.recipe import COMMIT
 
 BETTER = {"quality": "higher", "identity": "higher", "niqe": "lower", "sharpness": "higher"}
@@ -46,8 +46,8 @@ def evaluation(faces, missing=(), problems=None):
         same = {"pair_id": path, "restored_sha256": path, "input_sha256": path, "problem_text": ""}
         rows.append(blank | row | same | {name: values.get(name) for name in metrics})
     table = pa.Table.from_pylist(rows, faces_schema(metrics))
-    known = {name: {"title": name, "better": BETTER[name], "digest": "d"} for name in metrics}
-    return Evaluation({"metrics": known, "missing": dict(missing)}, table)
+    known = {name: MetricFacts(title=name, better=BETTER[name], digest="d") for name in metrics}
+    return Evaluation(EvaluationFacts(metrics=known, missing=dict(missing)), table)
 
 
 def archive(pictures=40, faces=2, **shift):
