@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from itertools import pairwise
 from math import ceil
 
@@ -15,14 +16,18 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.evaluation.page import write_evaluation_report
+from infra.ledger.histories import History
+from infra.ledger.rows import Event
 from infra.storage.storage import Storage
 from tasks.measuring.challenge import Overall
 from tasks.measuring.files import read_evaluation, write_evaluation
 from tasks.pages.evaluation.charts import plane_of
 from tasks.pages.evaluation.pictures import SMALL
-from tasks.pages.evaluation.restoring import Gate, Restoring
+from tasks.pages.evaluation.restoring import Gate, Restoring, Wanted, restoring_of
 from tasks.pages.evaluation.sheet import failures, sheet_of
+from tasks.pages.shared.records import RunFacts
 from tasks.pages.shared.shell import CHUNK
+from tasks.recipes.condition import Condition
 
 FACES = 60
 
@@ -138,6 +143,24 @@ def test_a_gate_over_one_metric_has_no_plane():
     assert (plane.y, plane.unmeasured, plane.ran_count, plane.spared_count) == (None, 1, 1, 2)
     assert plane.table == (("a < 1", 1, 0), ("a ≥ 1", 0, 1))
     assert plane.x.fires == (0.0, plane.x.mark)
+
+
+def test_a_gate_may_ask_twice_for_a_metric_and_sees_what_earlier_stages_took():
+    def event(stage, code="ok", **metrics):
+        named = {name.replace("_", "."): value for name, value in metrics.items()}
+        return Event(image_id="a", face=0, stage=stage, state="done", reason_code=code, metrics=named, run_id="r")
+
+    verdict = Event(image_id="a", stage="commit", state="done", outcome="restored")
+    steps = (event("score", musiq_aligned=20.0), event("severe", "gate_not_met"), event("evaluate", musiq_input=21.0))
+    history = History("a", (), (*steps, verdict))
+    facts = RunFacts("r", "", "", "", "", datetime.now(UTC), stages=("score", "severe", "evaluate"))
+    conditions = {"severe": Condition("musiq.input > 3 and musiq.input < 17")}
+    restoring = restoring_of(facts, conditions, {}, [history], Wanted(("musiq",), {"a"}, {"a"}))
+    (gate,) = restoring.gates
+    assert gate.values.tolist() == [[20.0, 20.0]]
+    assert gate.ran.tolist() == [False]
+    assert restoring.before == {("a", 0): {"musiq": 21.0}}
+    assert [step.stage for step in restoring.records["a"][0].steps] == ["score", "severe", "evaluate"]
 
 
 def test_a_face_is_found_again_by_its_landmarks():

@@ -12,10 +12,10 @@ from math import ceil, floor, log10
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.measuring import BEFORE, of_today
+from tasks.measuring import BEFORE
 from tasks.pages.evaluation.restoring import Gate
 from tasks.pages.shared.distributions import Floats
-from tasks.pages.shared.measures import title
+from tasks.pages.shared.measures import current_name, title
 
 BOX = 1000
 DOTS = 12_000
@@ -92,7 +92,7 @@ def _axis(name: str, sign: str, threshold: float, values: Floats) -> Axis:
     mark = (threshold - low) / (high - low)
     fires = (0.0, mark) if sign.startswith("<") else (mark, 1.0)
     ticks = tuple(((at - low) / (high - low), f"{at:g}") for at in _ticks(low, high))
-    base, _, image = next(iter(of_today({name: threshold}))).rpartition(".")
+    base, _, image = current_name(name).rpartition(".")
     words = f"{title(base)} of the {'input' if image == BEFORE else image}"
     return Axis(words, sign, threshold, low, high, mark, fires, ticks)
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.ledger import History
-from tasks.measuring import BEFORE, of_today
+from tasks.measuring import BEFORE
 from tasks.pages.shared.distributions import Floats
-from tasks.pages.shared.measures import numbers_of
+from tasks.pages.shared.measures import current_name, numbers_of
 from tasks.pages.shared.records import FaceRecord, RunFacts, StageTotal
 from tasks.pages.shared.steps import StageTallies, face_records, of_recipe
 from tasks.recipes import Condition
@@ -136,7 +136,7 @@ class _GateRows:
 
     def __init__(self, stage: str, condition: Condition) -> None:
         self._stage, self._condition = stage, condition
-        self._metrics = tuple(of_today(dict.fromkeys(condition.metrics, np.nan)))
+        self._metrics = tuple(map(current_name, condition.metrics))
         self._values: list[list[float]] = []
         self._ran: list[bool] = []
 

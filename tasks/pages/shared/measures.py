@@ -41,6 +41,12 @@ def title(base: str) -> str:
     return recorded(base).title
 
 
+def current_name(metric: str) -> str:
+    """Today's name of a metric that an earlier version may have written: `quality.input` → `quality.aligned`."""
+    (name,) = of_today({metric: 0.0})
+    return name
+
+
 def numbers_of(metrics: Mapping[str, float]) -> dict[str, float]:
     """A row's metrics by today's names, without those that are no numbers."""
     return {
