@@ -18,7 +18,6 @@ from .schema import COMMIT as COMMIT
 from .schema import DELIVERED_STATES as DELIVERED_STATES
 from .schema import OPEN_STATES as OPEN_STATES
 from .schema import TRANSITIONS as TRANSITIONS
-from .schema import LedgerError as LedgerError
 from .schema import bucket_of as bucket_of
 from .schema import bucket_sql as bucket_sql
 from .schema import buckets_for as buckets_for
