@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from flows.restoration import REPORT, levels, run_facts, sampled_rows, shown_pixels
+from flows.restoration import PROBLEMS, REPORT, levels, run_facts, shown_pixels
 from flows.session import RunFacts, last_run_facts
-from infra.ledger import Ledger
+from infra.ledger import Histories, Ledger
 from infra.problems import ForPeople
 from infra.storage import Storage, decode_name
 from tasks.measuring import FACTS, Evaluation, EvaluationFacts, read_evaluation
@@ -39,21 +38,18 @@ def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> st
     `pictures`: None means as the page before it, else as the run that restored, else yes. Without, no pixel is
     written and those of an earlier page go. Raises EvaluationMissing where there is no evaluation.
     """
-    from tasks.pages.evaluation import FOLDER, Album, Surroundings, sheet_of, write_page
+    from tasks.pages.evaluation import Album, Surroundings, sheet_of, write_page
+    from tasks.pages.shared import Site
 
     evaluation = read_evaluation(folder)
     workspace = Storage(decode_name(url)) if (url := evaluation.facts.workspace) else None
     run, why = _last_run(workspace)
     wanted = _wants_pictures(folder, run) if pictures is None else pictures
     restoring = _restoring(evaluation, workspace, run) if workspace and run else None
-    sheet = sheet_of(evaluation, restoring)
-    if wanted:
-        shown = Album(folder, _loader(evaluation.facts), _stage_loader(workspace)).make(sheet)
-    else:
-        shown = {}
-        folder.delete_tree(FOLDER)
-    around = Surroundings(why, wanted, _trees(folder, evaluation.facts))
-    page = write_page(sheet, shown, folder, around)
+    site = Site(folder)
+    album = Album(site, _loader(evaluation.facts), _stage_loader(workspace)) if wanted else None
+    around = Surroundings(why, _trees(folder, evaluation.facts))
+    page = write_page(sheet_of(evaluation, restoring), site, album, around)
     return str(folder.local_path(page)) if folder.is_local else f"{folder.shown_url}/{page}"
 
 
@@ -73,18 +69,20 @@ def _last_run(workspace: Storage | None) -> tuple[RunFacts | None, str]:
 
 def _wants_pictures(folder: Storage, run: RunFacts | None) -> bool:
     if folder.exists(SAID):
-        return bool(json.loads(folder.read_bytes(SAID))["pictures"])
+        from tasks.pages.evaluation import PageFacts
+
+        return PageFacts.model_validate_json(folder.read_bytes(SAID)).pictures
     return run.with_pictures if run else True
 
 
 def _restoring(evaluation: Evaluation, workspace: Storage, run: RunFacts) -> Restoring:
-    from tasks.pages.evaluation import most_needed_inputs, restoring_of
+    from tasks.pages.evaluation import restoring_of, wanted_of
     from tasks.recipes import Condition
 
-    sample, rows = sampled_rows(Ledger.open(workspace, create=False))
-    wanted = most_needed_inputs(evaluation)
+    ledger, wanted = Ledger.open(workspace, create=False), wanted_of(evaluation)
     conditions = {stage.id: Condition(stage.when) for stage in run.recipe.stage if stage.when}
-    return restoring_of(run_facts(run, sample), conditions, *rows, metrics=evaluation.metrics, detailed=wanted)
+    histories = Histories(ledger, "image_id IN (SELECT unnest(?::VARCHAR[]))", [list(wanted.inputs)])
+    return restoring_of(run_facts(run), conditions, ledger.books(PROBLEMS).reasons, histories, wanted)
 
 
 def _loader(facts: EvaluationFacts) -> PixelLoader:

@@ -8,7 +8,6 @@ from .page import REPORT as REPORT
 from .page import levels as levels
 from .page import rewrite_report as rewrite_report
 from .page import run_facts as run_facts
-from .page import sampled_rows as sampled_rows
 from .page import shown_pixels as shown_pixels
 from .page import write_run_report as write_run_report
 from .plan import Plan as Plan

@@ -6,24 +6,25 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from flows.jobs import workspace_at
+from flows.restoration.totals import PROBLEMS
 from flows.session import RunFacts, Summary, facts_of_run, last_run_facts
-from infra.ledger import Ledger
+from infra.ledger import Histories, Ledger
 from infra.storage import Storage, decode_name
 from tasks.recipes import COMMIT
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from flows.restoration.run import Run
     from tasks.pages.run import PixelLoader
-    from tasks.pages.run import RunFacts as ShownFacts
+    from tasks.pages.shared import RunFacts as ShownFacts
     from tasks.stage import Pixels
 
 REPORT = "report/index.html"
-SAMPLE_FROM = 200_000
-"""Images above which stage rows are sampled; ids are hashes, so a range of them is a fair sample."""
+_TROUBLED = """problem IN (SELECT unnest(?::VARCHAR[]))
+    OR problem IS NULL AND outcome IN (SELECT unnest(?::VARCHAR[]))"""
+"""A file that a person should look at is on the page, whatever the archive."""
 
 
 def write_run_report(run: Run) -> str:
@@ -41,26 +42,19 @@ def rewrite_report(workspace: str, thumbnails: bool | None) -> str:
 
 
 def _write(workspace: Storage, ledger: Ledger, facts: RunFacts, thumbnails: bool) -> str:
-    from tasks.pages.run import collect_run, write_report
+    from tasks.pages.run import TROUBLES, collect_run, write_report
 
-    sample, rows = sampled_rows(ledger)
-    data = collect_run(run_facts(facts, sample), *rows)
-    pixels = _pixel_loader(Storage(facts.job.source), workspace)
-    page = write_report(data, workspace, thumbnails=thumbnails, load_pixels=pixels if thumbnails else None)
+    troubled = [problem for problem, outcome in PROBLEMS.items() if outcome in TROUBLES]
+    histories = Histories(ledger, _TROUBLED, [troubled, TROUBLES])
+    data = collect_run(run_facts(facts), ledger.books(PROBLEMS), ledger.faces(), histories)
+    pixels = _pixel_loader(Storage(facts.job.source), workspace) if thumbnails else None
+    page = write_report(data, histories, workspace, pixels)
     return str(workspace.local_path(page)) if workspace.is_local else f"{workspace.shown_url}/{page}"
 
 
-def sampled_rows(ledger: Ledger) -> tuple[float, tuple[pa.Table, pa.Table, pa.Table]]:
-    """Inventory, verdicts and stage rows; and the share of the images whose stage rows they are."""
-    share = min(1.0, SAMPLE_FROM / max(sum(ledger.counts().values()), 1))
-    below = f"{min(int(share * 16**8), 16**8 - 1):08x}g"  # 'g' sorts behind every hexadecimal digit
-    stages = ledger.query("SELECT * FROM latest WHERE stage <> ? AND image_id < ?", [COMMIT, below])
-    return share, (ledger.files(gone=True), ledger.query("SELECT * FROM commits"), stages)
-
-
-def run_facts(facts: RunFacts, sample: float) -> ShownFacts:
+def run_facts(facts: RunFacts) -> ShownFacts:
     """What a run wrote down about itself, as its report tells it."""
-    from tasks.pages.run import RunFacts as ShownFacts
+    from tasks.pages.shared import RunFacts as ShownFacts
 
     summary = facts.summary or Summary()
     return ShownFacts(
@@ -79,7 +73,6 @@ def run_facts(facts: RunFacts, sample: float) -> ShownFacts:
         links=facts.links,
         software=facts.software,
         device=facts.device,
-        sample=sample,
     )
 
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from flows.session import StageTotal, Summary
-from infra.ledger import Ledger, events_of
+from infra.ledger import Ledger
 from tasks.archive import books
 
 if TYPE_CHECKING:
@@ -46,13 +46,5 @@ def summary(run: Run) -> Summary:
 
 def face_counts(ledger: Ledger) -> dict[str, int]:
     """Faces by outcome, over the present pictures; `found` is their sum."""
-    table = ledger.query(
-        "SELECT image_id, state, detail FROM commits WHERE image_id IN (SELECT image_id FROM inventory WHERE present) "
-        "AND detail IS NOT NULL AND detail NOT LIKE '%\"faces\": {}%'"
-    )
-    counts = dict.fromkeys(("found", *books.OUTCOMES), 0)
-    for event in events_of(table):
-        for outcome, n in books.VerdictDetail.from_detail(event.detail).faces.items():
-            counts[outcome] += n
-            counts["found"] += n
-    return counts
+    held = ledger.faces()
+    return {"found": sum(held.values())} | {outcome: held.get(outcome, 0) for outcome in books.OUTCOMES}

@@ -1,9 +1,12 @@
 from .files import listing as listing
+from .histories import Histories as Histories
+from .histories import History as History
 from .inventory import known_files as known_files
 from .lease import Lease as Lease
 from .lease import LeaseLost as LeaseLost
 from .lease import holder_of as holder_of
 from .ledger import Ledger as Ledger
+from .plan import Books as Books
 from .retention import Cleaning as Cleaning
 from .retention import Policy as Policy
 from .retention import clean as clean

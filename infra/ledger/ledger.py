@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.ledger import fold as folding
 from infra.ledger.files import Holdings, event_path, inventory_path, look
-from infra.ledger.plan import Books, books, plan
+from infra.ledger.plan import Books, books, faces, plan
 from infra.ledger.rows import Event, FileRow
 from infra.ledger.schema import (
     FORMAT_VERSION,
@@ -171,6 +171,11 @@ class Ledger:
         """The balance in files; see `infra.manifest_plan.books`."""
         with self.reader() as reader:
             return books(reader, problems, digest)
+
+    def faces(self) -> dict[str, int]:
+        """Faces by outcome, over the images that have a present file."""
+        with self.reader() as reader:
+            return faces(reader)
 
     def _buckets(self, bucket: int | None, image_ids: Sequence[str] | None) -> set[int] | None:
         """The buckets that a question touches; None: all."""

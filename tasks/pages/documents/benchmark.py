@@ -21,7 +21,7 @@ from tasks.measuring import ALIKE, meaning_of
 from tasks.pages.documents.comparison import EFFORT_HEAD, effort_cells, signed
 from tasks.pages.documents.curves import MOST, curves
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
-from tasks.pages.run.words import number
+from tasks.pages.shared.words import number
 
 INPUT = "input"
 ALONE = tuple(cell for cell in CELLS if cell not in SEVERITY)

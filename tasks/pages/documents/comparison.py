@@ -21,7 +21,7 @@ from tasks.comparing import (
 )
 from tasks.measuring import meaning_of
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
-from tasks.pages.run.words import duration, number
+from tasks.pages.shared.words import duration, number
 
 LISTED = 20
 """Names in a list before the rest is only counted; comparison.parquet has all."""

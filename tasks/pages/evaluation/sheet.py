@@ -1,7 +1,7 @@
 """What an evaluation's page says: columns per face, tables, distributions, and which faces are worth showing.
 
-Pure functions over the files of an evaluation (tasks.evaluation_files) and, where there is one, over what the ledger
-of the restoring run adds (tasks.evaluation_report_ledger). It knows nothing of pictures or pages.
+Pure functions over the files of an evaluation and, where there is one, over what the ledger of the restoring run adds.
+It knows nothing of pictures or pages.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.measuring import BEFORE, Evaluation, EvaluationFacts, MetricFacts, SubsetSummary, identities
-from tasks.pages.evaluation.restoring import Key, Restoring
-from tasks.pages.run.records import Distribution, Measure
-from tasks.pages.run.totals import Floats, distribution
-from tasks.pages.run.words import title
+from tasks.measuring import BEFORE, COLUMNS, Evaluation, MetricFacts, SubsetSummary, identities
+from tasks.pages.evaluation.restoring import Key, Restoring, Wanted
+from tasks.pages.shared.distributions import Distribution, Floats, distribution
+from tasks.pages.shared.measures import Measure, title
 
 LISTED = 50_000
 """Faces on the page, whatever the evaluation."""
@@ -26,12 +26,31 @@ DETAILED = 12_000
 """Faces whose steps in the restoring run are told."""
 IDENTITY = "identity"
 """The metric that the data set's thresholds are for."""
-_QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 Places = NDArray[np.intp]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class EvaluatedFace:
+    """One row of evaluation.parquet without its metrics; see `tasks.measuring.COLUMNS`."""
+
+    path: str
+    key: str
+    face: int
+    subset: str
+    pair_id: str
+    restored_sha256: str
+    input_path: str | None
+    input_sha256: str | None
+    truth_path: str | None
+    truth_sha256: str | None
+    problem: str
+    problem_text: str
+    points: list[float] | None
+    matrix: list[float] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """Numbers of every face, nan where not measured. A `difference` is result minus input of the metric `of`."""
 
@@ -43,7 +62,7 @@ class Column:
     of: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class IdentityChart:
     """Similarity to the input in one subset; `mark` is the threshold's place between 0 and 1, if there is one."""
 
@@ -56,17 +75,7 @@ class IdentityChart:
     median: float
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A metric's quantiles over all faces: least, 5, 25, 50, 75, 95 per cent, greatest."""
-
-    title: str
-    count: int
-    mean: float
-    quantiles: tuple[float, ...]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sheet:
     """An evaluation as the page shows it. Arrays have one entry per face (N), in the order of its file.
 
@@ -83,36 +92,28 @@ class Sheet:
     identities: tuple[IdentityChart, ...]
     need: Places
 
-    @property
-    def facts(self) -> EvaluationFacts:
-        """What evaluation.json says."""
-        return self.evaluation.facts
-
-    def column(self, name: str) -> list[Any]:
-        """A column of evaluation.parquet."""
-        values: list[Any] = self.evaluation.faces.column(name).to_pylist()
-        return values
+    def faces(self, places: Places | None = None) -> Iterator[EvaluatedFace]:
+        """The faces at those places of the file, or all, in order."""
+        return faces_of(self.evaluation.faces if places is None else self.evaluation.faces.take(places))
 
     @property
     def listed(self) -> Places:
         """The faces that the page lists, in the order of the file."""
         return np.sort(self.need[:LISTED])
 
-    def spreads(self) -> Iterator[Spread]:
-        """The quantiles of every column that somebody measured."""
-        for column in self.columns:
-            known = column.values[~np.isnan(column.values)]
-            if known.size:
-                quantiles = tuple(np.percentile(known, _QUANTILES).tolist())
-                yield Spread(column.title, known.size, float(known.mean()), quantiles)
+
+def faces_of(table: pa.Table) -> Iterator[EvaluatedFace]:
+    """The rows of evaluation.parquet as records, a bounded number at a time."""
+    for batch in table.select(COLUMNS.names).to_batches(max_chunksize=10_000):
+        columns = (column.to_pylist() for column in batch.columns)
+        yield from (EvaluatedFace(*row) for row in zip(*columns, strict=True))
 
 
-def most_needed_inputs(evaluation: Evaluation) -> set[str]:
-    """sha256 of the inputs whose steps the page has room for."""
-    columns = _metric_columns(evaluation)
-    places = _by_need(columns, failures(evaluation))[:DETAILED]
-    inputs = evaluation.faces.column("input_sha256").take(places).to_pylist()
-    return {sha256 for sha256 in inputs if sha256}
+def wanted_of(evaluation: Evaluation) -> Wanted:
+    """What the page asks the ledger of the restoring run for; of the faces that need it most also the steps."""
+    inputs = evaluation.faces.column("input_sha256")
+    most = _by_need(_metric_columns(evaluation), failures(evaluation))[:DETAILED]
+    return Wanted(evaluation.metrics, set(inputs.to_pylist()) - {None}, set(inputs.take(most).to_pylist()) - {None})
 
 
 def sheet_of(evaluation: Evaluation, restoring: Restoring | None) -> Sheet:
@@ -164,20 +165,16 @@ def _metric_columns(evaluation: Evaluation) -> tuple[Column, ...]:
 
 
 def _keys(evaluation: Evaluation, restoring: Restoring | None) -> Sequence[Key | None]:
-    names = ("input_sha256", "face", "matrix", "points")
-    rows = zip(*(evaluation.faces.column(name).to_pylist() for name in names), strict=True)
     if restoring is None:
         return [None] * evaluation.faces.num_rows
-    return [_key(restoring, *row) for row in rows]
+    return [_key(restoring, face) for face in faces_of(evaluation.faces)]
 
 
-def _key(
-    restoring: Restoring, sha256: str | None, face: int, matrix: list[float] | None, points: list[float] | None
-) -> Key | None:
-    if sha256 is None or face < 0 or points is None:
+def _key(restoring: Restoring, face: EvaluatedFace) -> Key | None:
+    if face.input_sha256 is None or face.face < 0 or face.points is None:
         return None
-    warp = None if matrix is None else np.array(matrix, np.float64).reshape(2, 3)
-    return restoring.face_of(sha256, face, warp, np.array(points, np.float64).reshape(5, 2))
+    warp = None if face.matrix is None else np.array(face.matrix, np.float64).reshape(2, 3)
+    return restoring.face_of(face.input_sha256, face.face, warp, np.array(face.points, np.float64).reshape(5, 2))
 
 
 def _before(name: str, keys: Sequence[Key | None], restoring: Restoring | None) -> Floats:
