@@ -6,7 +6,7 @@ import queue
 import threading
 
 from infra.workers import executor, scheduler
-from infra.workers.actor import HostRunner
+from infra.workers.actor import HostRunner, RayWorker
 from infra.workers.errors import Trouble
 
 
@@ -48,6 +48,10 @@ def _survived(work):
 
 
 def work_inline(monkeypatch):
-    """Lets every executor of a test work in this process."""
-    monkeypatch.setattr(scheduler, "RayWorker", InlineWorker)
+    """Lets executors whose config says `inline` work in this process; the others stay on Ray."""
+
+    def worker(spec):
+        return InlineWorker(spec) if spec.config.get("inline") else RayWorker(spec)
+
+    monkeypatch.setattr(scheduler, "RayWorker", worker)
     monkeypatch.setattr(executor, "_require_ray", lambda: None)
