@@ -88,7 +88,7 @@ class Networks:
             return error
         except (ImportError, FileNotFoundError) as error:
             return WeightsMissing(str(error))
-        except (RuntimeError, KeyError, UnpicklingError) as error:
+        except (RuntimeError, ValueError, KeyError, UnpicklingError) as error:
             return WeightsMismatch(f"{files[-1]}: expected a metric's network, and the file does not fit it: {error}")
 
 
