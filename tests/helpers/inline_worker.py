@@ -6,7 +6,7 @@ import queue
 import threading
 
 from infra.workers import executor, scheduler
-from infra.workers.actor import HostRunner
+from infra.workers.actor import HostRunner, RayWorker
 from infra.workers.errors import Trouble
 
 
@@ -47,7 +47,11 @@ def _survived(work):
         return Trouble("poison", f"the host ended its process: {error!r}", died=True)
 
 
-def work_inline(monkeypatch):
-    """Lets every executor of a test work in this process."""
-    monkeypatch.setattr(scheduler, "RayWorker", InlineWorker)
+def work_inline(monkeypatch, *, everything=False):
+    """Lets every executor, or those whose config says `inline`, work in this process; the others stay on Ray."""
+
+    def worker(spec):
+        return InlineWorker(spec) if everything or spec.config.get("inline") else RayWorker(spec)
+
+    monkeypatch.setattr(scheduler, "RayWorker", worker)
     monkeypatch.setattr(executor, "_require_ray", lambda: None)
