@@ -63,7 +63,7 @@ class Settings(BaseSettings):
         description="folder with downloaded weights",
     )
     weights_table: str | None = Field(
-        default=None, description="a table of weights in place of the package's infra/weights.toml, as a path"
+        default=None, description="a table of weights in place of the package's infra/weights/weights.toml, as a path"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where networks compute; auto takes CUDA when the cluster has a GPU"

@@ -141,7 +141,7 @@ class Stage:
 
     @classmethod
     def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
-        """Names in `infra/weights.toml` that a run with these settings loads."""
+        """Names in `infra/weights/weights.toml` that a run with these settings loads."""
         return ()
 
     @classmethod

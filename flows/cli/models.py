@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from flows.cli.words import terminal
 from flows.cli.words import weights as tell_weights
@@ -61,9 +64,13 @@ def pull(
     if not names and not recipe:
         raise typer.BadParameter("expected names of files, or --recipe NAME")
     wanted = [name for name, needed in _wanted(store, names, recipe).items() if needed]
-    only_by_hand = [] if names or from_dir or mirror else [name for name in wanted if not _can_pull(store, name)]
+    anything = names or from_dir or mirror  # then what only a browser can fetch is tried, too
+    only_by_hand = [
+        name for name in wanted if not (anything or store.status(name).present or store.table[name].can_pull)
+    ]
     pulled = [name for name in wanted if name not in only_by_hand]
-    store.pull(pulled, from_dir=from_dir, mirror=mirror, accept_licences=accept_licence or ())
+    with _bar(pulled) as advance:
+        store.pull(pulled, from_dir=from_dir, mirror=mirror, accept_licences=accept_licence or (), progress=advance)
     terminal.out.print(f"{len(pulled)} files are in {store.folder}")
     if only_by_hand:
         terminal.print_error(f"{len(only_by_hand)} files are still missing, which only a browser can fetch:")
@@ -100,6 +107,15 @@ def verify(
     terminal.out.print(f"files that are what they should be: {len(results)}")
 
 
+@contextmanager
+def _bar(names: Sequence[str]) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A line on stderr per file that is being fetched; yields what is to be told of it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=terminal.err) as bar:
+        lines = {name: bar.add_task(name, total=None, visible=False) for name in names}
+        yield lambda name, here, total: bar.update(lines[name], completed=here, total=total, visible=True)
+
+
 def _store() -> WeightsStore:
     from infra.settings import load_settings
     from infra.weights import open_store
@@ -117,8 +133,3 @@ def _wanted(store: WeightsStore, names: list[str] | None, recipe: str | None) ->
     stages = load_recipe(recipe).stages
     needed = dict.fromkeys((name for stage in stages for name in stage.weights), True)
     return needed | {name: False for stage in stages for name in stage.optional_weights if name not in needed}
-
-
-def _can_pull(store: WeightsStore, name: str) -> bool:
-    """Whether the file is here already, or a program can fetch it."""
-    return store.status(name).present or store.table[name].can_pull

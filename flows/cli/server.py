@@ -99,12 +99,8 @@ def _wait_for(url: str) -> None:
 
 def _create_zombie_automation(environment: dict[str, str]) -> None:
     """A flow run whose process is gone is marked as crashed; a self-hosted server does that only when told to."""
-    _run_python(_ZOMBIES, environment)
-
-
-def _run_python(code: str, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", _ZOMBIES],
         env=environment,
         capture_output=True,
         text=True,

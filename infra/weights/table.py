@@ -1,6 +1,6 @@
 """The one table of weights files: what each is called, where it comes from, how to know it, who may use it.
 
-Reads `infra/weights.toml` and checks it whole. The module knows nothing of which files are on this machine.
+Reads `infra/weights/weights.toml` and checks it whole. The module knows nothing of which files are on this machine.
 """
 
 from __future__ import annotations

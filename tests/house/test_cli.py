@@ -73,8 +73,10 @@ def test_scan_counts_formats_and_problems(tmp_path):
 
 def test_a_missing_source_is_an_error_with_its_name(tmp_path):
     done = mpsr("scan", tmp_path / "nowhere")
-    assert done.returncode == 3
+    assert done.returncode == 2
     assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hint" not in done.stderr
 
 
 def test_flags_beat_environment_beats_file_beats_default(tmp_path, monkeypatch):

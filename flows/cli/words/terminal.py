@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -20,7 +19,7 @@ err = Console(stderr=True, highlight=False)
 PLAIN_SECONDS = 30.0
 
 
-def print_json(data: Mapping[str, Any]) -> None:
+def print_json(data: Mapping[str, object]) -> None:
     """One object on stdout, for scripts. ASCII, so that no odd file name breaks a pipe."""
     sys.stdout.write(json.dumps(data, ensure_ascii=True, default=str) + "\n")
 

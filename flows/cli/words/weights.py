@@ -91,16 +91,13 @@ def print_drawn(recipe: Recipe) -> None:
 def print_each(rows: Sequence[WeightsRow]) -> None:
     """One paragraph a file. No line is wrapped, so that addresses and commands can be copied."""
     for row in rows:
-        _print_one(row)
-
-
-def _print_one(row: WeightsRow) -> None:
-    out.print(f"\n[bold]{row.name}[/]  {plain(row.title)}" + ("" if row.needed else " (optional)"), soft_wrap=True)
-    say(f"  size     {_size(row, long=True)}")
-    say(f"  licence  {row.licence}; commercial use: {row.commercial}")
-    for at, address in enumerate(row.origins):
-        say(f"  {'from' if at == 0 else 'or':8} {address}")
-    say(f"  do       {row.what_to_do}")
+        optional = "" if row.needed else " (optional)"
+        out.print(f"\n[bold]{row.name}[/]  {plain(row.title)}{optional}", soft_wrap=True)
+        say(f"  size     {_size(row, long=True)}")
+        say(f"  licence  {row.licence}; commercial use: {row.commercial}")
+        for at, address in enumerate(row.origins):
+            say(f"  {'from' if at == 0 else 'or':8} {address}")
+        say(f"  do       {row.what_to_do}")
 
 
 def _size(row: WeightsRow, *, long: bool = False) -> str:
