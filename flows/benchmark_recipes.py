@@ -11,7 +11,7 @@ from prefect import flow
 
 from flows.evaluate_dataset import evaluate
 from flows.evaluation import Measured, effort_facts
-from flows.jobs import BenchmarkJob, EvaluationJob, Job, JobError, Side, restored_tree
+from flows.jobs import BenchmarkJob, EvaluationJob, Job, Side, insist_on_folder, restored_tree
 from flows.restore_dataset import restore
 from flows.session import cluster_settings, write_document, write_facts, write_table
 from infra.settings import load_settings
@@ -20,7 +20,6 @@ from tasks.comparing import (
     ARCHIVE,
     TRUTH,
     BenchmarkFacts,
-    NoFaces,
     default_faces,
     faces_of,
     metrics_in,
@@ -76,7 +75,7 @@ class Tried:
 def benchmark(job: BenchmarkJob) -> BenchmarkFacts:
     """The whole benchmark: table, curves, pictures, Markdown, page and, last, the JSON file.
 
-    Raises JobError without faces.
+    Raises JobError or NoFaces without faces.
     """
     tried, output = _tried(job), Storage(job.output)
     facts = _facts(job, tried)
@@ -103,10 +102,7 @@ def _tried(job: BenchmarkJob) -> Tried:
 def _faces(job: BenchmarkJob) -> tuple[dict[str, Pixels], dict[str, str]]:
     if job.faces is None:
         return default_faces(), {}
-    try:
-        return faces_of(Storage(job.faces), job.limit)
-    except NoFaces as error:
-        raise JobError(str(error)) from None
+    return faces_of(insist_on_folder(job.faces, "faces"), job.limit)
 
 
 def _restored(job: BenchmarkJob, name: str, run: Job) -> Measured:

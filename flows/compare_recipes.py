@@ -13,11 +13,11 @@ from prefect import flow
 
 from flows.evaluate_dataset import evaluate
 from flows.evaluation import Measured, effort_facts, measured_before
-from flows.jobs import ComparisonJob, JobError, Side, evaluation_of, restored_tree, two_sides
+from flows.jobs import ComparisonJob, Side, evaluation_of, restored_tree, two_sides
 from flows.restore_dataset import restore
 from flows.session import write_document, write_facts, write_table
 from infra.storage import Storage, StorageError, decode_name
-from tasks.comparing import ComparisonError, ComparisonFacts, Letter, Regression, SideFacts, compare
+from tasks.comparing import ComparisonFacts, Letter, Regression, SideFacts, compare
 from tasks.measuring import Evaluation
 from tasks.pages.documents import comparison_blocks, panels, picture_strip
 from tasks.pictures import DecodeError, decode
@@ -51,13 +51,10 @@ def compare_recipes(
 def compare_sides(job: ComparisonJob) -> ComparisonFacts:
     """The whole comparison: table, pictures, Markdown, page and, last, the JSON file.
 
-    Raises JobError where there is nothing to compare.
+    Raises ComparisonError where there is nothing to compare.
     """
     sides = measured_alike(two_sides(job), job)
-    try:
-        found = compare(*(side.evaluation for side in sides), confidence=job.confidence)
-    except ComparisonError as error:
-        raise JobError(str(error)) from None
+    found = compare(*(side.evaluation for side in sides), confidence=job.confidence)
     output = Storage(job.output)
     told: dict[Letter, SideFacts] = {"a": _told(sides[0], job), "b": _told(sides[1], job)}
     facts = ComparisonFacts(

@@ -130,3 +130,5 @@ def load_settings(**flags: Any) -> Settings:
         known = ", ".join(sorted(Settings.model_fields))
         hint = f"; known settings are {known}" if first["type"] == "extra_forbidden" else ""
         raise SettingsError(f"setting {key!r}: {first['msg']}, got {first.get('input')!r}{hint}") from None
+    except ValueError as error:
+        raise SettingsError(f"{CONFIG_FILE} and the MPSR_ variables cannot be read: {error}") from None

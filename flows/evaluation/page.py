@@ -7,10 +7,10 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from flows.jobs import JobError
 from flows.restoration import REPORT, levels, run_facts, sampled_rows, shown_pixels
 from flows.session import RunFacts, last_run_facts
-from infra.ledger import Ledger, LedgerError
+from infra.ledger import Ledger
+from infra.problems import ForPeople
 from infra.storage import Storage, decode_name
 from tasks.measuring import FACTS, Evaluation, EvaluationFacts, read_evaluation
 
@@ -67,7 +67,7 @@ def _last_run(workspace: Storage | None) -> tuple[RunFacts | None, str]:
     try:
         Ledger.open(workspace, create=False)
         return last_run_facts(workspace), ""
-    except (JobError, LedgerError, OSError) as error:
+    except ForPeople as error:
         return None, f"the workspace {workspace.shown_url} could not be asked: {error}"
 
 

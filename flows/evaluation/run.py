@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from flows.jobs import (
     EvaluationJob,
     JobError,
+    insist_on_folder,
     is_workspace,
     lies_in,
     output_of,
@@ -57,7 +58,6 @@ from tasks.measuring import (
     Resolved,
     Rules,
     Trees,
-    UnknownMetric,
     default_metrics,
     protocol_of,
     read_landmarks,
@@ -236,12 +236,8 @@ def _folders(job: EvaluationJob) -> dict[str, Storage]:
     """Role → storage. Raises JobError where one is not there."""
     refuse_secrets(*filter(None, (job.restored, job.against, job.truth, job.output)))
     named = {RESTORED: restored_tree(job.restored), INPUT: job.against, TRUTH: job.truth}
-    folders = {role: Storage(url) for role, url in named.items() if url is not None}
-    for role, storage in folders.items():
-        if storage.is_local and not storage.exists(""):
-            what = {RESTORED: "restored pictures", INPUT: "inputs", TRUTH: "true pictures"}[role]
-            raise JobError(f"there are no {what} at {storage.shown_url}: expected a folder")
-    return folders
+    what = {RESTORED: "restored pictures", INPUT: "inputs", TRUTH: "true pictures"}
+    return {role: insist_on_folder(url, what[role]) for role, url in named.items() if url is not None}
 
 
 def _refuse_danger(folder: Storage, folders: Mapping[str, Storage]) -> None:
@@ -257,10 +253,7 @@ def _refuse_danger(folder: Storage, folders: Mapping[str, Storage]) -> None:
 def _protocol(dataset: str | None) -> Protocol | None:
     if dataset is None:
         return None
-    try:
-        protocol = protocol_of(read_data_manifest(dataset), dataset)
-    except ProtocolError as error:
-        raise JobError(str(error)) from None
+    protocol = protocol_of(read_data_manifest(dataset), dataset)
     if protocol is None:
         raise JobError(f"data_manifests/{dataset}.toml has no section [evaluation], so it does not say how to judge")
     return protocol
@@ -269,10 +262,7 @@ def _protocol(dataset: str | None) -> Protocol | None:
 def _resolved(job: EvaluationJob, protocol: Protocol | None, weights: WeightsStore) -> Resolved:
     truth = job.truth is not None
     names = job.metrics or dict.fromkeys((*(protocol.metrics if protocol else ()), *default_metrics(truth)))
-    try:
-        return resolve(tuple(names), weights, truth)
-    except UnknownMetric as error:
-        raise JobError(str(error)) from None
+    return resolve(tuple(names), weights, truth)
 
 
 def _with_landmarks(job: EvaluationJob, inputs: Storage, rules: Rules, resolved: Resolved) -> tuple[Rules, Resolved]:

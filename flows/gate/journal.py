@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field
 
-from flows.jobs import JobError
+from flows.jobs import JobError, workspace_at
 from infra.facts import Facts
 from infra.ledger import COMMIT, Event, listing
 from infra.settings import Promotion
@@ -195,7 +195,7 @@ def find(storage: Storage, promotion: str | None) -> Journal:
 
 def told(workspace: str) -> Promotions:
     """All promotions of a workspace in a few words each."""
-    return Promotions(promotions=tuple(journal.told() for journal in every(Storage(workspace))))
+    return Promotions(promotions=tuple(journal.told() for journal in every(workspace_at(workspace))))
 
 
 def _as_json(verdict: Event | None) -> str | None:

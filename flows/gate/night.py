@@ -24,7 +24,7 @@ from flows.gate.candidate import forget, restore_beside, share_intermediates
 from flows.gate.journal import PROMOTIONS, REMEMBERED, Bounds, Journal, Move, RolledBack
 from flows.gate.moves import carry_out, deliver_kept, take_back
 from flows.gate.words import in_short, markdown
-from flows.jobs import Job
+from flows.jobs import Job, workspace_at
 from flows.restoration import Plan, Run, open_run, paths_by_image
 from flows.restore_dataset import find_pictures, finish, plan_work, restore_shards
 from flows.session import Progress, Session, Summary, never_fatal, watched
@@ -173,7 +173,7 @@ def put_in_place(run: Run, journal: Journal) -> None:
 
 def roll_back(workspace: str, promotion: str | None, *, again: bool) -> RolledBack:
     """Takes a promotion back, by default the newest that stands. Raises JobError where that cannot be."""
-    storage = Storage(workspace)
+    storage = workspace_at(workspace)
     journal, pictures = journals.find(storage, promotion), 0
     if journal.state != "rolled_back":
         owner = f"rollback of {journal.id}"

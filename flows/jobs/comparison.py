@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from flows.jobs.asked import Asked, Names
-from flows.jobs.data_set import JobError
+from flows.jobs.data_set import JobError, insist_on_folder
 from flows.jobs.evaluation import EvaluationJob, evaluation_job, is_workspace
 from flows.jobs.restoration import Job, job_for, recipe_label
 from infra.storage import Storage
@@ -45,9 +45,12 @@ class Side:
 
 
 def two_sides(job: ComparisonJob) -> tuple[Side, Side]:
-    """Both sides, before anything is done. Raises JobError where they are one and the same, where a metric does
-    not exist, and where the comparison's folder would lie in the archive."""
+    """Both sides, before anything is done. Raises JobError where they are one and the same, where pictures or a metric
+    do not exist, and where the comparison's folder would lie in the archive."""
     insist_on_known(job.metrics)
+    insist_on_folder(job.against, "pictures")
+    if job.truth is not None:
+        insist_on_folder(job.truth, "true pictures")
     job_for(source=job.against, workspace=job.output)  # refuses places that overlap
     a, b = side_of(job.a, job), side_of(job.b, job)
     if a.url == b.url:

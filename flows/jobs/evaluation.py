@@ -58,6 +58,15 @@ def is_workspace(url: str) -> bool:
     return Storage(url).exists("_format.json")
 
 
+def workspace_at(url: str) -> Storage:
+    """The workspace at a path or URL. Raises JobError where no run of ours lives there."""
+    if not is_workspace(url):
+        raise JobError(
+            f"expected a workspace, got {Storage(url).shown_url}, which holds no ledger; `mpsr run` makes one"
+        )
+    return Storage(url)
+
+
 def restored_tree(url: str) -> str:
     """Where the restored pictures lie: below a workspace, or in the folder itself."""
     return _joined(url, RESTORED) if is_workspace(url) else url
@@ -71,14 +80,11 @@ def output_of(job: EvaluationJob) -> str:
 
 
 def open_evaluation(url: str) -> Evaluation:
-    """The evaluation of a workspace, or in an evaluation folder. Raises JobError where there is none."""
-    from tasks.measuring import FACTS, EvaluationMissing, read_evaluation
+    """The evaluation of a workspace, or in an evaluation folder. Raises EvaluationMissing."""
+    from tasks.measuring import FACTS, read_evaluation
 
     inside = Storage(_joined(url, EVALUATION))
-    try:
-        return read_evaluation(inside if inside.exists(FACTS) else Storage(url))
-    except EvaluationMissing as error:
-        raise JobError(str(error)) from None
+    return read_evaluation(inside if inside.exists(FACTS) else Storage(url))
 
 
 def _joined(url: str, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from flows.jobs import workspace_at
 from flows.session import RunFacts, Summary, facts_of_run, last_run_facts
 from infra.ledger import Ledger
 from infra.storage import Storage, decode_name
@@ -33,7 +34,7 @@ def write_run_report(run: Run) -> str:
 
 def rewrite_report(workspace: str, thumbnails: bool | None) -> str:
     """Writes the report of a workspace's last run anew, by default with pictures only if that run had them."""
-    storage = Storage(workspace)
+    storage = workspace_at(workspace)
     facts = last_run_facts(storage)
     shown = facts.with_pictures if thumbnails is None else thumbnails
     return _write(storage, Ledger.open(storage, create=False), facts, shown)

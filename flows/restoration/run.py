@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.runtime import flow_run
 
-from flows.jobs import Job, JobError
+from flows.jobs import Job, JobError, insist_on_folder
 from flows.restoration.course import Course
 from flows.restoration.dashboard import Board
 from flows.restoration.shard import Shard
@@ -159,8 +159,7 @@ def open_run(job: Job, progress: Progress | None = None) -> Iterator[Run]:
 
 def _refuse_danger(source: Storage, workspace: Storage) -> None:
     """Raises JobError without a source, and where a folder `restored` is in the way that is not of our making."""
-    if not source.exists("") and source.is_local:
-        raise JobError(f"there is no archive at {source.shown_url}")
+    insist_on_folder(source.url, "pictures")
     if not workspace.exists("_format.json") and workspace.exists(RESTORED):
         raise JobError(
             f"{workspace.shown_url} holds a folder {RESTORED!r} that no run of ours made; "

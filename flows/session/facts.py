@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from flows.jobs import Job, JobError
 from infra.facts import Facts, Record
+from infra.ledger import listing
 from infra.storage import Storage
 from tasks.comparing import PromotionTold
 from tasks.recipes import Held, RecipeFile, StageEntry
@@ -118,8 +119,7 @@ def facts_of_every_run(storage: Storage) -> list[RunFacts]:
 
 def last_run_facts(storage: Storage) -> RunFacts:
     """What the latest run wrote down about itself. Raises JobError where none ever ran."""
-    paths = _paths(storage) if storage.exists("runs") else []
-    if not paths:
+    if not (paths := _paths(storage)):
         raise JobError(f"expected a workspace in which something ran; nothing ever ran in {storage.shown_url}")
     return _read(storage, paths[-1])
 
@@ -136,7 +136,7 @@ def digests_of_run(storage: Storage, run_id: str) -> dict[str, str]:
 
 
 def _paths(storage: Storage) -> list[str]:
-    return sorted(info.path for info in storage.walk("runs") if info.path.endswith(".json"))
+    return sorted(info.path for info in listing(storage, "runs") if info.path.endswith(".json"))
 
 
 def _path(run_id: str) -> str:

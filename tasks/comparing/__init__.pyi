@@ -23,13 +23,11 @@ from .grid import ARCHIVE as ARCHIVE
 from .grid import CELLS as CELLS
 from .grid import SEVERITY as SEVERITY
 from .grid import TRUTH as TRUTH
-from .grid import NoFaces as NoFaces
 from .grid import default_faces as default_faces
 from .grid import described as described
 from .grid import faces_of as faces_of
 from .grid import write_archive as write_archive
 from .intervals import pictures_needed as pictures_needed
-from .pairing import ComparisonError as ComparisonError
 from .pairing import Names as Names
 from .table import metrics_in as metrics_in
 from .table import of_metric as of_metric

@@ -21,7 +21,6 @@ from .files import NOTHING_TO_MEASURE as NOTHING_TO_MEASURE
 from .files import PROBLEMS as PROBLEMS
 from .files import Evaluation as Evaluation
 from .files import EvaluationFacts as EvaluationFacts
-from .files import EvaluationMissing as EvaluationMissing
 from .files import EvaluationTold as EvaluationTold
 from .files import Example as Example
 from .files import MetricFacts as MetricFacts
@@ -43,7 +42,6 @@ from .metrics import AFTER as AFTER
 from .metrics import BEFORE as BEFORE
 from .metrics import METRICS as METRICS
 from .metrics import RECORDED as RECORDED
-from .metrics import UnknownMetric as UnknownMetric
 from .metrics import default_metrics as default_metrics
 from .metrics import gate_metrics as gate_metrics
 from .metrics import identities as identities

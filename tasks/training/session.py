@@ -77,7 +77,7 @@ def train_one(
         held_out = ("choose",) if chosen.patience else ()
         faces = [faces_of(chosen, split) for split in (*held_out, "val")][-1]  # what lacks is said before, not after
         result = train(name, chosen, tell)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         raise TrainingRefused(str(error)) from None
     network = load_compact(result.weights)
     pictures = write_strip(name, network, faces, output / f"{name}.png")
@@ -94,7 +94,7 @@ def _fit_niqe(data: Path, output: Path, settings: Mapping[str, JsonValue]) -> Tr
     try:
         fitted = fit_niqe(data, output)
         figures = measure_niqe(fitted.weights, load_faces(data, "val"))
-    except (FileNotFoundError, ValueError) as error:
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         raise TrainingRefused(str(error)) from None
     digest = hashlib.sha256(fitted.weights.read_bytes()).hexdigest()
     return Trained(fitted.weights, digest, figures, faces=fitted.faces)

@@ -31,6 +31,7 @@ from tasks.measuring.challenge import (
     weighted,
 )
 from tasks.measuring.challenge_files import challenge_csv, markdown_row, place
+from tasks.measuring.files import EvaluationFacts
 from tasks.measuring.metrics import challenge_metrics
 
 TABLE = Path(os.environ.get("MPSR_SHARED", ROOT.parent / "shared")) / "parity" / "score_table1.json"
@@ -239,11 +240,11 @@ class TestSummary:
 
     def test_facts_are_json(self):
         summary = summarise(ROWS, small(), fid=40.0)
-        overall = json.loads(json.dumps(summary.overall_facts(), allow_nan=False))
-        assert set(overall) == {
+        facts = json.loads(EvaluationFacts(subsets=summary.subsets, overall=summary).to_json())
+        assert set(facts["overall"]) == {
             *("images", "means", "fid", "score", "score_terms", "score_missing", "identity_failures", "valid")
         }
-        subset = json.loads(json.dumps(summary.subset_facts()))["B"]
+        subset = facts["subsets"]["B"]
         assert (subset["expected"], subset["threshold"], subset["identity_failures"]) == (1, 0.3, 1)
 
 

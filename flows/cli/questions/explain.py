@@ -8,11 +8,10 @@ from pathlib import Path
 
 from pydantic import Field, JsonValue
 
-from flows.cli.questions.status import ledger_of
-from flows.jobs import JobError
+from flows.jobs import JobError, workspace_at
 from flows.session import RanRecipe, RunFacts, digests_of_run, facts_of_run, last_run_facts
 from infra.facts import Facts, Record
-from infra.ledger import Event, events_of, files_of
+from infra.ledger import Event, Ledger, events_of, files_of
 from infra.storage import Storage, encode_name
 from tasks.archive import VerdictDetail
 from tasks.recipes import COMMIT
@@ -86,7 +85,7 @@ class Explanation(Facts):
 def explain(file: str, workspace: str | None) -> Explanation:
     """Everything the ledger knows of one file. Raises JobError when it knows nothing."""
     storage, path = _locate(file, workspace)
-    ledger = ledger_of(storage)
+    ledger = Ledger.open(storage, create=False)
     found = next(files_of(ledger.query("SELECT * FROM inventory WHERE path = ?", [path])), None)
     if found is None:
         raise JobError(
@@ -116,7 +115,7 @@ def _locate(file: str, workspace: str | None) -> tuple[Storage, str]:
             if parent.name == RESTORED and (parent.parent / "_format.json").is_file():
                 return Storage(parent.parent), encode_name(whole.relative_to(parent).as_posix())
         raise JobError(f"{file} lies in no workspace's restored tree; give --workspace DIR and a path of the archive")
-    storage = Storage(workspace)
+    storage = workspace_at(workspace)
     if storage.is_local and Path(file).absolute().is_relative_to(storage.local_path(RESTORED)):
         return storage, encode_name(Path(file).absolute().relative_to(storage.local_path(RESTORED)).as_posix())
     return storage, encode_name(file.removeprefix(f"{RESTORED}/"))

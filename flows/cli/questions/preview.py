@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flows.jobs import Job
+from flows.jobs import Job, insist_on_folder, refuse_secrets
 from infra import extras
 from infra.facts import Facts
 from infra.ledger import COMMIT, FileRow, Ledger, known_files
@@ -58,10 +58,11 @@ class Preview(Facts):
 
 
 def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, int]:
-    """How many files, of which formats, and what cannot be used and why. Raises StorageMissing without a source."""
+    """How many files, of which formats, and what cannot be used and why. Raises JobError without a source."""
+    refuse_secrets(source)
     counts: Counter[str] = Counter()
     total = 0
-    for row in scan_archive(Storage(source), {}, include=include, exclude=exclude):
+    for row in scan_archive(insist_on_folder(source, "pictures"), {}, include=include, exclude=exclude):
         counts[row.problem or row.format or "?"] += 1
         total += row.bytes or 0
     return {"found": counts.total(), "bytes": total, **dict(counts.most_common())}
@@ -75,6 +76,7 @@ def preview(job: Job, *, preflight: bool = True) -> Preview:
     from flows.restoration import PROBLEMS, plan_of
     from flows.session import prepare
 
+    insist_on_folder(job.source, "pictures")
     settings, recipe, workspace = job.load_settings(), job.load_recipe(), Storage(job.workspace)
     store = open_store(settings.weights_dir, settings.weights_table)
     weights = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})

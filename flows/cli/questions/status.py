@@ -6,12 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from flows.gate import every as every_promotion
-from flows.jobs import JobError
+from flows.jobs import workspace_at
 from flows.restoration import PROBLEMS, face_counts
 from flows.session import Balance, last_run_facts
 from infra.facts import Record
 from infra.ledger import Lease, Ledger, holder_of
-from infra.storage import Storage
 from tasks.archive import books
 from tasks.comparing import PromotionTold
 from tasks.recipes import COMMIT
@@ -61,8 +60,8 @@ class Status(Balance):
 
 def workspace_status(workspace: str, reasons: bool) -> Status:
     """Outcomes that add up, who is running, when the last run was; with `reasons` also every file with a problem."""
-    storage = Storage(workspace)
-    ledger = ledger_of(storage)
+    storage = workspace_at(workspace)
+    ledger = Ledger.open(storage, create=False)
     holder, facts, promotions = holder_of(storage), last_run_facts(storage), every_promotion(storage)
     held = ledger.books(PROBLEMS, facts.digests[COMMIT])
     return Status(
@@ -82,8 +81,8 @@ def clean_workspace(workspace: str, older_than_days: float, keep_snapshots: int,
     """Applies the retention policy under the workspace's lease; returns what was (or would be) freed."""
     from infra.ledger import Policy, clean
 
-    storage = Storage(workspace)
-    ledger = ledger_of(storage)
+    storage = workspace_at(workspace)
+    ledger = Ledger.open(storage, create=False)
     policy = Policy(intermediates_days=older_than_days, keep_snapshots=keep_snapshots)
     if dry_run:
         return _freed(clean(ledger, policy, dry_run=True))
@@ -96,10 +95,3 @@ def _freed(cleaning: Cleaning) -> dict[str, int]:
         "files": cleaning.files,
         "bytes": cleaning.bytes,
     }
-
-
-def ledger_of(storage: Storage) -> Ledger:
-    """The ledger of a workspace. Raises JobError where there is none."""
-    if not storage.exists("_format.json"):
-        raise JobError(f"expected a workspace, got {storage.shown_url}, which holds no ledger; `mpsr run` makes one")
-    return Ledger.open(storage, create=False)
