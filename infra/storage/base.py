@@ -177,7 +177,8 @@ def _no_room(error: BaseException | None) -> str:
         if isinstance(error, OSError) and error.errno in _FULL:
             return error.strerror or str(error)
         answer = getattr(error, "response", None)  # of botocore's ClientError
-        if isinstance(answer, Mapping) and answer.get("Error", {}).get("Code") in _FULL_CODES:
-            return str(error)
+        code = answer.get("Error", {}).get("Code") if isinstance(answer, Mapping) else None
+        if code in _FULL_CODES:
+            return str(error) or str(code)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return ""
