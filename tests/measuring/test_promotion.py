@@ -366,6 +366,7 @@ def test_a_night_begun_by_an_earlier_version_is_brought_to_its_end(site):
 def test_a_journal_holds_what_was_decided(tmp_path):
     decision = decided(*archive(quality=-0.05))
     journal = Journal(id=PROMOTION, digest=NEW, recipe="a|b", candidate=CANDIDATE, decision=decision.facts())
+    Ledger.open(Storage(tmp_path))  # a folder without one is no workspace
     journals.write(Storage(tmp_path), journal)
     written = (tmp_path / f"promotions/{PROMOTION}.json").read_text()
     assert json.loads(written)["schema"] == 1
