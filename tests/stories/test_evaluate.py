@@ -20,6 +20,7 @@ from inline_worker import work_inline
 from typer.testing import CliRunner
 
 from infra.ledger.rows import FileRow
+from infra.problems import ForPeople
 from infra.storage.storage import Storage
 from tasks.faces import geometry
 from tasks.measuring.challenge import Overall, Placed, Protocol
@@ -385,7 +386,7 @@ class TestRefusals:
             ({"dataset": "demo"}, "no section"),
             ({"dataset": "nowhere"}, "no data set 'nowhere'"),
             ({"output": "out/numbers"}, "only read"),
-            ({"restored": "nothing-here"}, "no restored pictures"),
+            ({"restored": "nothing-here"}, "no folder with restored pictures"),
             ({"against": None}, "--against"),
             ({"sample": 2.0}, "less than or equal to 1"),
         ],
@@ -399,10 +400,11 @@ class TestRefusals:
         given = {"restored": "out", "against": "lq", "output": "refused", "dataset": None} | asked
         given = {k: str(dataset / v) if k in ("restored", "against", "output") and v else v for k, v in given.items()}
         with (
-            pytest.raises(job.JobError, match=sentence),
+            pytest.raises(ForPeople, match=sentence) as refused,
             open_evaluation_run(evaluation_job(settings=settings, **given)),
         ):
             pass
+        assert refused.value.exit_code == 2
         assert not (dataset / "refused").exists()
         assert not (dataset / "out/numbers").exists()
 
