@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,17 +11,15 @@ from prefect import flow
 
 from flows.evaluate_dataset import evaluate
 from flows.evaluation import Measured, effort_facts
-from flows.jobs import BenchmarkJob, EvaluationJob, Job, JobError, Side, restored_tree
+from flows.jobs import BenchmarkJob, EvaluationJob, Job, Side, insist_on_folder, restored_tree
 from flows.restore_dataset import restore
 from flows.session import cluster_settings, write_document, write_facts, write_table
 from infra.settings import load_settings
 from infra.storage import Storage
 from tasks.comparing import (
     ARCHIVE,
-    CELLS,
     TRUTH,
-    NoFaces,
-    Row,
+    BenchmarkFacts,
     default_faces,
     faces_of,
     metrics_in,
@@ -56,26 +54,40 @@ def benchmark_recipes(
     metrics: list[str] | None = None,
     price_per_gpu_hour: float | None = None,
     settings: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> BenchmarkFacts:
     """Restores degraded faces with every recipe and measures what was gained. Returns what benchmark.json holds.
 
     Running it again with one more recipe restores and measures only with that one.
     """
-    job = BenchmarkJob(
-        output=output,
-        faces=faces,
-        recipes=tuple(recipes or ["compact"]),
-        limit=limit,
-        degradations=tuple(degradations or CELLS),
-        metrics=tuple(metrics or ()),
-        price_per_gpu_hour=price_per_gpu_hour,
-        settings=settings or {},
-    )
-    return benchmark(job)
+    return benchmark(BenchmarkJob.of(**locals()))
 
 
-def benchmark(job: BenchmarkJob) -> dict[str, Any]:
-    """The whole benchmark. Raises JobError without faces."""
+@dataclass(frozen=True)
+class Tried:
+    """What was made and measured. faces: by name. refused: path → why it is none. restored: by recipe."""
+
+    faces: Mapping[str, Pixels]
+    refused: Mapping[str, str]
+    inputs: Measured
+    restored: Mapping[str, Measured]
+
+
+def benchmark(job: BenchmarkJob) -> BenchmarkFacts:
+    """The whole benchmark: table, curves, pictures, Markdown, page and, last, the JSON file.
+
+    Raises JobError or NoFaces without faces.
+    """
+    tried, output = _tried(job), Storage(job.output)
+    facts = _facts(job, tried)
+    write_table(output, NAME, pa.Table.from_pylist(facts.model_dump()["rows"]))
+    for metric in metrics_in(facts.rows):
+        output.write_atomic(curve_path(metric), metric_curves(facts.rows, metric).encode())
+    write_document(output, NAME, "Benchmark of recipes", benchmark_blocks(facts, _strips(job, tried)))
+    write_facts(output, NAME, facts)
+    return facts
+
+
+def _tried(job: BenchmarkJob) -> Tried:
     from infra.workers import start_or_join
 
     runs, cells = job.runs(), job.cells()
@@ -84,18 +96,13 @@ def benchmark(job: BenchmarkJob) -> dict[str, Any]:
     with start_or_join(cluster_settings(load_settings(**job.settings))):
         inputs = _measured(job, Side("originals", "input", job.place(ARCHIVE)), job.place("input-evaluation"))
         restored = {name: _restored(job, name, run) for name, run in runs.items()}
-    table = rows(inputs.evaluation, {name: side.evaluation for name, side in restored.items()}, list(cells))
-    facts = _facts(job, restored, len(faces), refused)
-    return _written(job, table, facts, faces, restored)
+    return Tried(faces, refused, inputs, restored)
 
 
 def _faces(job: BenchmarkJob) -> tuple[dict[str, Pixels], dict[str, str]]:
     if job.faces is None:
         return default_faces(), {}
-    try:
-        return faces_of(Storage(job.faces), job.limit)
-    except NoFaces as error:
-        raise JobError(str(error)) from None
+    return faces_of(insist_on_folder(job.faces, "faces"), job.limit)
 
 
 def _restored(job: BenchmarkJob, name: str, run: Job) -> Measured:
@@ -116,50 +123,29 @@ def _measured(job: BenchmarkJob, side: Side, place: str | None) -> Measured:
     return Measured(side, evaluate(asked), restored_tree(side.url))
 
 
-def _facts(
-    job: BenchmarkJob, restored: Mapping[str, Measured], faces: int, refused: Mapping[str, str]
-) -> dict[str, Any]:
-    evaluations = [side.evaluation for side in restored.values()]
-    return {
-        "schema": 1,
-        "faces": faces,
-        "source": "scikit-image's portrait" if job.faces is None else Storage(job.faces).shown_url,
-        "refused": dict(refused),
-        "recipes": list(restored),
-        "degradations": {name: degradation.model_dump() for name, degradation in job.cells().items()},
-        "effort": {name: effort_facts(side, job.price_per_gpu_hour) for name, side in restored.items()},
-        "missing": {metric: why for each in evaluations for metric, why in each.facts["missing"].items()},
-        "problems": {name: problems_of(side.evaluation.faces) for name, side in restored.items()},
-        "limits": ONE_PERSON if job.faces is None else OWN_FACES,
-        "output": Storage(job.output).shown_url,
-    }
+def _facts(job: BenchmarkJob, tried: Tried) -> BenchmarkFacts:
+    evaluations = {name: side.evaluation for name, side in tried.restored.items()}
+    return BenchmarkFacts(
+        faces=len(tried.faces),
+        source="scikit-image's portrait" if job.faces is None else Storage(job.faces).shown_url,
+        refused=tried.refused,
+        recipes=tuple(evaluations),
+        degradations=job.cells(),
+        effort={name: effort_facts(side, job.price_per_gpu_hour) for name, side in tried.restored.items()},
+        missing={metric: why for each in evaluations.values() for metric, why in each.facts.missing.items()},
+        problems={name: problems_of(each.faces) for name, each in evaluations.items()},
+        limits=ONE_PERSON if job.faces is None else OWN_FACES,
+        output=Storage(job.output).shown_url,
+        rows=tuple(rows(tried.inputs.evaluation, evaluations, list(job.cells()))),
+    )
 
 
-def _written(
-    job: BenchmarkJob,
-    table: Sequence[Row],
-    facts: dict[str, Any],
-    faces: Mapping[str, Pixels],
-    restored: Mapping[str, Measured],
-) -> dict[str, Any]:
-    """Writes table, curves, pictures, Markdown, page and, last, the JSON file."""
-    output = Storage(job.output)
-    written = [asdict(row) for row in table]
-    write_table(output, NAME, pa.Table.from_pylist(written))
-    for metric in metrics_in(table):
-        output.write_atomic(curve_path(metric), metric_curves(table, metric).encode())
-    strips = _strips(output, next(iter(faces)), job.cells(), restored)
-    write_document(output, NAME, "Benchmark of recipes", benchmark_blocks(table, facts, strips))
-    facts |= {"rows": written}
-    write_facts(output, NAME, facts)
-    return facts
-
-
-def _strips(output: Storage, face: str, cells: Iterable[str], restored: Mapping[str, Measured]) -> dict[str, str]:
+def _strips(job: BenchmarkJob, tried: Tried) -> dict[str, str]:
     """cell → path of a strip of the first face: clean, degraded, restored by each recipe that has it."""
-    places = [(output, TRUTH), (output, ARCHIVE), *((Storage(side.tree), "") for side in restored.values())]
+    output, face = Storage(job.output), next(iter(tried.faces))
+    places = [(output, TRUTH), (output, ARCHIVE), *((Storage(side.tree), "") for side in tried.restored.values())]
     paths = {}
-    for cell in cells:
+    for cell in job.cells():
         names = [(storage, f"{tree}/{cell}/{face}.png".lstrip("/")) for storage, tree in places]
         if all(storage.exists(name) for storage, name in names):
             pictures = [decode(storage.read_bytes(name)).pixels for storage, name in names]

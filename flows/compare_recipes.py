@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from prefect import flow
 
 from flows.evaluate_dataset import evaluate
 from flows.evaluation import Measured, effort_facts, measured_before
-from flows.jobs import ComparisonJob, JobError, Side, evaluation_of, restored_tree, two_sides
+from flows.jobs import ComparisonJob, Side, evaluation_of, restored_tree, two_sides
 from flows.restore_dataset import restore
 from flows.session import write_document, write_facts, write_table
 from infra.storage import Storage, StorageError, decode_name
-from tasks.comparing import Comparison, ComparisonError, Regression, compare
+from tasks.comparing import ComparisonFacts, Letter, Regression, SideFacts, compare
 from tasks.measuring import Evaluation
 from tasks.pages.documents import comparison_blocks, panels, picture_strip
 from tasks.pictures import DecodeError, decode
@@ -40,35 +40,33 @@ def compare_recipes(
     confidence: float = 0.95,
     price_per_gpu_hour: float | None = None,
     settings: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> ComparisonFacts:
     """Compares two sides face by face; each is a workspace, a folder, an evaluation, `recipe:NAME` or the originals.
 
     What a recipe has restored and what was measured is not done again. Returns what comparison.json holds.
     """
-    job = ComparisonJob(
-        a=a,
-        b=b,
-        against=against,
-        truth=truth,
-        output=output,
-        metrics=tuple(metrics or ()),
-        aligned=aligned,
-        confidence=confidence,
-        price_per_gpu_hour=price_per_gpu_hour,
-        settings=settings or {},
-    )
-    return compare_sides(job)
+    return compare_sides(ComparisonJob.of(**locals()))
 
 
-def compare_sides(job: ComparisonJob) -> dict[str, Any]:
-    """The whole comparison. Raises JobError where there is nothing to compare."""
+def compare_sides(job: ComparisonJob) -> ComparisonFacts:
+    """The whole comparison: table, pictures, Markdown, page and, last, the JSON file.
+
+    Raises ComparisonError where there is nothing to compare.
+    """
     sides = measured_alike(two_sides(job), job)
-    try:
-        found = compare(*(side.evaluation for side in sides), confidence=job.confidence)
-    except ComparisonError as error:
-        raise JobError(str(error)) from None
-    told = {letter: _told(side, job) for letter, side in zip("ab", sides, strict=True)}
-    return _written(job, found, told, sides)
+    found = compare(*(side.evaluation for side in sides), confidence=job.confidence)
+    output = Storage(job.output)
+    told: dict[Letter, SideFacts] = {"a": _told(sides[0], job), "b": _told(sides[1], job)}
+    facts = ComparisonFacts(
+        **found.model_dump(),
+        sides=told,
+        worst_pictures=_worst_pictures(job, found.worst, panels(told), sides),
+        output=output.shown_url,
+    )
+    write_table(output, NAME, found.table)
+    write_document(output, NAME, f"{told['a'].name} and {told['b'].name}", comparison_blocks(facts))
+    write_facts(output, NAME, facts)
+    return facts
 
 
 def measured_alike(sides: Sequence[Side], job: ComparisonJob) -> list[Measured]:
@@ -89,44 +87,24 @@ def measured(side: Side, job: ComparisonJob, like: Evaluation | None = None) -> 
     return Measured(side, evaluate(evaluation_of(side, job, like)), restored_tree(side.url))
 
 
-def _told(measured: Measured, job: ComparisonJob) -> dict[str, Any]:
-    """A side as comparison.json tells it."""
+def _told(measured: Measured, job: ComparisonJob) -> SideFacts:
     side, effort = measured.side, effort_facts(measured, job.price_per_gpu_hour)
-    where = Storage(side.url).shown_url
-    recipe = f", restored with the recipe {effort['recipe']} on {effort['device']}" if effort else ""
+    where, tree = Storage(side.url).shown_url, Storage(measured.tree).shown_url
+    recipe = f", restored with the recipe {effort.recipe} on {effort.device}" if effort else ""
     what = f"the originals themselves, {where}" if side.kind == "originals" else f"{where}{recipe}"
-    tree = Storage(measured.tree).shown_url
-    return {"kind": side.kind, "name": side.name, "what": what, "restored": tree, "effort": effort}
-
-
-def _written(
-    job: ComparisonJob, found: Comparison, told: Mapping[str, dict[str, Any]], sides: Sequence[Measured]
-) -> dict[str, Any]:
-    """Writes table, pictures, Markdown, page and, last, the JSON file."""
-    output = Storage(job.output)
-    write_table(output, NAME, found.table)
-    pictures = _worst_pictures(output, job, found, told, sides)
-    title = f"{told['a']['name']} and {told['b']['name']}"
-    write_document(output, NAME, title, comparison_blocks(found, told, pictures))
-    facts = {**found.as_dict(), "sides": dict(told), "worst_pictures": pictures, "output": output.shown_url}
-    write_facts(output, NAME, facts)
-    return facts
+    return SideFacts(kind=side.kind, name=side.name, what=what, restored=tree, effort=effort)
 
 
 def _worst_pictures(
-    output: Storage,
-    job: ComparisonJob,
-    found: Comparison,
-    told: Mapping[str, dict[str, Any]],
-    sides: Sequence[Measured],
-) -> list[str]:
-    """A strip per regression; an empty path where a picture is no longer there."""
+    job: ComparisonJob, worst: Sequence[Regression], shown: Sequence[str], sides: Sequence[Measured]
+) -> tuple[str, ...]:
+    """Writes a strip per regression and returns their paths; an empty one where a picture is no longer there."""
+    output = Storage(job.output)
     output.delete_tree(PICTURES)
-    shown = panels(told)
     trees = {"input": Storage(job.against), **{s: Storage(side.tree) for s, side in zip("AB", sides, strict=True)}}
-    paths = []
-    for place, each in enumerate(found.worst):
-        names = {"input": each.input_path, "A": each.path_a, "B": each.path_b}
+    paths: list[str] = []
+    for place, each in enumerate(worst):
+        names = {"input": each.input_path or "", "A": each.path_a, "B": each.path_b}
         try:
             faces = [decode(trees[panel].read_bytes(decode_name(names[panel]))).pixels for panel in shown]
         except (StorageError, DecodeError) as error:
@@ -135,7 +113,7 @@ def _worst_pictures(
             continue
         paths.append(f"{PICTURES}/{place + 1:02}.jpg")
         output.write_atomic(paths[-1], picture_strip(faces, _matrix(sides[1].evaluation, each)))
-    return paths
+    return tuple(paths)
 
 
 def _matrix(evaluation: Evaluation, each: Regression) -> NDArray[np.float64] | None:

@@ -15,17 +15,21 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
-from flows.evaluation import EvaluationRun, Portion, Work, events_of, given_up, open_evaluation_run, workers
+from flows.evaluation import ROW, EvaluationRun, Portion, Work, open_evaluation_run, write_evaluation_report
 from flows.evaluation import plan as evaluation_plan
 from flows.evaluation import totals as evaluation_totals
-from flows.jobs import EvaluationJob, evaluation_job
+from flows.jobs import EvaluationJob, evaluation_job, output_of
+from flows.restoration import REPORT
 from flows.session import dated_name, each_in_flight, never_fatal, watched, worth_retrying
-from tasks.measuring import FACES, Evaluation, Row, write_evaluation
+from infra.ledger import Event
+from infra.storage import Storage
+from tasks.measuring import FACES, Evaluation, EvaluationTold, PairItem, PairResult, given_up, write_evaluation
+from tasks.stage import WHOLE_IMAGE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from infra.workers import Done
+    from infra.workers import Done, Failure
 
 BATCH = 4
 """Pairs per call of a worker: what is lost when one dies, and what one intermediate file holds."""
@@ -44,21 +48,19 @@ def evaluate_dataset(
     detector: dict[str, Any] | None = None,
     sample: float | None = None,
     settings: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> EvaluationTold:
     """Measures restored pictures and writes an evaluation folder; returns what its evaluation.json says.
 
     Name a workspace or folder and the inputs it was made from; a data set of data_manifests/ says both, and how it is
     judged. Running it again resumes, and a further metric computes only itself.
     """
-    given = {"truth": truth, "landmarks": landmarks, "output": output, "metrics": metrics, "sample": sample}
-    seen = {"aligned": aligned, "detector": detector}
-    return evaluate(evaluation_job(restored, against, dataset, settings=settings, **given, **seen)).facts
+    job = evaluation_job(**locals())
+    return told_of(evaluate(job), Storage(output_of(job)))
 
 
 def evaluate(job: EvaluationJob) -> Evaluation:
     """Measures every pair of the job and writes the evaluation folder; what was measured before is not again.
 
-    Beside what evaluation.json holds, its facts have `table` (Markdown) and `report` (the page's address).
     Raises JobError and SettingsError before anything is written, WorkspaceBusy where another run holds the folder,
     ExecutorError where it could not be finished (what is done is kept).
     """
@@ -66,7 +68,7 @@ def evaluate(job: EvaluationJob) -> Evaluation:
         pairs = pair_pictures(run)
         work = plan_measuring(run, pairs)
         if work.lacking:
-            with workers(run):
+            with run.workers():
                 measure(run, work)
         return finish(run, pairs)
 
@@ -121,61 +123,66 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 )
 def measure_portion(run: EvaluationRun, portion: Portion) -> dict[str, int]:
     """One portion on the workers, and into the ledger; returns the counts of its outcomes."""
-    rows: list[Row] = []
+    results: list[PairResult] = []
     for done in run.executor.map("measure", portion.items, run.settings.micro_batch or BATCH):
-        rows += done.rows if done.failure is None else [given_up(done.failure)]
+        results += [_given_up(run, done.failure)] if done.failure else done.results
         _show(run, done)
-    record(run, portion, rows)
-    outcomes = [row["reason_code"] for row in rows if row["face"] < 0]
+    record(run, portion, results)
+    outcomes = [result.reason_code for result in results if result.face == WHOLE_IMAGE]
     run.progress.committed(outcomes)
     return dict(Counter(outcomes))
 
 
-def record(run: EvaluationRun, portion: Portion, rows: Sequence[Row]) -> None:
+def record(run: EvaluationRun, portion: Portion, results: Sequence[PairResult]) -> None:
     """Writes a portion's rows: first each metric's, then those that say which faces there are."""
-    by_stage: dict[str, list[Row]] = {}
-    for row in rows:
-        for event in events_of(row, portion.lacking[row["image_id"]], run.digests):
-            by_stage.setdefault(event["stage"], []).append(event)
+    by_stage: dict[str, list[Event]] = {}
+    for result in results:
+        for event in result.events:
+            by_stage.setdefault(event.stage, []).append(event)
     for stage in sorted(by_stage, key=lambda stage: stage == FACES):
-        run.record(portion.bucket, stage, by_stage[stage])
-    run.drop_checkpoints(rows)
+        run.session.record(portion.bucket, stage, by_stage[stage])
+    run.drop_checkpoints(results)
     run.recorded.add(portion.id)
 
 
 @task(name="add up", cache_policy=NO_CACHE)
 def finish(run: EvaluationRun, pairs: pa.Table) -> Evaluation:
     """Folds the ledger, writes the numbers and their page, and tells the dashboard where they are."""
-    run.lease.check()
+    run.session.lease.check()
     run.ledger.fold()
     totals = evaluation_totals.add_up(run, pairs)
     evaluation = evaluation_totals.evaluation_of(run, totals)
-    table = evaluation_totals.write_tables(run, totals)
+    evaluation_totals.write_tables(run, totals)
     write_evaluation(run.folder, evaluation.facts, evaluation.faces)
-    report = _write_report(run)
-    _publish(run, table, report)
-    return Evaluation(evaluation.facts | {"table": table, "report": report}, evaluation.faces)
+    write_evaluation_report(run.folder, None if run.settings.report_thumbnails else False)
+    _publish(told_of(evaluation, run.folder))
+    return evaluation
+
+
+def told_of(evaluation: Evaluation, folder: Storage) -> EvaluationTold:
+    """What is answered about the evaluation in a folder."""
+    table, report = folder.read_bytes(ROW).decode(), folder.full_path(REPORT)
+    return EvaluationTold(**evaluation.facts.model_dump(), table=table, report=report)
+
+
+def _given_up(run: EvaluationRun, failure: Failure) -> PairResult:
+    run.progress.failed("measure", failure.reason)
+    item: PairItem = failure.item
+    return given_up(item, failure.reason_code, failure.reason, run.digests)
 
 
 def _show(run: EvaluationRun, done: Done) -> None:
     """Tells the progress what a micro-batch took, metric by metric."""
-    if done.failure is not None:
-        run.progress.failed("measure", done.failure.reason)
-    for row in done.rows:
-        for metric, milliseconds in row.get("milliseconds", {}).items():
-            reused = bool(row.get("reused"))
-            run.progress.advanced(metric, 1, reused=reused, seconds=0.0 if reused else milliseconds / 1000)
-
-
-def _write_report(run: EvaluationRun) -> str:
-    """The page of the evaluation; without pictures where the settings say so."""
-    from flows.evaluation import write_evaluation_report
-
-    return write_evaluation_report(run.folder, None if run.settings.report_thumbnails else False)
+    results: Sequence[PairResult] = done.results
+    for result in results:
+        for event in result.events:
+            if event.device_ms is not None:
+                seconds = 0.0 if result.reused else event.device_ms / 1000
+                run.progress.advanced(event.stage, 1, reused=int(result.reused), seconds=seconds)
 
 
 @never_fatal
-def _publish(run: EvaluationRun, table: str, report: str) -> None:
+def _publish(told: EvaluationTold) -> None:
     """The table beside the published ones, for the dashboard."""
-    create_markdown_artifact(key="evaluation", markdown=table, description=run.folder.shown_url)
-    create_link_artifact(key="evaluation-report", link=report, link_text="Report")
+    create_markdown_artifact(key="evaluation", markdown=told.table, description=told.folder)
+    create_link_artifact(key="evaluation-report", link=told.report, link_text="Report")

@@ -9,6 +9,7 @@ from prefect import flow
 from flows.gate import run_night
 from flows.jobs import job_for
 from flows.restore_dataset import restore
+from flows.session import Summary
 
 
 @flow(name="reprocess-nightly", flow_run_name="nightly", persist_result=False)
@@ -23,7 +24,7 @@ def reprocess_nightly(
     settings: dict[str, Any] | None = None,
     gate: bool = True,
     again: bool = False,
-) -> dict[str, Any]:
+) -> Summary:
     """Plans from the ledger and restores what the plan names.
 
     It is the same story as restore-dataset, because resuming, retrying and reprocessing are one thing: the plan
@@ -32,14 +33,7 @@ def reprocess_nightly(
     table `promotion`; the older ones stay otherwise, and `mpsr rollback` takes a promotion back. `again` decides once
     more about what was kept; without `gate` every result is replaced, as restore-dataset does.
     """
-    job = job_for(
-        dataset,
-        source,
-        workspace,
-        recipe=recipe,
-        aligned=aligned,
-        include=include,
-        exclude=exclude,
-        settings=settings,
-    )
+    asked = locals()
+    gate, again = asked.pop("gate"), asked.pop("again")
+    job = job_for(**asked)
     return run_night(job, again=again) if gate else restore(job)

@@ -7,6 +7,7 @@ stage and is the only truth. A second run plans again from it, and so resumes wh
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import islice
@@ -19,10 +20,8 @@ from prefect.context import TaskRunContext
 from flows.jobs import Job, JobError, job_for
 from flows.restoration import (
     DISPLACED,
-    FAILED,
     REPORT,
     Plan,
-    Row,
     Run,
     Shard,
     dashboard,
@@ -30,19 +29,18 @@ from flows.restoration import (
     forecast,
     make_plan,
     make_way,
-    new_row,
     open_run,
-    prior_rows,
+    prior_events,
     restored,
     summary,
-    workers,
     write_run_report,
 )
-from flows.session import RunStopped, dated_name, each_in_flight, watched, worth_retrying
-from infra.ledger import known_files
+from flows.session import RunStopped, Summary, dated_name, each_in_flight, watched, worth_retrying
+from infra.ledger import COMMIT, Event, FileRow, known_files
+from infra.workers import Failure
 from tasks.archive import READ_AGAIN, scan_archive
 from tasks.pictures import Limits
-from tasks.recipes import COMMIT, RecipeStage
+from tasks.recipes import RecipeStage
 
 INVENTORY_SEGMENT = 50_000
 """Inventory rows per segment."""
@@ -60,34 +58,22 @@ def restore_dataset(
     retry: bool = False,
     stages: dict[str, dict[str, Any]] | None = None,
     settings: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Restores every face of a data set and accounts for every file.
 
     Name a data set of data_manifests/, or a `source` and a `workspace`. Running it again resumes: what is done is
     not done again, and a changed recipe reruns only what depends on the change.
     """
-    job = job_for(
-        dataset,
-        source,
-        workspace,
-        recipe=recipe,
-        aligned=aligned,
-        include=include,
-        exclude=exclude,
-        retry=retry,
-        stages=stages,
-        settings=settings,
-    )
-    return restore(job)
+    return restore(job_for(**locals()))
 
 
-def restore(job: Job) -> dict[str, Any]:
+def restore(job: Job) -> Summary:
     """The story itself."""
     with open_run(job, watched.get()) as run:
         news = find_pictures(run)
         plan = plan_work(run)
         if plan.images:
-            with workers(run):
+            with run.workers():
                 restore_shards(run, plan)
                 run.course.mark("worked")
         return finish(run, plan, changed=bool(news or plan.images))
@@ -139,13 +125,13 @@ def restore_shards(run: Run, plan: Plan) -> None:
 def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
     """One shard through every stage of the recipe, then its verdicts. Doing so twice does no harm."""
     if plan.has_history:
-        shard.adopt(prior_rows(run, shard), cache(run.workspace.exists), partial(deliver, run.workspace))
+        shard.adopt(prior_events(run, shard), cache(run.workspace.exists), partial(deliver, run.workspace))
     for stage in run.recipe.stages:
         if not shard.complete(stage):
-            run.record(shard, COMMIT, shard.replaced_by(stage))
+            run.session.record(shard.bucket, COMMIT, shard.replaced_by(stage))
             settled_stage(run, shard, stage)
     verdicts = shard.verdicts()
-    run.record(shard, COMMIT, verdicts)
+    run.session.record(shard.bucket, COMMIT, verdicts)
     for path in shard.undelivered(verdicts):
         run.workspace.delete(restored(path))
     run.keep_or_drop(shard)
@@ -157,7 +143,7 @@ def settled_stage(run: Run, shard: Shard, stage: RecipeStage) -> None:
     named = restore_stage.with_options(name=stage.id, task_run_name=f"{stage.id} · {shard.id}")
     named(run=run, shard=shard, stage=stage)
     if not shard.complete(stage):
-        shard.adopt(prior_rows(run, shard), run.workspace.exists, partial(deliver, run.workspace))
+        shard.adopt(prior_events(run, shard), run.workspace.exists, partial(deliver, run.workspace))
     if not shard.complete(stage):
         named.with_options(refresh_cache=True)(run=run, shard=shard, stage=stage)
 
@@ -180,27 +166,30 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 )
 def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
     """One stage of one shard on the workers; returns the counts of its outcomes."""
-    items, shut = shard.items(stage)
-    rows = list(shut)
+    items, events = shard.items(stage)
     for done in run.executor.map(stage.id, items, run.settings.micro_batch or stage.batch_size):
-        rows += done.rows if done.failure is None else [_given_up(run, stage, done.failure)]
-        worked = [row for row in done.rows if not row.get("reused")]
-        seconds = sum(row["device_ms"] for row in worked) / 1000
-        run.progress.advanced(stage.id, len(done.rows), reused=len(done.rows) - len(worked), seconds=seconds)
-    run.record(shard, stage.id, rows)
-    shard.apply(stage, rows)
-    return dashboard.outcomes(rows)
+        if done.failure is None:
+            shard.left(done.results)
+            events += [replace(result.event, attempt=done.attempt) for result in done.results]
+        else:
+            events.append(_given_up(run, shard, stage, done.failure))
+        worked = [result.event.device_ms or 0.0 for result in done.results if not result.reused]
+        reused = len(done.results) - len(worked)
+        run.progress.advanced(stage.id, len(done.results), reused=reused, seconds=sum(worked) / 1000)
+    run.session.record(shard.bucket, stage.id, events)
+    shard.apply(stage, events)
+    return dashboard.outcomes(events)
 
 
-def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
+def finish(run: Run, plan: Plan, *, changed: bool) -> Summary:
     """Folds the ledger, writes totals and report, holds the forecast to what it took, and tells the dashboard."""
-    run.lease.check()
+    run.session.lease.check()
     run.ledger.fold()
     totals = summary(run)
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     if changed or not run.workspace.exists(REPORT):
         write_run_report(run)
-    totals["forecast"] = forecast.at_the_end(run, plan)
+    totals = totals.model_copy(update={"forecast": forecast.at_the_end(run, plan)})
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     run.workspace.delete_tree(DISPLACED)
     run.progress.summary = totals
@@ -208,23 +197,20 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> dict[str, Any]:
     return totals
 
 
-def _make_way(run: Run, known: Mapping[str, Row], news: list[Row]) -> None:
+def _make_way(run: Run, known: Mapping[str, FileRow], news: list[FileRow]) -> None:
     """A path that holds another picture now must not show the earlier one's result. What was not read tells nothing."""
-    read = [row for row in news if row["present"] and row["problem"] not in READ_AGAIN]
-    changed = [(b, row) for row in read if (b := known.get(row["path"])) and b["image_id"] != row["image_id"]]
+    read = [row for row in news if row.present and row.problem not in READ_AGAIN]
+    changed = [(b, row) for row in read if (b := known.get(row.path)) and b.image_id != row.image_id]
     if not changed:
         return
-    columns, ids = ["image_id", "output_sha256"], sorted({row["image_id"] for _, row in changed})
+    columns, ids = ["image_id", "output_sha256"], sorted({row.image_id for _, row in changed})
     verdicts = run.ledger.latest(stage=COMMIT, image_ids=ids, columns=columns).to_pylist()
     make_way(run.workspace, changed, {row["image_id"]: row["output_sha256"] for row in verdicts})
 
 
-def _given_up(run: Run, stage: RecipeStage, failure: Any) -> Row:
-    """The row of an item that no worker could finish. A full disk is not the item's fault: it stops the run."""
-    if "StorageFull" in failure.reason or "No space left" in failure.reason:
+def _given_up(run: Run, shard: Shard, stage: RecipeStage, failure: Failure) -> Event:
+    """The event of an item that no worker could finish. A full disk is not the item's fault: it stops the run."""
+    if failure.kind == "full":
         raise RunStopped(f"the workspace {run.workspace.shown_url} is full: {failure.reason}; make room and run again")
-    state = FAILED[1] if failure.kind == "poison" else FAILED[0]
-    item = failure.item
     run.progress.failed(stage.id, failure.reason)
-    row = new_row(item["image_id"], state, failure.reason_code, failure.reason, attempt=failure.attempts)
-    return row | {"face": item.get("face", row["face"])}
+    return shard.given_up(stage, failure)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
+from pydantic import JsonValue
 
 from flows.session import worth_retrying
 
@@ -16,14 +16,15 @@ LOG_EVERY = 50
 
 @flow(name="train-compact")
 def train_compact(
-    data: str, out: str, names: tuple[str, ...] = NETWORKS, settings: dict[str, dict[str, Any]] | None = None
-) -> list[dict[str, Any]]:
+    data: str, out: str, names: tuple[str, ...] = NETWORKS, settings: dict[str, dict[str, JsonValue]] | None = None
+) -> list[dict[str, JsonValue]]:
     """Train networks one after the other and compare each with its own absence on the validation faces.
 
-    data: folder of aligned 512×512 faces (see tasks.train_data.load_faces). out: folder for weights and
-    checkpoints; a training that was interrupted there goes on. settings: of `tasks.train.TrainSettings`, by network,
-    such as {"severe": {"start": "out/restorer.safetensors"}}; those under "all" hold for all but niqe, which has none.
-    Returns one row per network, as `tasks.training.train_one` gives it. Raises TrainingRefused as that does.
+    data: folder of aligned 512×512 faces (see tasks.training.data.load_faces). out: folder for weights and
+    checkpoints; a training that was interrupted there goes on. settings: of `tasks.training.loop.TrainSettings`, by
+    network, such as {"severe": {"start": "out/restorer.safetensors"}}; those under "all" hold for all but niqe, which
+    has none.
+    Returns one row per network, its name and what `tasks.training.Trained` tells. Raises TrainingRefused as that does.
     """
     chosen = settings or {}
     rows = [
@@ -34,13 +35,13 @@ def train_compact(
     return rows
 
 
-def settings_of(name: str, settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def settings_of(name: str, settings: dict[str, dict[str, JsonValue]]) -> dict[str, JsonValue]:
     """What holds for one network: what was said of all, then what was said of it."""
     return ({} if name == "niqe" else settings.get("all", {})) | settings.get(name, {})
 
 
 @task(retries=2, retry_delay_seconds=5, retry_condition_fn=lambda task, run, state: worth_retrying(state))
-def train_network(name: str, data: str, out: str, settings: dict[str, Any]) -> dict[str, Any]:
+def train_network(name: str, data: str, out: str, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Train and measure one network; a retry goes on from the checkpoint."""
     from tasks.training import train_one
 
@@ -50,4 +51,4 @@ def train_network(name: str, data: str, out: str, settings: dict[str, Any]) -> d
         if step % LOG_EVERY == 0:
             logger.info("%s: step %d of %d, loss %.4f", name, step, total, loss)
 
-    return {"name": name, **train_one(name, Path(data), Path(out), settings, tell)}
+    return {"name": name, **train_one(name, Path(data), Path(out), settings, tell).told()}

@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
+from infra.problems import ForPeople
+
 EXTRAS = {"s3": "s3fs", "heif": "pillow-heif", "iqa": "pyiqa", "gfpgan": "gfpgan"}
 """extra → the package that it brings."""
 TERMS = {"iqa": "its licence is non-commercial"}
 
 
-class ExtraMissing(RuntimeError):
+class ExtraMissing(ForPeople):
     """A recipe needs an optional package that is not installed; the message says which and how to get it."""
+
+    exit_code = 2
 
 
 def is_here(extra: str) -> bool:

@@ -12,11 +12,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from infra.problems import ForPeople
+
 CONFIG_FILE = "mpsr.toml"
 
 
-class SettingsError(ValueError):
+class SettingsError(ForPeople):
     """A setting has a value that cannot be used; the message names the setting, the value and what is expected."""
+
+    exit_code = 2
 
 
 class Promotion(BaseModel):
@@ -59,7 +63,7 @@ class Settings(BaseSettings):
         description="folder with downloaded weights",
     )
     weights_table: str | None = Field(
-        default=None, description="a table of weights in place of the package's infra/weights.toml, as a path"
+        default=None, description="a table of weights in place of the package's infra/weights/weights.toml, as a path"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where networks compute; auto takes CUDA when the cluster has a GPU"
@@ -126,3 +130,5 @@ def load_settings(**flags: Any) -> Settings:
         known = ", ".join(sorted(Settings.model_fields))
         hint = f"; known settings are {known}" if first["type"] == "extra_forbidden" else ""
         raise SettingsError(f"setting {key!r}: {first['msg']}, got {first.get('input')!r}{hint}") from None
+    except ValueError as error:
+        raise SettingsError(f"{CONFIG_FILE} and the MPSR_ variables cannot be read: {error}") from None

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 if TYPE_CHECKING:
     from tasks.pictures import Picture
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.float32]
 """An RGB image, shape (H, W, 3), float32, nominally in [0, 1] (a restorer may overshoot)."""
 
+ImageRef = tuple[str, str]
+"""Where a named image lies: the workspace path of an intermediate file, and the name in it."""
+Detail = Mapping[str, JsonValue]
+"""Anything but numbers that a stage finds worth keeping, as JSON."""
 State = Literal["done", "done_fallback", "skipped", "rejected_identity", "failed_retryable", "quarantined"]
-"""How a stage can leave a face or an image. The ledger knows a few more states (see infra.manifest)."""
+"""How a stage can leave a face or an image. The ledger knows a few more states (see infra.ledger)."""
 
 WHOLE_IMAGE = -1
 """The `face` number of rows that speak of the image as a whole."""
@@ -36,11 +40,11 @@ class StageSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one face (or image) at one stage: always exactly one, always with a reason.
 
-    `reason_code` is one of `tasks.books.REASONS`; `reason` is a sentence for people (may be empty where the
+    `reason_code` is one of `tasks.archive.REASONS`; `reason` is a sentence for people (may be empty where the
     code says it all). `metrics` are numbers that later stages, gates and reports read, keyed `metric.image`
     (`clipiqa.aligned`). `detail` is anything else worth keeping, as JSON (landmarks, matrices, decisions).
     """
@@ -49,26 +53,26 @@ class Outcome:
     reason_code: str = "ok"
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: Detail = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Face:
     """One face of one image, with what earlier stages found out about it.
 
     `seed` follows from image, face and stage alone: random numbers drawn from it are the same in any order, on any
     worker, device and dtype.
-    `metrics` and `detail` are the union of all earlier stages' for this face.
+    `metrics` are those of all earlier stages; `detail` is what detection said of it (see tasks.faces.Alignment).
     """
 
     image_id: str
     face: int
     seed: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: Detail = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Faces and their named images.
 
@@ -84,7 +88,7 @@ class Batch:
         return len(self.faces)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FaceResult:
     """A stage's answer for one face: the outcome and the named images it wrote (empty when it wrote none)."""
 
@@ -92,7 +96,7 @@ class FaceResult:
     images: Mapping[str, Pixels] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """An image stage's answer: the image's own outcome, the faces found in it, or the finished picture."""
 
@@ -107,13 +111,21 @@ class Stage:
     Class attributes declare what the stage needs; they are read without loading it:
     `code_version` is raised whenever the same input would give another output; `on_device` says that the stage
     computes on the run's device in the run's dtype (its results belong to that numerics class); `reads` and
-    `writes` are named images; `provides` are the metrics that it promises, for gates to refer to.
+    `writes` are named images; `provides` are the metrics that it promises, for gates to refer to;
+    `parameters_m` (millions of parameters of its networks) and `working_gb` (GB beside them for each face of a
+    micro-batch, in float32) are what it takes of a GPU's memory: None = nobody knows, and nobody guesses;
+    `float32_only` says that it computes in float32 whatever the run's dtype is; `remembers` names what it draws at
+    random, from each face's seed alone, so that it is the same in every run.
     """
 
     name: ClassVar[str]
     code_version: ClassVar[int] = 1
     Settings: ClassVar[type[StageSettings]] = StageSettings
     on_device: ClassVar[bool] = False
+    parameters_m: ClassVar[float | None] = None
+    working_gb: ClassVar[float | None] = None
+    float32_only: ClassVar[bool] = False
+    remembers: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
 
@@ -129,7 +141,7 @@ class Stage:
 
     @classmethod
     def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
-        """Names in `infra/weights.toml` that a run with these settings loads."""
+        """Names in `infra/weights/weights.toml` that a run with these settings loads."""
         return ()
 
     @classmethod
@@ -141,6 +153,11 @@ class Stage:
     def extras_needed(cls, settings: StageSettings) -> tuple[str, ...]:
         """Extras of infra.extras whose packages a run with these settings imports."""
         return ()
+
+    @classmethod
+    def parameters(cls, settings: StageSettings) -> float | None:
+        """Millions of parameters that a run with these settings holds; None where nobody knows."""
+        return cls.parameters_m
 
     @classmethod
     def provides(cls, settings: StageSettings) -> tuple[str, ...]:

@@ -12,20 +12,20 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from flows.cli.words import terminal
-from flows.jobs import Job
-from flows.session import Progress, watched
+from flows.jobs import Job, insist_on_folder
+from flows.session import Progress, Summary, watched
 
 LOCAL_SERVER = ("127.0.0.1", 4200)
 SERVER_SECONDS = 120
 """How long an ephemeral server may take to answer; Prefect's own 20 s are too few for a busy machine."""
 
 
-def run_flow(job: Job) -> dict[str, Any]:
+def run_flow(job: Job) -> Summary:
     """Runs restore-dataset for a job in this process, with progress on stderr; returns its summary."""
     recipe, settings = job.load_recipe(), job.load_settings()
+    insist_on_folder(job.source, "pictures")
     quiet_prefect()
     from flows.restore_dataset import restore_dataset
     from flows.session import present_weights
@@ -35,17 +35,8 @@ def run_flow(job: Job) -> dict[str, Any]:
     progress = Progress()
     try:
         with at_the_terminal(progress):
-            return restore_dataset(
-                source=job.source,
-                workspace=job.workspace,
-                recipe=job.recipe,
-                aligned=job.aligned,
-                include=list(job.include),
-                exclude=list(job.exclude),
-                retry=job.retry,
-                stages=job.stages,
-                settings=job.settings,
-            )
+            summary: Summary = restore_dataset(**job.model_dump(mode="json"))
+            return summary
     except Exception as error:
         if progress.summary is None:
             raise
@@ -134,6 +125,7 @@ def quiet_prefect() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # `mpsr` says itself what went wrong
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "PREFECT_API_URL" not in os.environ and _answers(*LOCAL_SERVER):
         os.environ["PREFECT_API_URL"] = f"http://{LOCAL_SERVER[0]}:{LOCAL_SERVER[1]}/api"

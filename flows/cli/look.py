@@ -19,8 +19,8 @@ def status(
     """What a workspace holds: outcomes that add up, who is running, how far the last run came."""
     from flows.cli.questions.status import workspace_status
 
-    data = workspace_status(workspace, reasons)
-    terminal.print_json(data) if json_ else tell.print_status(data)
+    told = workspace_status(workspace, reasons)
+    terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_status(told)
 
 
 def report(workspace: Workspace, thumbnails: Thumbnails = None) -> None:
@@ -44,5 +44,5 @@ def explain(
     """Which input, stages, weights, scores and decisions made a file what it is, from the ledger."""
     from flows.cli.questions.explain import explain as explain_file
 
-    data = explain_file(file, workspace)
-    terminal.print_json(data) if json_ else tell.print_explanation(data)
+    told = explain_file(file, workspace)
+    terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_explanation(told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,6 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flows.cli.options import Json, Workspace, plain_settings
 from flows.cli.words import restoration as tell
 from flows.cli.words import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import JsonValue
+
+    from tasks.training import Trained
 
 
 def clean(
@@ -40,16 +47,16 @@ def train(
 ) -> None:
     """Train one of the small networks on any folder of aligned faces; it resumes where it was stopped."""
 
-    tell.print_counts(f"trained {name}", train_with_bar(name, data, output, plain_settings(set_)))
+    tell.print_counts(f"trained {name}", train_with_bar(name, data, output, plain_settings(set_)).told())
 
 
 def doctor(json_: Json = False) -> None:
     """What this machine can do (cores, memory, disk, GPU, weights, ports), and what to do about what it cannot."""
     from flows.cli.questions.doctor import examine
 
-    checks = examine()
-    terminal.print_json({"schema": 1, "checks": checks}) if json_ else tell.print_checks(checks)
-    if any(check["level"] == "bad" for check in checks):
+    examination = examine()
+    terminal.print_json(examination.model_dump()) if json_ else tell.print_checks(examination.checks)
+    if any(check.level == "bad" for check in examination.checks):
         raise typer.Exit(1)
 
 
@@ -62,7 +69,7 @@ def serve(
     serve_until_interrupted(port)
 
 
-def train_with_bar(name: str, data: Path, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def train_with_bar(name: str, data: Path, output: Path, settings: Mapping[str, JsonValue]) -> Trained:
     """`train_one` with a bar on the terminal."""
     from tasks.training import train_one
 

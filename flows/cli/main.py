@@ -53,35 +53,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
-    except Exception as error:
-        code = exit_code_of(error)
-        if code is None or os.environ.get("MPSR_DEBUG"):
+    except ForPeople as error:
+        if os.environ.get("MPSR_DEBUG"):
             terminal.err.print_exception()
-        code = 3 if code is None else code
-        terminal.print_error(str(error), "run the same command again to resume" if code == 3 else "")
-        sys.exit(code)
+        terminal.print_error(str(error), error.hint)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        terminal.err.print_exception()
+        terminal.print_error(str(error))
+        sys.exit(3)
 
 
 def _interrupt(*_: object) -> None:
     """A container that is stopped is told so by SIGTERM: wind down as for Ctrl-C."""
     raise KeyboardInterrupt
-
-
-def exit_code_of(error: Exception) -> int | None:
-    """2 or 3 for errors that are for people, by the classes that our own packages declare; None for defects."""
-    if isinstance(error, ForPeople):
-        return error.exit_code
-    names = {cls.__name__ for cls in type(error).__mro__}
-    if names & {"JobError", "RecipeError", "SettingsError", "WeightsError", "ExtraMissing", "WorkspaceBusy"}:
-        return 2
-    if names & {
-        "RunStopped",
-        "ExecutorError",
-        "LeaseLost",
-        "StorageError",
-        "ClusterError",
-        "LedgerError",
-        "ServeError",
-    }:
-        return 3
-    return None

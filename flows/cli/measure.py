@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flows.cli.options import names_in, plain_settings
+from flows.cli.options import asked
 from flows.cli.words import terminal
 from flows.session import Progress
-
-if TYPE_CHECKING:
-    from flows.jobs import EvaluationJob
-    from infra.weights import WeightsStore
 
 
 def evaluate(
@@ -48,22 +44,28 @@ def evaluate(
         str | None,
         typer.Option(metavar="DIR", help="for the numbers; default: `evaluation` in a workspace, else beside RESTORED"),
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="a setting of the machine, as NAME=VALUE")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="a setting of the machine, as NAME=VALUE")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Measure restored pictures: quality, identity, the challenge's Score, and what is missing for it.
 
     Running it again measures only what it lacks. Exit code 1 where pictures could not be measured.
     """
+    options = locals()
+    from flows.cli.local import at_the_terminal, quiet_prefect
     from flows.cli.words.evaluation import print_evaluation
-    from flows.jobs import evaluation_job
-    from tasks.measuring import unmeasured
+    from flows.jobs import EvaluationJob, evaluation_job
 
-    more = {"truth": truth, "landmarks": landmarks, "output": output, "aligned": aligned, "sample": sample}
-    job = evaluation_job(restored, against, dataset, metrics=names_in(metrics), settings=plain_settings(set_), **more)
-    facts = _run(job)
-    terminal.print_json(facts) if json_ else print_evaluation(facts, _store(job))
-    if unmeasured(facts):
+    job = evaluation_job(**asked(EvaluationJob, options))
+    quiet_prefect()
+    from flows.evaluate_dataset import evaluate_dataset
+    from flows.evaluation import prepare
+
+    prepared = prepare(job)  # what cannot be is said at once, before any server starts
+    with at_the_terminal(Progress()):
+        told = evaluate_dataset(**job.model_dump(mode="json"))
+    terminal.print_json(told.model_dump(mode="json")) if json_ else print_evaluation(told, prepared.weights)
+    if told.unmeasured:
         raise typer.Exit(1)
 
 
@@ -88,7 +90,7 @@ def compare(
     aligned: Annotated[bool, typer.Option("--aligned", help="the pictures are face crops")] = False,
     confidence: Annotated[float, typer.Option(help="of the intervals", min=0.6, max=0.999)] = 0.95,
     price_per_gpu_hour: Annotated[float | None, typer.Option(help="adds what each side cost", min=0)] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="a setting, as NAME=VALUE")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="a setting, as NAME=VALUE")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Compare two restorations of the same pictures: gains with intervals, identity, time and cost, worst regressions.
@@ -99,29 +101,19 @@ def compare(
     Other weights or settings of stages are another recipe: name them in a .toml file, or restore with `mpsr run
     --set …` into two workspaces and compare those.
     """
+    options = locals()
     from flows.cli.local import at_the_terminal, quiet_prefect
     from flows.cli.words.comparison import print_comparison
     from flows.jobs import ComparisonJob, two_sides
 
-    job = ComparisonJob(
-        a=a,
-        b=b,
-        against=against,
-        truth=truth,
-        output=output,
-        metrics=names_in(metrics),
-        aligned=aligned,
-        confidence=confidence,
-        price_per_gpu_hour=price_per_gpu_hour,
-        settings=plain_settings(set_),
-    )
+    job = ComparisonJob.of(**asked(ComparisonJob, options))
     two_sides(job)  # what cannot be is said at once, before any server starts
     quiet_prefect()
     from flows.compare_recipes import compare_recipes
 
     with at_the_terminal(Steps()):
         facts = compare_recipes(**job.model_dump(mode="json"))
-    terminal.print_json(facts) if json_ else print_comparison(facts)
+    terminal.print_json(facts.model_dump(mode="json")) if json_ else print_comparison(facts)
 
 
 def benchmark(
@@ -129,67 +121,36 @@ def benchmark(
         str | None,
         typer.Argument(help="folder of clean aligned faces; none = a portrait from an installed package"),
     ] = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", "-r", help="a recipe; may be given again")] = None,
+    recipes: Annotated[list[str] | None, typer.Option("--recipe", "-r", help="a recipe; may be given again")] = None,
     output: Annotated[str, typer.Option(help="folder for archive, workspaces and answer")] = "benchmark",
     limit: Annotated[int | None, typer.Option(help="use only so many faces, the first by name", min=1)] = None,
-    degradation: Annotated[
-        list[str] | None, typer.Option(help="only this part of the grid; may be given again")
+    degradations: Annotated[
+        list[str] | None, typer.Option("--degradation", help="only this part of the grid; may be given again")
     ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="names, joined by commas; none = all that can be computed")
     ] = None,
     price_per_gpu_hour: Annotated[float | None, typer.Option(help="adds what each recipe cost", min=0)] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="a setting, as NAME=VALUE")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="a setting, as NAME=VALUE")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Restore clean faces, as they are and degraded in seven known ways, with every recipe; measure against the truth.
 
     Without a folder it takes one portrait that comes with scikit-image, so that anyone can repeat the numbers.
     """
+    options = locals()
     from flows.cli.local import at_the_terminal, quiet_prefect
     from flows.cli.words.comparison import print_benchmark
-
-    quiet_prefect()
-    from flows.benchmark_recipes import benchmark_recipes
     from flows.jobs import BenchmarkJob
 
-    job = BenchmarkJob(
-        output=output,
-        faces=faces,
-        recipes=tuple(recipe or ["compact"]),
-        limit=limit,
-        **({"degradations": tuple(degradation)} if degradation else {}),
-        metrics=names_in(metrics),
-        price_per_gpu_hour=price_per_gpu_hour,
-        settings=plain_settings(set_),
-    )
+    job = BenchmarkJob.of(**asked(BenchmarkJob, options))
+    quiet_prefect()
+    from flows.benchmark_recipes import benchmark_recipes
+
     job.runs(), job.cells()  # what cannot be is said at once, before any server starts
     with at_the_terminal(Steps()):
         facts = benchmark_recipes(**job.model_dump(mode="json"))
-    terminal.print_json(facts) if json_ else print_benchmark(facts)
-
-
-def _store(job: EvaluationJob) -> WeightsStore:
-    from infra.settings import load_settings
-    from infra.weights import open_store
-
-    settings = load_settings(**job.settings)
-    return open_store(settings.weights_dir, settings.weights_table)
-
-
-def _run(job: EvaluationJob) -> dict[str, Any]:
-    """Runs the flow in this process, with progress on stderr; returns what evaluation.json says."""
-    from flows.cli.local import at_the_terminal, quiet_prefect
-    from flows.session import Progress
-
-    quiet_prefect()
-    from flows.evaluate_dataset import evaluate_dataset
-    from flows.evaluation import checked
-
-    checked(job)  # what cannot be is said at once, before any server starts
-    with at_the_terminal(Progress()):
-        facts: dict[str, Any] = evaluate_dataset(**{**job.model_dump(), "metrics": list(job.metrics)})
-        return facts
+    terminal.print_json(facts.model_dump(mode="json")) if json_ else print_benchmark(facts)
 
 
 class Steps(Progress):

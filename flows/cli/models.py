@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from flows.cli.words import terminal
 from flows.cli.words import weights as tell_weights
-from infra.weights import weights_row
+from infra.facts import Facts
+from infra.weights import WeightsRow, weights_row
+
+if TYPE_CHECKING:
+    from infra.weights import WeightsStore
 
 app = typer.Typer(no_args_is_help=True, help="Weights: list, pull, add, verify. Runs never download.")
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Names = Annotated[list[str] | None, typer.Argument(help="names in the table; none = what the recipe needs")]
+
+
+class Listing(Facts):
+    """What `mpsr models list --json` prints."""
+
+    weights: tuple[WeightsRow, ...]
 
 
 @app.command("list")
@@ -28,13 +41,14 @@ def list_(
     wanted = _wanted(store, names, recipe)
     rows = [weights_row(store, name, needed=needed) for name, needed in wanted.items()]
     if json_:
-        terminal.print_json({"schema": 1, "weights": rows})
+        terminal.print_json(Listing(weights=tuple(rows)).model_dump())
     else:
         tell_weights.print_weights(rows, recipe)
         if recipe is not None and not names:
             from tasks.recipes import load_recipe
 
             tell_weights.print_gpu_memory(load_recipe(recipe))
+            tell_weights.print_drawn(load_recipe(recipe))
 
 
 @app.command()
@@ -50,9 +64,13 @@ def pull(
     if not names and not recipe:
         raise typer.BadParameter("expected names of files, or --recipe NAME")
     wanted = [name for name, needed in _wanted(store, names, recipe).items() if needed]
-    only_by_hand = [] if names or from_dir or mirror else [name for name in wanted if not _can_pull(store, name)]
+    anything = names or from_dir or mirror  # then what only a browser can fetch is tried, too
+    only_by_hand = [
+        name for name in wanted if not (anything or store.status(name).present or store.table[name].can_pull)
+    ]
     pulled = [name for name in wanted if name not in only_by_hand]
-    store.pull(pulled, from_dir=from_dir, mirror=mirror, accept_licences=accept_licence or ())
+    with _bar(pulled) as advance:
+        store.pull(pulled, from_dir=from_dir, mirror=mirror, accept_licences=accept_licence or (), progress=advance)
     terminal.out.print(f"{len(pulled)} files are in {store.folder}")
     if only_by_hand:
         terminal.print_error(f"{len(only_by_hand)} files are still missing, which only a browser can fetch:")
@@ -89,7 +107,16 @@ def verify(
     terminal.out.print(f"files that are what they should be: {len(results)}")
 
 
-def _store() -> Any:
+@contextmanager
+def _bar(names: Sequence[str]) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A line on stderr per file that is being fetched; yields what is to be told of it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=terminal.err) as bar:
+        lines = {name: bar.add_task(name, total=None, visible=False) for name in names}
+        yield lambda name, here, total: bar.update(lines[name], completed=here, total=total, visible=True)
+
+
+def _store() -> WeightsStore:
     from infra.settings import load_settings
     from infra.weights import open_store
 
@@ -97,7 +124,7 @@ def _store() -> Any:
     return open_store(settings.weights_dir, settings.weights_table)
 
 
-def _wanted(store: Any, names: list[str] | None, recipe: str | None) -> dict[str, bool]:
+def _wanted(store: WeightsStore, names: list[str] | None, recipe: str | None) -> dict[str, bool]:
     """Name → whether it is needed, in the order of use; a recipe can do without the rest."""
     if names or recipe is None:
         return dict.fromkeys(names or store.table, True)
@@ -106,8 +133,3 @@ def _wanted(store: Any, names: list[str] | None, recipe: str | None) -> dict[str
     stages = load_recipe(recipe).stages
     needed = dict.fromkeys((name for stage in stages for name in stage.weights), True)
     return needed | {name: False for stage in stages for name in stage.optional_weights if name not in needed}
-
-
-def _can_pull(store: Any, name: str) -> bool:
-    """Whether the file is here already, or a program can fetch it."""
-    return bool(store.status(name).present or store.table[name].can_pull)

@@ -17,8 +17,8 @@ def promotions(workspace: Workspace, json_: Json = False) -> None:
     from flows.cli.words.promotion import print_promotions
     from flows.gate import told
 
-    rows = told(workspace)
-    terminal.print_json({"schema": 1, "promotions": rows}) if json_ else print_promotions(rows)
+    found = told(workspace)
+    terminal.print_json(found.model_dump()) if json_ else print_promotions(found)
 
 
 def rollback(
@@ -33,5 +33,5 @@ def rollback(
     from flows.cli.words.promotion import print_rollback
     from flows.gate import roll_back
 
-    data = roll_back(workspace, promotion, again=again)
-    terminal.print_json(data) if json_ else print_rollback(data)
+    done = roll_back(workspace, promotion, again=again)
+    terminal.print_json(done.model_dump()) if json_ else print_rollback(done)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from flows.jobs import Asked
 
 EXIT_CODES = {
     0: "all handled",
@@ -75,9 +79,13 @@ def plain_settings(pairs: list[str] | None) -> dict[str, Any]:
     return settings
 
 
-def names_in(text: str | None) -> tuple[str, ...]:
-    """`a, b` → ("a", "b")."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+def asked(job: type[Asked], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a command that are fields of a job, the settings read; the others say how to answer."""
+    fields = {name: value for name, value in options.items() if name in job.model_fields}
+    if "stages" in job.model_fields:
+        settings, stages = settings_of(options["settings"])
+        return fields | {"settings": settings, "stages": stages}
+    return fields | {"settings": plain_settings(options["settings"])}
 
 
 def _value(text: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,13 +21,18 @@ from flows.cli.options import (
     Source,
     Thumbnails,
     Workspace,
-    settings_of,
+    asked,
 )
 from flows.cli.words import restoration as tell
 from flows.cli.words import terminal
 
 if TYPE_CHECKING:
+    from flows.jobs import Job
+    from flows.session import Summary
     from tasks.archive import Expected, Gain
+
+SETTINGS = ("report_thumbnails", "price_per_gpu_hour")
+"""Settings of a run that are options of their own."""
 
 
 def run(
@@ -37,14 +42,14 @@ def run(
     aligned: Aligned = False,
     include: Include = None,
     exclude: Exclude = None,
-    set_: Set = None,
-    thumbnails: Thumbnails = None,
+    settings: Set = None,
+    report_thumbnails: Thumbnails = None,
     json_: Json = False,
 ) -> None:
     """Restore every face of an archive. Running it again resumes; a second run does only what is left."""
+    job = _job(locals())
     from flows.cli.local import run_flow
 
-    job = _job(source, workspace, recipe, aligned, include, exclude, set_, thumbnails)
     _finish(run_flow(job), json_, workspace)
 
 
@@ -74,7 +79,7 @@ def plan(
     aligned: Aligned = False,
     include: Include = None,
     exclude: Exclude = None,
-    set_: Set = None,
+    settings: Set = None,
     preflight: Annotated[
         bool,
         typer.Option(
@@ -83,19 +88,19 @@ def plan(
             rich_help_panel=COMPUTE,
         ),
     ] = True,
-    price: Annotated[
+    price_per_gpu_hour: Annotated[
         float | None,
         typer.Option("--price-per-gpu-hour", min=0, help="in any currency; gives the cost", rich_help_panel=COMPUTE),
     ] = None,
     json_: Json = False,
 ) -> None:
     """Everything that `run` does up to the first write: what is to be done and why, weights, disk, time, cost."""
+    job = _job(locals())
     from flows.cli.questions.preview import preview
 
-    priced = [*(set_ or []), *([] if price is None else [f"price_per_gpu_hour={price}"])]
-    data = preview(_job(source, workspace, recipe, aligned, include, exclude, priced, None), preflight=preflight)
-    terminal.print_json(data) if json_ else tell.print_plan(data)
-    if data["weights_missing"] or data["extras_missing"]:
+    told = preview(job, preflight=preflight)
+    terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_plan(told)
+    if told.weights_missing or told.extras_missing:
         raise typer.Exit(2)
 
 
@@ -109,32 +114,19 @@ def demo(
     raise typer.Exit(_demo(folder, json_))
 
 
-def _finish(summary: dict[str, Any], as_json: bool, workspace: str) -> None:
+def _finish(summary: Summary, as_json: bool, workspace: str) -> None:
     report_path = f"{workspace.rstrip('/')}/report/index.html"
-    terminal.print_json(summary) if as_json else terminal.print_summary(summary, report_path)
-    if summary["outcomes"]["failed"] or summary["outcomes"]["quarantined"]:
+    terminal.print_json(summary.model_dump(mode="json")) if as_json else tell.print_summary(summary, report_path)
+    if summary.outcomes["failed"] or summary.outcomes["quarantined"]:
         raise typer.Exit(1)
 
 
-def _job(
-    source: str,
-    workspace: str,
-    recipe: str,
-    aligned: bool,
-    include: list[str] | None,
-    exclude: list[str] | None,
-    set_: list[str] | None,
-    thumbnails: bool | None,
-) -> Any:
-    from flows.jobs import job_for
+def _job(options: Mapping[str, Any]) -> Job:
+    from flows.jobs import Job, job_for
 
-    settings, stages = settings_of(set_)
-    if thumbnails is not None:
-        settings["report_thumbnails"] = thumbnails
-    patterns = {"include": tuple(include or ()), "exclude": tuple(exclude or ())}
-    return job_for(
-        None, source, workspace, recipe=recipe, aligned=aligned, settings=settings, stages=stages, **patterns
-    )
+    fields = asked(Job, options)
+    fields["settings"] |= {name: options[name] for name in SETTINGS if options.get(name) is not None}
+    return job_for(**fields)
 
 
 def _demo(folder: Path, as_json: bool) -> int:
@@ -156,7 +148,11 @@ def _demo(folder: Path, as_json: bool) -> int:
     table = gains(expected, workspace / "restored")
     if as_json:
         terminal.print_json(
-            {**summary, "gains": [gain.as_dict() for gain in table], "surprises": [s.path for s in surprises]}
+            {
+                **summary.model_dump(mode="json"),
+                "gains": [gain.as_dict() for gain in table],
+                "surprises": [s.path for s in surprises],
+            }
         )
     else:
         _print_demo(summary, table, expected, outcomes, workspace, time.monotonic() - began)
@@ -167,7 +163,7 @@ def _demo(folder: Path, as_json: bool) -> int:
 
 
 def _print_demo(
-    summary: dict[str, Any],
+    summary: Summary,
     table: Sequence[Gain],
     expected: Sequence[Expected],
     outcomes: dict[str, str],
@@ -181,8 +177,8 @@ def _print_demo(
     for gain in table:
         shown.add_row(gain.path, *gain.cells())
     terminal.out.print(shown)
-    tell.print_stages(summary["stages"])
-    terminal.print_summary(summary, str(workspace / "report" / "index.html"))
+    tell.print_stages(summary.stages)
+    tell.print_summary(summary, str(workspace / "report" / "index.html"))
     as_wanted = sum(outcomes.get(e.path) in e.outcomes for e in expected)
     terminal.out.print(
         f"{as_wanted} of {len(expected)} files had the outcome that the demo expects; {seconds:.0f} s in all"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flows.cli.words import terminal
 from flows.jobs import JobError
+from infra.problems import ForPeople
 
 HOST = "127.0.0.1"
 POOL = "mpsr"
@@ -24,7 +25,7 @@ START_SECONDS = 120.0
 HEARTBEATS_MISSED_SECONDS = 540  # three of Prefect's default heartbeats
 
 
-class ServeError(RuntimeError):
+class ServeError(ForPeople):
     """A part of the service did not come up or ended; the message says which and what it printed."""
 
 
@@ -98,12 +99,8 @@ def _wait_for(url: str) -> None:
 
 def _create_zombie_automation(environment: dict[str, str]) -> None:
     """A flow run whose process is gone is marked as crashed; a self-hosted server does that only when told to."""
-    _run_python(_ZOMBIES, environment)
-
-
-def _run_python(code: str, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", _ZOMBIES],
         env=environment,
         capture_output=True,
         text=True,

@@ -8,9 +8,7 @@ from .page import rewrite_evaluation_report as rewrite_evaluation_report
 from .page import write_evaluation_report as write_evaluation_report
 from .plan import Portion as Portion
 from .plan import Work as Work
-from .rows import events_of as events_of
-from .rows import given_up as given_up
 from .run import EvaluationRun as EvaluationRun
-from .run import checked as checked
 from .run import open_evaluation_run as open_evaluation_run
-from .run import workers as workers
+from .run import prepare as prepare
+from .totals import ROW as ROW

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from flows.restoration import REPORT, levels, run_facts, sampled_rows, shown_pixels
-from flows.session import last_run_facts
-from infra.ledger import Ledger, LedgerError
+from flows.restoration import PROBLEMS, REPORT, levels, run_facts, shown_pixels
+from flows.session import RunFacts, last_run_facts
+from infra.ledger import Histories, Ledger
+from infra.problems import ForPeople
 from infra.storage import Storage, decode_name
-from tasks.measuring import FACTS, Evaluation, read_evaluation
+from tasks.measuring import FACTS, Evaluation, EvaluationFacts, read_evaluation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,25 +38,22 @@ def write_evaluation_report(folder: Storage, pictures: bool | None = None) -> st
     `pictures`: None means as the page before it, else as the run that restored, else yes. Without, no pixel is
     written and those of an earlier page go. Raises EvaluationMissing where there is no evaluation.
     """
-    from tasks.pages.evaluation import FOLDER, Album, Surroundings, sheet_of, write_page
+    from tasks.pages.evaluation import Album, Surroundings, sheet_of, write_page
+    from tasks.pages.shared import Site
 
     evaluation = read_evaluation(folder)
-    workspace = Storage(decode_name(url)) if (url := evaluation.facts.get("workspace")) else None
+    workspace = Storage(decode_name(url)) if (url := evaluation.facts.workspace) else None
     run, why = _last_run(workspace)
     wanted = _wants_pictures(folder, run) if pictures is None else pictures
     restoring = _restoring(evaluation, workspace, run) if workspace and run else None
-    sheet = sheet_of(evaluation, restoring)
-    if wanted:
-        shown = Album(folder, _loader(evaluation.facts), _stage_loader(workspace)).make(sheet)
-    else:
-        shown = {}
-        folder.delete_tree(FOLDER)
-    around = Surroundings(why, wanted, _trees(folder, evaluation.facts))
-    page = write_page(sheet, shown, folder, around)
+    site = Site(folder)
+    album = Album(site, _loader(evaluation.facts), _stage_loader(workspace)) if wanted else None
+    around = Surroundings(why, _trees(folder, evaluation.facts))
+    page = write_page(sheet_of(evaluation, restoring), site, album, around)
     return str(folder.local_path(page)) if folder.is_local else f"{folder.shown_url}/{page}"
 
 
-def _last_run(workspace: Storage | None) -> tuple[dict[str, Any] | None, str]:
+def _last_run(workspace: Storage | None) -> tuple[RunFacts | None, str]:
     """What the run that restored wrote down about itself, or why that is not known."""
     if workspace is None:
         return (
@@ -66,28 +63,30 @@ def _last_run(workspace: Storage | None) -> tuple[dict[str, Any] | None, str]:
     try:
         Ledger.open(workspace, create=False)
         return last_run_facts(workspace), ""
-    except (LookupError, LedgerError, OSError) as error:
+    except ForPeople as error:
         return None, f"the workspace {workspace.shown_url} could not be asked: {error}"
 
 
-def _wants_pictures(folder: Storage, run: dict[str, Any] | None) -> bool:
+def _wants_pictures(folder: Storage, run: RunFacts | None) -> bool:
     if folder.exists(SAID):
-        return bool(json.loads(folder.read_bytes(SAID))["pictures"])
-    return bool(run["settings"]["report_thumbnails"]) if run else True
+        from tasks.pages.evaluation import PageFacts
+
+        return PageFacts.model_validate_json(folder.read_bytes(SAID)).pictures
+    return run.with_pictures if run else True
 
 
-def _restoring(evaluation: Evaluation, workspace: Storage, run: dict[str, Any]) -> Restoring:
-    from tasks.pages.evaluation import most_needed_inputs, restoring_of
+def _restoring(evaluation: Evaluation, workspace: Storage, run: RunFacts) -> Restoring:
+    from tasks.pages.evaluation import restoring_of, wanted_of
     from tasks.recipes import Condition
 
-    sample, rows = sampled_rows(Ledger.open(workspace, create=False))
-    wanted = most_needed_inputs(evaluation)
-    conditions = {stage["id"]: Condition(stage["when"]) for stage in run["recipe"]["stage"] if stage.get("when")}
-    return restoring_of(run_facts(run, sample), conditions, *rows, metrics=evaluation.metrics, detailed=wanted)
+    ledger, wanted = Ledger.open(workspace, create=False), wanted_of(evaluation)
+    conditions = {stage.id: Condition(stage.when) for stage in run.recipe.stage if stage.when}
+    histories = Histories(ledger, "image_id IN (SELECT unnest(?::VARCHAR[]))", [list(wanted.inputs)])
+    return restoring_of(run_facts(run), conditions, ledger.books(PROBLEMS).reasons, histories, wanted)
 
 
-def _loader(facts: dict[str, Any]) -> PixelLoader:
-    places = {"restored": facts["restored"], "input": facts["against"], "truth": facts.get("truth")}
+def _loader(facts: EvaluationFacts) -> PixelLoader:
+    places = {"restored": facts.restored, "input": facts.against, "truth": facts.truth}
     trees = {side: Storage(decode_name(url)) for side, url in places.items() if url}
     return lambda side, path: shown_pixels(trees[side], path)
 
@@ -107,9 +106,9 @@ def _stage_loader(workspace: Storage | None) -> StageLoader:
     return load
 
 
-def _trees(folder: Storage, facts: dict[str, Any]) -> dict[str, str] | None:
+def _trees(folder: Storage, facts: EvaluationFacts) -> dict[str, str] | None:
     """Addresses of the trees relative to the page, where everything is on this machine's disk."""
-    places = {"restored": facts["restored"], "input": facts["against"], "truth": facts.get("truth")}
+    places = {"restored": facts.restored, "input": facts.against, "truth": facts.truth}
     found = {side: Storage(decode_name(url)) for side, url in places.items() if url}
     if not folder.is_local or not all(tree.is_local for tree in found.values()):
         return None

@@ -7,27 +7,22 @@ meets the same portions again and finds what its workers left.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.evaluation.run import EvaluationRun
 from flows.session import prefix_bits, prefix_of
-from infra.ledger import bucket_of, known_files
+from infra.ledger import FileRow, bucket_of, events_of, files_of, known_files
 from tasks.archive import scan_archive
-from tasks.measuring import FACES, FID, INPUT, RESTORED, ROLES, TRUTH, Row, matched
+from tasks.measuring import FACES, FID, ROLES, Located, Pair, PairItem, matched
 from tasks.pictures import Limits
-
-if TYPE_CHECKING:
-    from tasks.measuring import Item
 
 SEGMENT = 50_000
 PAIRS = pa.schema(
@@ -45,16 +40,15 @@ SETTLED = ("done", "skipped", "quarantined")
 
 @dataclass(frozen=True)
 class Portion:
-    """Some pairs of one bucket, with what each lacks (stages of the ledger)."""
+    """Some pairs of one bucket, with what each lacks."""
 
     id: str
     bucket: int
-    lacking: Mapping[str, tuple[str, ...]]
-    items: Sequence[Item]
+    items: Sequence[PairItem]
 
     def work_key(self, run: EvaluationRun) -> str:
         """Names this work in this evaluation folder: what a cache may be asked for."""
-        said = [f"{pair_id} {stage} {run.digests[stage]}" for pair_id, which in self.lacking.items() for stage in which]
+        said = [f"{item.key} {stage} {run.digests[stage]}" for item in self.items for stage in item.lacking]
         return hashlib.sha256("\n".join([run.folder.url, *said]).encode()).hexdigest()
 
 
@@ -70,11 +64,20 @@ class Work:
         """The work, portion by portion."""
         row_of = {pair_id: n for n, pair_id in enumerate(self.pairs.column("pair_id").to_pylist())}
         for (bucket, prefix), members in groupby(self.lacking, key=partial(self._place, run)):
-            lacking = {pair_id: self.lacking[pair_id] for pair_id in members}
-            rows = self.pairs.take([row_of[pair_id] for pair_id in lacking]).to_pylist()
-            located = _located(run, [p for p, which in lacking.items() if FACES not in which])
-            items = [_item(row, lacking[row["pair_id"]], located.get(row["pair_id"])) for row in rows]
-            yield Portion(f"{bucket:02x}-{prefix:x}", bucket, lacking, items)
+            pair_ids = list(members)
+            located = _located(run, [pair_id for pair_id in pair_ids if FACES not in self.lacking[pair_id]])
+            pairs = [Pair(**row) for row in self.pairs.take([row_of[pair_id] for pair_id in pair_ids]).to_pylist()]
+            items = [
+                PairItem(
+                    key=pair.pair_id,
+                    files=pair.files,
+                    lacking=self.lacking[pair.pair_id],
+                    points=pair.points,
+                    faces=tuple(located.get(pair.pair_id, ())),
+                )
+                for pair in pairs
+            ]
+            yield Portion(f"{bucket:02x}-{prefix:x}", bucket, items)
 
     def _place(self, run: EvaluationRun, pair_id: str) -> tuple[int, int]:
         return bucket_of(pair_id, run.ledger.buckets), prefix_of(pair_id, self.prefix_bits)
@@ -86,19 +89,25 @@ def find_pairs(run: EvaluationRun) -> pa.Table:
     Settles on the way whether the pictures are aligned faces.
     """
     news = scan_archive(run.trees, known_files(run.ledger), limits=Limits(max_pixels=run.settings.max_pixels))
-    while part := list(islice(news, SEGMENT)):
-        run.ledger.append_inventory(part, run_id=run.id)
+    while some := list(islice(news, SEGMENT)):
+        run.ledger.append_inventory(some, run_id=run.id)
     columns = ["path", "image_id", "width", "height", "problem", "problem_text"]
     files = run.ledger.files(columns=columns)
     by_role = {role: _files_of(files, run.trees.names[role]) for role in ROLES if role in run.trees.names}
     rows = matched(by_role, run.rules)
     parts = []
     while part := list(islice(rows, SEGMENT)):
-        parts.append(pa.Table.from_pylist(part, schema=PAIRS))
+        parts.append(table_of(part))
     pairs = pa.concat_tables(parts).sort_by("path") if parts else PAIRS.empty_table()
     whole = pairs.filter(pc.equal(pairs["problem"], ""))
     run.settle_alignment(squares=bool(len(whole)) and pc.all(whole["square"]).as_py())
     return pairs
+
+
+def table_of(pairs: Sequence[Pair]) -> pa.Table:
+    """Pairs as rows of PAIRS."""
+    columns = [[getattr(pair, field.name) for pair in pairs] for field in PAIRS]
+    return pa.table(columns, schema=PAIRS)
 
 
 def plan(run: EvaluationRun, pairs: pa.Table) -> Work:
@@ -135,31 +144,19 @@ def _held(run: EvaluationRun, bucket: int) -> tuple[Mapping[str, Collection[str]
     return dict(held), set(shut["image_id"].to_pylist())
 
 
-def _located(run: EvaluationRun, pair_ids: Sequence[str]) -> dict[str, list[str]]:
-    """pair_id → what the ledger says of its faces, in order (JSON): they need not be looked for again."""
+def _located(run: EvaluationRun, pair_ids: Sequence[str]) -> dict[str, list[Located]]:
+    """pair_id → its faces, in order, as far as the ledger knows them: they need not be looked for again."""
     if not pair_ids or run.detector is None:
         return {}
-    columns = ["image_id", "face", "detail", "stage_digest"]
-    found: dict[str, list[str]] = defaultdict(list)
-    for row in run.ledger.latest(stage=FACES, image_ids=pair_ids, columns=columns).to_pylist():
-        if row["face"] >= 0 and row["stage_digest"] == run.digests[FACES]:  # others another detector has seen
-            found[row["image_id"]].append(row["detail"])
+    columns = ["image_id", "face", "state", "detail", "stage_digest"]
+    found: dict[str, list[Located]] = defaultdict(list)
+    for event in events_of(run.ledger.latest(stage=FACES, image_ids=pair_ids, columns=columns)):
+        if event.face >= 0 and event.stage_digest == run.digests[FACES]:  # others another detector has seen
+            found[event.image_id].append(Located.from_detail(event.detail))
     return found
 
 
-def _item(row: Row, lacks: Sequence[str], located: Sequence[str] | None) -> dict[str, Any]:
-    roles = [role for role in (RESTORED, INPUT, TRUTH) if role == RESTORED or row[f"{role}_path"]]
-    return {
-        "key": row["pair_id"],
-        **{role: row["path"] if role == RESTORED else row[f"{role}_path"] for role in roles},
-        **{f"{role}_sha256": row[f"{role}_sha256"] for role in roles},
-        "points": row["points"],
-        "faces": [json.loads(text) for text in located or ()],
-        "metrics": [stage for stage in lacks if stage != FACES],
-    }
-
-
-def _files_of(files: pa.Table, name: str) -> Iterator[Row]:
+def _files_of(files: pa.Table, name: str) -> Iterator[FileRow]:
     """The inventory rows of one folder, paths relative to it."""
-    for batch in files.filter(pc.starts_with(files["path"], f"{name}/")).to_batches(max_chunksize=10_000):
-        yield from ({**row, "path": row["path"][len(name) + 1 :]} for row in batch.to_pylist())
+    for row in files_of(files.filter(pc.starts_with(files["path"], f"{name}/"))):
+        yield replace(row, path=row.path[len(name) + 1 :])

@@ -1,4 +1,4 @@
-"""One evaluation in work: everything that its steps share, opened once and closed in the right order.
+"""One evaluation in work: what it stands on, and everything that its steps share, opened once.
 
 It holds the evaluation folder's lease and ledger, the metrics with their digests, and (while there is work) the
 workers. The steps themselves are in flows.evaluate_dataset.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from flows.jobs import (
     EvaluationJob,
     JobError,
+    insist_on_folder,
     is_workspace,
     lies_in,
     output_of,
@@ -26,8 +26,18 @@ from flows.jobs import (
     refuse_secrets,
     restored_tree,
 )
-from flows.session import SOFTWARE, Progress, executor_settings, planned_pool, resolve_device
-from infra.ledger import Lease, Ledger, buckets_for
+from flows.session import (
+    SOFTWARE,
+    Device,
+    Progress,
+    Session,
+    executor_settings,
+    last_job,
+    open_session,
+    planned_pool,
+    resolve_device,
+)
+from infra.problems import ForPeople
 from infra.settings import Settings
 from infra.storage import Storage
 from infra.weights import WeightsStore, open_store
@@ -39,14 +49,15 @@ from tasks.measuring import (
     METRICS,
     RESTORED,
     TRUTH,
+    EvaluationFacts,
     MeasureConfig,
+    MetricFacts,
+    PairResult,
     Protocol,
     ProtocolError,
     Resolved,
-    Row,
     Rules,
     Trees,
-    UnknownMetric,
     default_metrics,
     protocol_of,
     read_landmarks,
@@ -59,28 +70,50 @@ if TYPE_CHECKING:
     from infra.workers import Executor
 
 FACTORY = "tasks.measuring.measurer:build"
+"""Makes the host of every worker process."""
+
+
+@dataclass(frozen=True)
+class PreparedEvaluation:
+    """What an evaluation stands on, settled before anything is opened, so that what cannot be is said at once."""
+
+    job: EvaluationJob
+    settings: Settings
+    folder: Storage
+    """For the numbers."""
+    folders: Mapping[str, Storage]
+    """Role → folder of pictures."""
+    weights: WeightsStore
+    protocol: Protocol | None
+    rules: Rules
+    resolved: Resolved
+    device: Device
 
 
 class EvaluationRun:
     """See the module. Build one with `open_evaluation_run`."""
 
-    def __init__(self, job: EvaluationJob, settings: Settings, progress: Progress) -> None:
-        self.job, self.settings, self.progress = job, settings, progress
-        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
-        self.started = time.time()
-        self.folder = Storage(output_of(job))
-        self.folders = _folders(job)
-        self.weights: WeightsStore = open_store(settings.weights_dir, settings.weights_table)
-        self.protocol = _protocol(job.dataset)
-        self.rules = Rules(self.protocol, {}, job.sample or 1.0)
-        self.resolved = _resolved(job, self.protocol, self.weights)
-        self.device = resolve_device(settings)
-        self.detector: dict[str, Any] | None = None
+    executor: Executor
+
+    def __init__(self, prepared: PreparedEvaluation, session: Session, progress: Progress) -> None:
+        self.prepared, self.session, self.progress = prepared, session, progress
+        self.job, self.settings, self.weights = prepared.job, prepared.settings, prepared.weights
+        self.folders, self.protocol, self.rules = prepared.folders, prepared.protocol, prepared.rules
+        self.id, self.folder, self.ledger = session.id, session.storage, session.ledger
         self.trees = Trees(self.folders, self.rules)
+        self.detector: DetectAlignSettings | None = None
         self.recorded: set[str] = set()  # portions that are in the ledger
-        self.ledger: Ledger
-        self.lease: Lease
-        self.executor: Executor
+
+    @contextmanager
+    def workers(self) -> Iterator[None]:
+        """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
+        from infra.workers import Executor
+
+        with planned_pool(self.settings, self.prepared.device) as (_, pool):
+            config = self.measure_config(pool.threads).model_dump(mode="json")
+            with Executor(FACTORY, config, pool=pool, settings=executor_settings(self.settings)) as self.executor:
+                self.executor.wait_ready()
+                yield
 
     @property
     def fid_cap(self) -> int:
@@ -94,37 +127,32 @@ class EvaluationRun:
         The stage `faces` says which faces a pair has; every other one is a metric.
         """
         weights = {name: self.weights.sha256(name) for name in self._detector_weights()}
-        faces = _digest(FACES, CODE_VERSION, self.detector, weights)
-        of = self.resolved.present
-        return {FACES: faces, **{n: _digest(of[n], faces, self.device if METRICS[n].weights else "") for n in of}}
+        faces = _digest(FACES, CODE_VERSION, self.detector and self.detector.model_dump(mode="json"), weights)
+        of, device = self.prepared.resolved.present, self.prepared.device
+        return {FACES: faces, **{n: _digest(of[n], faces, device if METRICS[n].weights else "") for n in of}}
 
     def settle_alignment(self, *, squares: bool) -> None:
         """Whether the pictures are aligned faces; what the job says first, then the data set, the recipe, the sizes."""
-        recipes = _recipe_detector(self.job.restored)
+        looking = _recipe_detector(self.job.restored)
         aligned = self.job.aligned
         if aligned is None:
-            of_recipe = recipes is not None and recipes.get("detector") == "none"
+            of_recipe = looking is not None and looking.detector == "none"
             aligned = self.protocol.aligned if self.protocol else of_recipe or squares
         if self.job.detector is not None:
-            recipes = self.job.detector
-        looking = recipes if recipes is not None and recipes.get("detector") != "none" else {}
+            looking = DetectAlignSettings.model_validate(self.job.detector)
+        if looking is None or looking.detector == "none":
+            looking = DetectAlignSettings()
         self.detector = None if aligned else self._named(looking)
 
-    def record(self, bucket: int, stage: str, rows: Sequence[Row]) -> None:
-        """Appends a stage's rows of one bucket to the ledger, provided that the lease still holds."""
-        if rows:
-            self.lease.check()
-            self.ledger.append_events(rows, run_id=self.id, token=self.lease.token, stage=stage, bucket=bucket)
-
-    def drop_checkpoints(self, rows: Sequence[Row]) -> None:
-        """Deletes what workers left for rows that are in the ledger now; features stay, FID is made of them later."""
-        kept = {row.get("output_uri") for row in rows}
-        for path in {row["checkpoint"] for row in rows if row.get("checkpoint")} - kept:
+    def drop_checkpoints(self, results: Sequence[PairResult]) -> None:
+        """Deletes what workers left of results that are in the ledger; features stay, FID is made of them later."""
+        kept = {event.output_uri for result in results for event in result.events}
+        for path in {result.checkpoint for result in results if result.checkpoint} - kept:
             self.folder.delete(path)
 
     def measure_config(self, threads: int) -> MeasureConfig:
         """What a worker process needs to know."""
-        metrics = tuple(self.resolved.present)
+        metrics = tuple(self.prepared.resolved.present)
         return MeasureConfig(
             trees={role: storage.url for role, storage in self.folders.items()},
             workspace=self.folder.url,
@@ -134,55 +162,62 @@ class EvaluationRun:
             detector=self.detector,
             weights_dir=self.settings.weights_dir,
             weights_table=self.settings.weights_table,
-            device=self.device,
+            device=self.prepared.device,
             threads=threads,
             max_pixels=self.settings.max_pixels,
         )
 
-    def facts(self) -> dict[str, Any]:
-        """The part of evaluation.json that is known before anything is measured."""
-        return {
-            "dataset": self.job.dataset,
-            "restored": self.folders[RESTORED].shown_url,
-            "against": self.folders[INPUT].shown_url,
-            "truth": self.folders[TRUTH].shown_url if TRUTH in self.folders else None,
-            "workspace": Storage(self.job.restored).shown_url if is_workspace(self.job.restored) else None,
-            "software": SOFTWARE,
-            "device": self.device,
-            "run_id": self.id,
-            "started": datetime.fromtimestamp(self.started, UTC).isoformat(),
-            "sample": self.job.sample or 1.0,
-            "aligned": self.detector is None,
-            "detector": self.detector,
-            "metrics": {name: self._metric_facts(name) for name in self.resolved.present},
-            "missing": self.resolved.missing,
-        }
+    def facts(self) -> EvaluationFacts:
+        """What is known before anything is measured."""
+        return EvaluationFacts(
+            dataset=self.job.dataset,
+            restored=self.folders[RESTORED].shown_url,
+            against=self.folders[INPUT].shown_url,
+            truth=self.folders[TRUTH].shown_url if TRUTH in self.folders else None,
+            workspace=Storage(self.job.restored).shown_url if is_workspace(self.job.restored) else None,
+            software=SOFTWARE,
+            device=self.prepared.device,
+            run_id=self.id,
+            started=datetime.fromtimestamp(self.session.started, UTC).isoformat(),
+            sample=self.rules.sample,
+            aligned=self.detector is None,
+            detector=self.detector.model_dump(mode="json") if self.detector else None,
+            metrics={name: self._metric_facts(name) for name in self.prepared.resolved.present},
+            missing=self.prepared.resolved.missing,
+            folder=self.folder.shown_url,
+            unrestored=self.trees.unrestored,
+        )
 
-    def _metric_facts(self, name: str) -> dict[str, Any]:
-        metric, digest = METRICS[name], self.resolved.present[name]
-        told = {"title": metric.title, "better": metric.better, "kind": metric.kind, "digest": digest}
-        return told | {"weights": self.resolved.weights.get(name, {})}
+    def _metric_facts(self, name: str) -> MetricFacts:
+        metric, resolved = METRICS[name], self.prepared.resolved
+        return MetricFacts(
+            title=metric.title,
+            better=metric.better,
+            kind=metric.kind,
+            digest=resolved.present[name],
+            weights=resolved.weights.get(name, {}),
+        )
 
-    def _named(self, looking: dict[str, Any]) -> dict[str, Any]:
+    def _named(self, looking: DetectAlignSettings) -> DetectAlignSettings:
         """The detector's settings, with the one that `auto` stands for here by its name."""
-        settings = DetectAlignSettings.model_validate(looking)
-        if settings.detector == "auto":
-            there = "yunet" in self.weights.table and self.weights.status("yunet").present
-            settings = settings.model_copy(update={"detector": "yunet" if there else "compact"})
-        return settings.model_dump(mode="json")
+        if looking.detector != "auto":
+            return looking
+        there = "yunet" in self.weights.table and self.weights.status("yunet").present
+        return looking.model_copy(update={"detector": "yunet" if there else "compact"})
 
     def _detector_weights(self) -> tuple[str, ...]:
-        if self.detector is None:
-            return ()
-        return DetectAlign.weights_needed(DetectAlignSettings.model_validate(self.detector))
+        return DetectAlign.weights_needed(self.detector) if self.detector else ()
 
 
-def checked(job: EvaluationJob, progress: Progress | None = None) -> EvaluationRun:
-    """The run of a job that can be done; nothing is opened or written. Raises JobError, SettingsError."""
-    run = EvaluationRun(job, job.load_settings(), progress or Progress())
-    _refuse_danger(run)
-    _take_landmarks(run)
-    return run
+def prepare(job: EvaluationJob) -> PreparedEvaluation:
+    """Raises JobError, SettingsError where the job cannot be done; nothing is opened or written."""
+    settings, folders, folder = job.load_settings(), _folders(job), Storage(output_of(job))
+    _refuse_danger(folder, folders)
+    weights, protocol = open_store(settings.weights_dir, settings.weights_table), _protocol(job.dataset)
+    rules, resolved = Rules(protocol, {}, job.sample or 1.0), _resolved(job, protocol, weights)
+    rules, resolved = _with_landmarks(job, folders[INPUT], rules, resolved)
+    device = resolve_device(settings)
+    return PreparedEvaluation(job, settings, folder, folders, weights, protocol, rules, resolved, device)
 
 
 @contextmanager
@@ -191,43 +226,26 @@ def open_evaluation_run(job: EvaluationJob, progress: Progress | None = None) ->
 
     Raises JobError, SettingsError before anything is written, WorkspaceBusy when another run holds the folder.
     """
-    run = checked(job, progress)
-    with ExitStack() as stack:
-        run.lease = stack.enter_context(Lease.acquire(run.folder, owner=run.id))
-        run.ledger = Ledger.open(run.folder, buckets=_buckets(run))
-        yield run
-
-
-@contextmanager
-def workers(run: EvaluationRun) -> Iterator[None]:
-    """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
-    from infra.workers import Executor
-
-    with planned_pool(run.settings, run.device) as (_, pool):
-        config = run.measure_config(pool.threads).model_dump(mode="json")
-        with Executor(FACTORY, config, pool=pool, settings=executor_settings(run.settings)) as run.executor:
-            run.executor.wait_ready()
-            yield
+    prepared = prepare(job)
+    restored, counts = prepared.folders[RESTORED], prepared.rules.counts
+    with open_session(prepared.folder, lambda: sum(counts(info.ledger_path) for info in restored.walk())) as session:
+        yield EvaluationRun(prepared, session, progress or Progress())
 
 
 def _folders(job: EvaluationJob) -> dict[str, Storage]:
     """Role → storage. Raises JobError where one is not there."""
     refuse_secrets(*filter(None, (job.restored, job.against, job.truth, job.output)))
     named = {RESTORED: restored_tree(job.restored), INPUT: job.against, TRUTH: job.truth}
-    folders = {role: Storage(url) for role, url in named.items() if url is not None}
-    for role, storage in folders.items():
-        if storage.is_local and not storage.exists(""):
-            what = {RESTORED: "restored pictures", INPUT: "inputs", TRUTH: "true pictures"}[role]
-            raise JobError(f"there are no {what} at {storage.shown_url}: expected a folder")
-    return folders
+    what = {RESTORED: "restored pictures", INPUT: "inputs", TRUTH: "true pictures"}
+    return {role: insist_on_folder(url, what[role]) for role, url in named.items() if url is not None}
 
 
-def _refuse_danger(run: EvaluationRun) -> None:
+def _refuse_danger(folder: Storage, folders: Mapping[str, Storage]) -> None:
     """Pictures are only read: the numbers may not go into a folder of them."""
-    for storage in run.folders.values():
-        if lies_in(run.folder.url, storage.url):
+    for storage in folders.values():
+        if lies_in(folder.url, storage.url):
             raise JobError(
-                f"the numbers would be written to {run.folder.shown_url}, inside {storage.shown_url}, which is only "
+                f"the numbers would be written to {folder.shown_url}, inside {storage.shown_url}, which is only "
                 "read; give --output DIR"
             )
 
@@ -235,10 +253,7 @@ def _refuse_danger(run: EvaluationRun) -> None:
 def _protocol(dataset: str | None) -> Protocol | None:
     if dataset is None:
         return None
-    try:
-        protocol = protocol_of(read_data_manifest(dataset), dataset)
-    except ProtocolError as error:
-        raise JobError(str(error)) from None
+    protocol = protocol_of(read_data_manifest(dataset), dataset)
     if protocol is None:
         raise JobError(f"data_manifests/{dataset}.toml has no section [evaluation], so it does not say how to judge")
     return protocol
@@ -247,60 +262,46 @@ def _protocol(dataset: str | None) -> Protocol | None:
 def _resolved(job: EvaluationJob, protocol: Protocol | None, weights: WeightsStore) -> Resolved:
     truth = job.truth is not None
     names = job.metrics or dict.fromkeys((*(protocol.metrics if protocol else ()), *default_metrics(truth)))
-    try:
-        return resolve(tuple(names), weights, truth)
-    except UnknownMetric as error:
-        raise JobError(str(error)) from None
+    return resolve(tuple(names), weights, truth)
 
 
-def _take_landmarks(run: EvaluationRun) -> None:
-    """Reads the data set's table of landmarks; where it is not there, what needs it is missing and says so."""
-    table = run.protocol.landmarks if run.protocol else None
+def _with_landmarks(job: EvaluationJob, inputs: Storage, rules: Rules, resolved: Resolved) -> tuple[Rules, Resolved]:
+    """With the data set's table of landmarks; where it is not there, what needs it is missing and says so."""
+    table = rules.protocol.landmarks if rules.protocol else None
     if table is None:
-        return
-    beside = run.job.landmarks is None
-    folder, _, name = (run.job.landmarks or "").rpartition("/")
-    storage, path = (run.folders[INPUT], table.file) if beside else (Storage(folder or "."), name)
+        return rules, resolved
+    folder, _, name = (job.landmarks or "").rpartition("/")
+    storage, path = (inputs, table.file) if job.landmarks is None else (Storage(folder or "."), name)
     if not storage.exists(path):
-        if not beside:
-            raise JobError(f"there is no table of landmarks at {run.job.landmarks}")
-        _without_landmarks(run.resolved, f"{storage.shown_url}/{path}")
-        return
+        if job.landmarks is not None:
+            raise JobError(f"there is no table of landmarks at {job.landmarks}")
+        return rules, _without_landmarks(resolved, f"{storage.shown_url}/{path}")
     try:
         placed = read_landmarks(storage.read_bytes(path).decode("utf-8-sig"), table)
     except (ProtocolError, UnicodeDecodeError) as error:
         raise JobError(f"the table of landmarks {storage.shown_url}/{path}: {error}") from None
-    run.rules = Rules(run.protocol, placed, run.rules.sample)
-    run.trees = Trees(run.folders, run.rules)
+    return replace(rules, placed=placed), resolved
 
 
-def _without_landmarks(resolved: Resolved, expected: str) -> None:
-    for name in [n for n in resolved.present if n.startswith("identity")]:
-        del resolved.present[name]
-        resolved.missing[name] = (
-            f"{name} needs the data set's table of landmarks, expected at {expected}; put it there or give "
-            "--landmarks FILE"
-        )
+def _without_landmarks(resolved: Resolved, expected: str) -> Resolved:
+    needing = [name for name in resolved.present if METRICS[name].recognises]
+    why = f"needs the data set's table of landmarks, expected at {expected}; put it there or give --landmarks FILE"
+    return replace(
+        resolved,
+        present={name: digest for name, digest in resolved.present.items() if name not in needing},
+        missing={**resolved.missing, **{name: f"{name} {why}" for name in needing}},
+    )
 
 
-def _recipe_detector(restored: str) -> dict[str, Any] | None:
+def _recipe_detector(restored: str) -> DetectAlignSettings | None:
     """Settings of detect_align in the recipe that a workspace was restored with; None where there is no such thing."""
-    from flows.session import last_job
-
     if not is_workspace(restored):
         return None
     try:
-        first = last_job(restored).load_recipe().stages[0]
-    except (JobError, ValueError):
+        settings = last_job(restored).load_recipe().stages[0].settings
+    except ForPeople:
         return None
-    return first.settings.model_dump(mode="json") if first.cls is DetectAlign else None
-
-
-def _buckets(run: EvaluationRun) -> int:
-    """For a new ledger, as many buckets as the number of pictures asks for; an existing one has its own."""
-    if run.folder.exists("_format.json"):
-        return 1
-    return buckets_for(sum(1 for info in run.folders[RESTORED].walk() if run.rules.counts(info.ledger_path)))
+    return settings if isinstance(settings, DetectAlignSettings) else None
 
 
 def _digest(*parts: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import groupby, islice
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +25,7 @@ from tasks.measuring import (
     FID,
     RESTORED,
     Evaluation,
+    Example,
     Scored,
     Summary,
     challenge_csv,
@@ -41,7 +41,8 @@ ROW = "row.md"
 EXAMPLES = 10
 _PIVOT = """
     SELECT image_id, face,
-        any_value(detail) FILTER (stage = '{faces}') AS detail,
+        any_value(CAST(json_extract(detail, '$.points') AS FLOAT[])) FILTER (stage = '{faces}') AS points,
+        any_value(CAST(json_extract(detail, '$.matrix') AS DOUBLE[])) FILTER (stage = '{faces}') AS matrix,
         any_value(state) FILTER (stage = '{faces}') AS state,
         any_value(reason_code) FILTER (stage = '{faces}') AS reason_code,
         any_value(reason) FILTER (stage = '{faces}') AS reason,
@@ -76,40 +77,36 @@ def add_up(run: EvaluationRun, pairs: pa.Table) -> Totals:
 def evaluation_of(run: EvaluationRun, totals: Totals) -> Evaluation:
     """The evaluation as its files hold it."""
     faces, facts = totals.faces, run.facts()
-    if totals.fid_problem:
-        del facts["metrics"][FID]
-        facts["missing"] = facts["missing"] | {FID: totals.fid_problem}
     problems = Counter(faces.filter(pc.not_equal(faces["problem"], ""))["problem"].to_pylist())
     more = {
         "finished": datetime.now(UTC).isoformat(),
-        "seconds": round(time.time() - run.started, 3),
-        "subsets": totals.summary.subset_facts(),
-        "overall": totals.summary.overall_facts(),
+        "seconds": round(time.time() - run.session.started, 3),
+        "subsets": totals.summary.subsets,
+        "overall": totals.summary,
         "problems": dict(sorted(problems.items())),
         "examples": _examples(faces),
-        "folder": run.folder.shown_url,
-        "unrestored": run.trees.unrestored,
         "stages": {name: round(ms / 1000, 3) for name, ms in sorted(totals.milliseconds.items())},
     }
-    return Evaluation(facts | more, faces)
+    if totals.fid_problem:
+        more["metrics"] = {name: metric for name, metric in facts.metrics.items() if name != FID}
+        more["missing"] = {**facts.missing, FID: totals.fid_problem}
+    return Evaluation(facts.model_copy(update=more), faces)
 
 
-def write_tables(run: EvaluationRun, totals: Totals) -> str:
-    """The challenge's two CSV files and the Markdown row; returns the row beside the published table."""
+def write_tables(run: EvaluationRun, totals: Totals) -> None:
+    """The challenge's two CSV files, and a Markdown row beside the published ones."""
     name = name_of(run.folders[RESTORED])
     rows = Rows(totals.faces, [n for n in totals.faces.column_names if n not in COLUMNS.names])
     by_set, by_picture = challenge_csv(rows, totals.summary)
     texts = {f"{name}_total.csv": by_set, f"{name}.csv": by_picture, ROW: markdown_row(name, totals.summary)}
     for file, text in texts.items():
         run.folder.write_atomic(file, text.encode())
-    return texts[ROW]
 
 
-def _examples(faces: pa.Table) -> list[dict[str, str]]:
+def _examples(faces: pa.Table) -> list[Example]:
     """The first problems by name; the table has them all."""
     told = faces.filter(pc.not_equal(faces["problem"], "")).select(["path", "problem", "problem_text"])
-    rows: list[dict[str, str]] = told.slice(0, EXAMPLES).to_pylist()
-    return rows
+    return [Example.model_validate(row) for row in told.slice(0, EXAMPLES).to_pylist()]
 
 
 def name_of(storage: Storage) -> str:
@@ -135,14 +132,15 @@ class Rows(Sequence[Scored]):
     def __getitem__(self, place: int | slice) -> Scored | Sequence[Scored]:
         if isinstance(place, slice):
             return [self[n] for n in range(*place.indices(len(self)))]
-        return self._scored(self._table.slice(place % len(self), 1).to_pylist()[0])
+        return next(self._scored(self._table.slice(place % len(self), 1)))
 
     def __iter__(self) -> Iterator[Scored]:
-        for batch in self._table.to_batches(max_chunksize=10_000):
-            yield from map(self._scored, batch.to_pylist())
+        return self._scored(self._table)
 
-    def _scored(self, row: dict[str, Any]) -> Scored:
-        return Scored(row["path"], row["subset"], {name: row[name] for name in self._metrics})
+    def _scored(self, table: pa.Table) -> Iterator[Scored]:
+        for batch in table.to_batches(max_chunksize=10_000):
+            for path, subset, *values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                yield Scored(path, subset, dict(zip(self._metrics, values, strict=True)))
 
 
 def _measured(run: EvaluationRun, metrics: Sequence[str]) -> tuple[pa.Table, dict[str, float]]:
@@ -173,14 +171,13 @@ def _joined(pairs: pa.Table, measured: pa.Table, metrics: Sequence[str]) -> tupl
     of_pair, of_face = _places(pairs, measured)
     left, right = pairs.take(of_pair), measured.take(of_face)
     problem, text = _problems(left, right, metrics)
-    details = [json.loads(each) if each else {} for each in right["detail"].to_pylist()]
     columns = {
         **{name: left[name] for name in COLUMNS.names if name in left.column_names},
         "face": pc.coalesce(right["face"], pa.scalar(-1, pa.int16())),
         "problem": problem,
         "problem_text": text,
-        "points": pa.array([each.get("points") for each in details], pa.list_(pa.float32())),
-        "matrix": pa.array([each.get("matrix") for each in details], pa.list_(pa.float64())),
+        "points": right["points"],
+        "matrix": right["matrix"],
         **{name: right[name] for name in metrics},
     }
     schema = faces_schema(metrics)

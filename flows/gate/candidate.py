@@ -6,18 +6,20 @@ file of the archive is looked at twice; intermediates that are still true are sh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.gate.journal import CANDIDATES
-from flows.restoration import Plan, Row, Run, open_run, workers
+from flows.restoration import Plan, Run, open_run
 from flows.restore_dataset import plan_work, restore_shards
 from flows.session import GIGABYTE
-from infra.ledger import Ledger, known_files, listing
+from infra.ledger import FileRow, Ledger, files_of, known_files, listing
 from infra.storage import Storage
 from tasks.recipes import COMMIT
 
@@ -43,7 +45,7 @@ def restore_beside(run: Run, work: Plan) -> Run:
         share_intermediates(run.workspace, "", f"{place}/", still_true)
         plan = plan_work(candidate)
         if plan.images:
-            with workers(candidate):
+            with candidate.workers():
                 restore_shards(candidate, plan)
         candidate.ledger.fold()
         candidate.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat())
@@ -86,24 +88,23 @@ def _forget_others(workspace: Storage, place: str) -> None:
 
 def _hand_over(run: Run, work: Plan, candidate: Run) -> None:
     """Tells the candidate's ledger of every file that is to be done, and of what has gone since an earlier night."""
-    known, handed = known_files(candidate.ledger), set[str]()
-    news: list[Row] = []
-    for rows in _files(run, work):
-        for row in rows:
-            handed.add(row["path"])
-            before = known.get(row["path"])
-            if before is None or not before["present"] or any(before[name] != row[name] for name in HANDED_OVER):
-                news.append(row)
-    news += [{**row, "present": False} for path, row in known.items() if row["present"] and path not in handed]
-    for start in range(0, len(news), AT_ONCE):
-        rows = [{name: row.get(name) for name in HANDED_OVER} for row in news[start : start + AT_ONCE]]
-        candidate.ledger.append_inventory(
-            [row | {"present": new.get("present", True)} for row, new in zip(rows, news[start:], strict=False)],
-            run_id=candidate.id,
-        )
+    news = _news(run, work, known_files(candidate.ledger))
+    while part := list(islice(news, AT_ONCE)):
+        candidate.ledger.append_inventory(part, run_id=candidate.id)
 
 
-def _files(run: Run, work: Plan) -> Iterator[list[Row]]:
+def _news(run: Run, work: Plan, known: Mapping[str, FileRow]) -> Iterator[FileRow]:
+    handed = set[str]()
+    for row in _files(run, work):
+        handed.add(row.path)
+        if row != known.get(row.path):
+            yield row
+    for path, row in known.items():
+        if row.present and path not in handed:
+            yield replace(row, present=False)
+
+
+def _files(run: Run, work: Plan) -> Iterator[FileRow]:
     """Inventory rows of the planned pictures, and of files with a problem, which keep the shards as large as ever."""
     import pyarrow.compute as pc
 
@@ -111,4 +112,4 @@ def _files(run: Run, work: Plan) -> Iterator[list[Row]]:
         table: pa.Table = run.ledger.files(bucket=bucket)
         planned = work.table.filter(pc.equal(work.table["bucket"], bucket))["image_id"]
         wanted = pc.or_(pc.is_in(table["image_id"], value_set=planned.combine_chunks()), pc.is_valid(table["problem"]))
-        yield table.filter(wanted).select(HANDED_OVER).to_pylist()
+        yield from files_of(table.filter(wanted).select(HANDED_OVER))

@@ -1,18 +1,17 @@
 """A night under a changed recipe: restore beside, measure both, promote what is within the bounds, keep the rest.
 
 What is stale is restored into a candidate workspace of its own; older and new results are measured against the same
-originals; tasks.promotion decides; flows.promotion_moves moves the files. Nothing that stands is touched before the
+originals; `tasks.comparing` decides; `flows.gate.moves` moves the files. Nothing that stands is touched before the
 decision is written down.
 """
 
 from __future__ import annotations
 
-import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,18 +21,17 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.gate import journal as journals
 from flows.gate.candidate import forget, restore_beside, share_intermediates
-from flows.gate.journal import PROMOTIONS, Journal
-from flows.gate.moves import REMEMBERED, Place, carry_out, deliver_kept, take_back
+from flows.gate.journal import PROMOTIONS, REMEMBERED, Bounds, Journal, Move, RolledBack
+from flows.gate.moves import carry_out, deliver_kept, take_back
 from flows.gate.words import in_short, markdown
-from flows.jobs import Job
-from flows.restoration import Plan, Row, Run, open_run, paths_by_image, workers
+from flows.jobs import Job, workspace_at
+from flows.restoration import Plan, Run, open_run, paths_by_image
 from flows.restore_dataset import find_pictures, finish, plan_work, restore_shards
-from flows.session import Progress, never_fatal, watched
-from infra.ledger import Lease, Ledger, bucket_sql
+from flows.session import Progress, Session, Summary, never_fatal, watched
+from infra.ledger import COMMIT, OPEN_STATES, Event, Lease, Ledger, bucket_sql, events_of
 from infra.storage import Storage
-from tasks.comparing import GATE_METRICS, NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
-from tasks.measuring import Evaluation, write_evaluation
-from tasks.recipes import COMMIT
+from tasks.comparing import NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
+from tasks.measuring import Evaluation, gate_metrics, write_evaluation
 
 BEFORE = "evaluation-nightly"
 """The folder with the measures of the results that stand."""
@@ -48,11 +46,11 @@ class Findings:
     evaluations: Mapping[str, Evaluation]
 
 
-def run_night(job: Job, *, again: bool = False) -> dict[str, Any]:
+def run_night(job: Job, *, again: bool = False) -> Summary:
     """Restores what is new; where results have become stale, lets them be replaced only within the bounds.
 
-    With `again` pictures whose older result was kept or brought back are decided about once more. Returns the totals,
-    and under `promotion` what was decided (None where nothing was stale).
+    With `again` pictures whose older result was kept or brought back are decided about once more. Returns the totals
+    with what was decided.
     """
     with open_run(job, watched.get() or Progress()) as run:
         news = finish_begun(run) + find_pictures(run)
@@ -62,14 +60,13 @@ def run_night(job: Job, *, again: bool = False) -> dict[str, Any]:
             run.course.forecast = None  # it foresaw another way
             journal = promote(run, work)
         elif plan.images:
-            with workers(run):
+            with run.workers():
                 restore_shards(run, plan)
                 run.course.mark("worked")
         totals = finish(run, plan, changed=bool(news or work.images))
-        told = journal and journal.told()
-        finished_at = datetime.now(UTC).isoformat()
-        run.write_facts(finished=True, finished_at=finished_at, summary=totals, promotion=told)
-        return totals | {"promotion": told}
+        totals = totals.model_copy(update={"promotion": journal and journal.told()})
+        run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
+        return totals
 
 
 def promote(run: Run, work: Plan) -> Journal:
@@ -88,7 +85,7 @@ def finish_begun(run: Run) -> int:
         if journal.state == "planned":
             put_in_place(run, journal)
         else:
-            take_back(_place(run), journal, again=journal.again)
+            take_back(run.session, journal, again=journal.again)
     return len(begun)
 
 
@@ -98,7 +95,7 @@ def judge(run: Run, work: Plan, candidate: Run) -> Findings:
     anything = False
     for case in _cases(run, work, candidate):
         judged += case.paths[:1] if case.differs else ()  # copies of one picture are no further witnesses
-        anything = anything or case.differs or not case.has_older_result
+        anything = anything or case.differs or case.older_result is None
     if not anything:
         return Findings(NOTHING_TO_JUDGE, {}, {})
     before, after = measure_both(run, candidate)
@@ -116,7 +113,7 @@ def measure_both(run: Run, candidate: Run) -> tuple[Evaluation, Evaluation]:
     job = EvaluationJob(
         restored=candidate.workspace.url,
         against=run.job.source,
-        metrics=run.settings.promotion.metrics or GATE_METRICS,
+        metrics=run.settings.promotion.metrics or gate_metrics(),
         aligned=True if detector == "none" else None,
         settings=run.job.settings,
     )
@@ -129,15 +126,24 @@ def write_down(run: Run, work: Plan, candidate: Run, found: Findings) -> Journal
     """Writes what is to become of every picture, then that it is so decided. No file has moved yet."""
     counts, reasons = Counter[str](), Counter[str]()
 
-    def rows() -> Iterator[Row]:
+    def moves() -> Iterator[Move]:
         for case in _cases(run, work, candidate):
             action, why = case.settled(found.decision, found.below)
             counts[action] += 1
             if action in ("keep", "original"):
                 reasons[in_short(why)] += 1
-            yield _row(case, action, why)
+            yield Move(
+                image_id=case.image_id,
+                bucket=case.bucket,
+                paths=case.paths,
+                planned=case.why,
+                action=action,
+                why=why,
+                differs=case.differs,
+                old=case.old,
+            )
 
-    journals.write_rows(run.workspace, run.id, rows())
+    journals.write_moves(run.workspace, run.id, moves())
     for name, evaluation in found.evaluations.items():
         folder = Storage(f"{run.workspace.url.rstrip('/')}/{PROMOTIONS}/{run.id}/{name}", run.workspace.options)
         write_evaluation(folder, evaluation.facts, evaluation.faces)
@@ -148,8 +154,8 @@ def write_down(run: Run, work: Plan, candidate: Run, found: Findings) -> Journal
         candidate=candidate.workspace.url.removeprefix(run.workspace.url.rstrip("/") + "/"),
         counts=dict(counts),
         reasons=dict(reasons.most_common(20)),
-        decision=found.decision.as_dict(),
-        bounds=run.settings.promotion.model_dump(mode="json"),
+        decision=found.decision.facts(),
+        bounds=Bounds(**run.settings.promotion.model_dump()),
     )
     journals.write(run.workspace, journal)
     return journal
@@ -158,22 +164,23 @@ def write_down(run: Run, work: Plan, candidate: Run, found: Findings) -> Journal
 @task(name="promote", cache_policy=NO_CACHE)
 def put_in_place(run: Run, journal: Journal) -> None:
     """Does what the journal says; doing so twice changes nothing. A refused candidate stays, to be looked at."""
-    carry_out(_place(run), journal, run.source)
-    if journal.decision["promote"] and journal.state == "applied":
+    carry_out(run.session, journal, run.source)
+    if journal.decision.promote and journal.state == "applied":
         share_intermediates(run.workspace, f"{journal.candidate}/", "", room=run.settings.keep_intermediates_gb)
         forget(run.workspace, journal.candidate)
     _tell(run, journal)
 
 
-def roll_back(workspace: str, promotion: str | None, *, again: bool) -> dict[str, Any]:
+def roll_back(workspace: str, promotion: str | None, *, again: bool) -> RolledBack:
     """Takes a promotion back, by default the newest that stands. Raises JobError where that cannot be."""
-    storage = Storage(workspace)
+    storage = workspace_at(workspace)
     journal, pictures = journals.find(storage, promotion), 0
     if journal.state != "rolled_back":
-        with Lease.acquire(storage, owner=f"rollback of {journal.id}") as lease:
-            place = Place(storage, Ledger.open(storage, create=False), lease)
-            pictures = take_back(place, journal, again=again)
-    return {"schema": 1, "pictures": pictures, **journal.told()}
+        owner = f"rollback of {journal.id}"
+        with Lease.acquire(storage, owner=owner) as lease:
+            session = Session(owner, time.time(), storage, lease, Ledger.open(storage, create=False))
+            pictures = take_back(session, journal, again=again)
+    return RolledBack(pictures=pictures, **journal.told().model_dump())
 
 
 def _cases(run: Run, work: Plan, candidate: Run) -> Iterator[Case]:
@@ -181,27 +188,22 @@ def _cases(run: Run, work: Plan, candidate: Run) -> Iterator[Case]:
     for bucket, pictures in _pictures(run, work):
         old, new = (_verdicts(ledger, bucket) for ledger in (run.ledger, candidate.ledger))
         for image_id, (why, paths) in pictures.items():
-            case = Case(image_id, bucket, tuple(paths), why, old.get(image_id), new.get(image_id))
-            if case.is_finished:
-                yield case
+            verdict = new.get(image_id)
+            if verdict is not None and verdict.state not in OPEN_STATES:
+                yield Case(image_id, bucket, paths, why, old.get(image_id), verdict)
 
 
-def _pictures(run: Run, work: Plan) -> Iterator[tuple[int, dict[str, tuple[str, list[str]]]]]:
+def _pictures(run: Run, work: Plan) -> Iterator[tuple[int, dict[str, tuple[str, tuple[str, ...]]]]]:
     """Bucket by bucket, of every planned picture why it is planned and which paths hold it."""
     for bucket, rows in work.by_bucket("image_id", "why"):
         paths = paths_by_image(run.ledger, bucket)
-        yield bucket, {row["image_id"]: (row["why"], paths.get(row["image_id"], [])) for row in rows}
+        yield bucket, {image_id: (why, paths.get(image_id, ())) for image_id, why in rows}
 
 
-def _verdicts(ledger: Ledger, bucket: int) -> dict[str, Row]:
-    rows = ledger.latest(stage=COMMIT, bucket=bucket, columns=["image_id", *REMEMBERED]).to_pylist()
-    return {row["image_id"]: row for row in rows}
-
-
-def _row(case: Case, action: str, why: str) -> Row:
-    told = {"image_id": case.image_id, "bucket": case.bucket, "paths": list(case.paths), "planned": case.why}
-    old = None if case.old is None else json.dumps({name: case.old[name] for name in REMEMBERED})
-    return told | {"action": action, "why": why, "differs": case.differs, "old": old}
+def _verdicts(ledger: Ledger, bucket: int) -> dict[str, Event]:
+    """image_id → the verdict, with what a journal remembers of it."""
+    table = ledger.latest(stage=COMMIT, bucket=bucket, columns=["image_id", *REMEMBERED])
+    return {event.image_id: event for event in events_of(table)}
 
 
 def _without_kept(run: Run, plan: Plan) -> Plan:
@@ -209,13 +211,9 @@ def _without_kept(run: Run, plan: Plan) -> Plan:
     if not plan.counts.get("new_path"):
         return plan
     delivered: list[str] = []
-    for bucket, pictures in _pictures(run, plan):
-        rows = [
-            {"image_id": image_id, "bucket": bucket, "paths": paths}
-            for image_id, (why, paths) in pictures.items()
-            if why == "new_path"
-        ]
-        delivered += deliver_kept(_place(run), run.id, rows, run.digests[COMMIT])
+    for _, pictures in _pictures(run, plan):
+        further = {image_id: paths for image_id, (why, paths) in pictures.items() if why == "new_path"}
+        delivered += deliver_kept(run.session, further, run.digests[COMMIT])
     known = pc.is_in(plan.table["image_id"], value_set=pa.array(delivered, pa.string()))
     return _plan_of(plan, plan.table.filter(pc.invert(known)))
 
@@ -234,10 +232,6 @@ def _with_kept(run: Run, plan: Plan) -> Plan:
 
 def _plan_of(plan: Plan, table: pa.Table) -> Plan:
     return replace(plan, table=table, counts=Counter(table["why"].to_pylist()))
-
-
-def _place(run: Run) -> Place:
-    return Place(run.workspace, run.ledger, run.lease)
 
 
 def _tell(run: Run, journal: Journal) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from flows.gate.journal import Journal
+from tasks.comparing import Difference
 
 MEANINGS = {
     "promote": "the new result replaces the older one",
@@ -26,37 +26,28 @@ def in_short(why: str) -> str:
 def markdown(journal: Journal) -> str:
     """The decision, its numbers, what it did to how many pictures, and the worst regressions."""
     decision = journal.decision
-    verdict = "promoted" if decision["promote"] else "nothing promoted, the older results stay"
+    verdict = "promoted" if decision.promote else "nothing promoted, the older results stay"
     lines = [
-        f"**{verdict}** — recipe {journal.recipe}, {decision['faces']} faces compared, promotion `{journal.id}`",
+        f"**{verdict}** — recipe {journal.recipe}, {decision.faces} faces compared, promotion `{journal.id}`",
         "",
     ]
-    lines += _table(("bound", "kept", "numbers"), _checks(decision))
+    checks = ((check.name, "yes" if check.passed else "**no**", check.said) for check in decision.checks)
+    lines += _table(("bound", "kept", "numbers"), checks)
     lines += _table(("what", "pictures", "meaning"), ((a, n, MEANINGS[a]) for a, n in sorted(journal.counts.items())))
     lines += _table(("why", "pictures"), journal.reasons.items())
-    lines += _table(("metric", "before", "after", "gain", "interval", "wins", "losses"), _differences(decision))
-    lines += _table(("fell furthest", "face", "metric", "before", "after"), _regressions(decision))
-    lacking = decision["not_compared"]
-    lines += [f"Not compared: {name}: {said}" for name, said in lacking.items()]
+    heads = ("metric", "before", "after", "gain", "interval", "wins", "losses")
+    lines += _table(heads, (_difference(each) for each in decision.differences))
+    worst = ((each.path_b, each.face, each.metric, f"{each.a:.4f}", f"{each.b:.4f}") for each in decision.worst[:WORST])
+    lines += _table(("fell furthest", "face", "metric", "before", "after"), worst)
+    lines += [f"Not compared: {name}: {said}" for name, said in decision.not_compared.items()]
     if journal.moved_on:
         lines.append(f"{journal.moved_on} pictures had been dealt with otherwise since the decision.")
     return "\n".join(lines)
 
 
-def _checks(decision: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:
-    return ((check["name"], "yes" if check["passed"] else "**no**", check["said"]) for check in decision["checks"])
-
-
-def _differences(decision: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:
-    for row in decision["differences"]:
-        interval = "—" if row["low"] is None else f"{row['low']:+.4f} … {row['high']:+.4f}"
-        means = f"{row['mean_a']:.4f}", f"{row['mean_b']:.4f}", f"{row['gain']:+.4f}"
-        yield row["title"], *means, interval, row["wins"], row["losses"]
-
-
-def _regressions(decision: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:
-    for row in decision["worst"][:WORST]:
-        yield row["path_b"], row["face"], row["metric"], f"{row['a']:.4f}", f"{row['b']:.4f}"
+def _difference(d: Difference) -> tuple[object, ...]:
+    interval = "—" if d.low is None else f"{d.low:+.4f} … {d.high:+.4f}"
+    return d.title, f"{d.mean_a:.4f}", f"{d.mean_b:.4f}", f"{d.gain:+.4f}", interval, d.wins, d.losses
 
 
 def _table(heads: tuple[str, ...], rows: Iterable[Iterable[object]]) -> list[str]:

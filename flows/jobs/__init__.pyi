@@ -1,3 +1,4 @@
+from .asked import Asked as Asked
 from .benchmark import BenchmarkJob as BenchmarkJob
 from .comparison import ComparisonJob as ComparisonJob
 from .comparison import Side as Side
@@ -5,6 +6,7 @@ from .comparison import evaluation_of as evaluation_of
 from .comparison import two_sides as two_sides
 from .data_set import DEMO_SEED as DEMO_SEED
 from .data_set import JobError as JobError
+from .data_set import insist_on_folder as insist_on_folder
 from .data_set import lies_in as lies_in
 from .data_set import read_data_manifest as read_data_manifest
 from .data_set import refuse_secrets as refuse_secrets
@@ -14,5 +16,6 @@ from .evaluation import is_workspace as is_workspace
 from .evaluation import open_evaluation as open_evaluation
 from .evaluation import output_of as output_of
 from .evaluation import restored_tree as restored_tree
+from .evaluation import workspace_at as workspace_at
 from .restoration import Job as Job
 from .restoration import job_for as job_for

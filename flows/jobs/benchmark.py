@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from flows.jobs.asked import Asked, Names
 from flows.jobs.comparison import insist_on_known
 from flows.jobs.data_set import JobError
 from flows.jobs.restoration import Job, job_for, recipe_label
@@ -16,19 +15,16 @@ RECIPES = "recipes"
 """The folder, below the output, with one workspace per recipe."""
 
 
-class BenchmarkJob(BaseModel):
+class BenchmarkJob(Asked):
     """One benchmark: which faces, which recipes, where to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     output: str = Field(description="folder or URL for archive, workspaces and answer")
     faces: str | None = Field(default=None, description="folder or URL of clean aligned faces; none = the default face")
     recipes: tuple[str, ...] = Field(default=("compact",), min_length=1, description="names or .toml files")
     limit: int | None = Field(default=None, ge=1, description="use only so many faces, the first by name")
     degradations: tuple[str, ...] = Field(default=tuple(CELLS), min_length=1, description="which of the grid")
-    metrics: tuple[str, ...] = Field(default=(), description="names of metrics; none = all that can be computed")
+    metrics: Names = Field(default=(), description="names of metrics; none = all that can be computed")
     price_per_gpu_hour: float | None = Field(default=None, ge=0, description="what an hour of a worker costs")
-    settings: dict[str, Any] = Field(default_factory=dict, description="settings of infra.settings, over all others")
 
     def place(self, *parts: str) -> str:
         """Something below the output."""
@@ -51,7 +47,12 @@ class BenchmarkJob(BaseModel):
             name = recipe_label(recipe)
             if name in runs:
                 raise JobError(f"two recipes are called {name!r}; give their files different names")
-            given = {"recipe": recipe, "aligned": True, "settings": self.settings}
-            runs[name] = job_for(None, self.place(ARCHIVE), self.place(RECIPES, name), **given)
+            runs[name] = job_for(
+                source=self.place(ARCHIVE),
+                workspace=self.place(RECIPES, name),
+                recipe=recipe,
+                aligned=True,
+                settings=self.settings,
+            )
             runs[name].load_recipe()
         return runs

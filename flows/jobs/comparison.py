@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from flows.jobs.data_set import JobError
+from flows.jobs.asked import Asked, Names
+from flows.jobs.data_set import JobError, insist_on_folder
 from flows.jobs.evaluation import EvaluationJob, evaluation_job, is_workspace
 from flows.jobs.restoration import Job, job_for, recipe_label
 from infra.storage import Storage
@@ -19,21 +20,18 @@ Kind = Literal["recipe", "workspace", "evaluation", "originals", "folder"]
 RECIPE = "recipe:"
 
 
-class ComparisonJob(BaseModel):
+class ComparisonJob(Asked):
     """One comparison: which two sides, on which pictures, and where the answer goes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     a: str = Field(description="what there is: a side, see `side_of`")
     b: str = Field(description="what is held against it: a side, see `side_of`")
     against: str = Field(description="folder or URL of the pictures that both were restored from; it is only read")
     truth: str | None = Field(default=None, description="folder or URL of the true pictures, where they are known")
     output: str = Field(default="comparison", description="folder or URL for the answer, and for what recipes restore")
-    metrics: tuple[str, ...] = Field(default=(), description="names of metrics; none = all that can be computed")
+    metrics: Names = Field(default=(), description="names of metrics; none = all that can be computed")
     aligned: bool = Field(default=False, description="the pictures are aligned faces: nothing is detected")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="confidence of the intervals")
     price_per_gpu_hour: float | None = Field(default=None, ge=0, description="what an hour of a worker costs")
-    settings: dict[str, Any] = Field(default_factory=dict, description="settings of infra.settings, over all others")
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,13 @@ class Side:
 
 
 def two_sides(job: ComparisonJob) -> tuple[Side, Side]:
-    """Both sides, before anything is done. Raises JobError where they are one and the same, where a metric does
-    not exist, and where the comparison's folder would lie in the archive."""
+    """Both sides, before anything is done. Raises JobError where they are one and the same, where pictures or a metric
+    do not exist, and where the comparison's folder would lie in the archive."""
     insist_on_known(job.metrics)
-    job_for(None, job.against, job.output)  # refuses places that overlap
+    insist_on_folder(job.against, "pictures")
+    if job.truth is not None:
+        insist_on_folder(job.truth, "true pictures")
+    job_for(source=job.against, workspace=job.output)  # refuses places that overlap
     a, b = side_of(job.a, job), side_of(job.b, job)
     if a.url == b.url:
         raise JobError(
@@ -92,10 +93,16 @@ def evaluation_of(side: Side, job: ComparisonJob, like: Evaluation | None = None
     Nothing is written into what is compared: only a recipe's workspace lies in the comparison's folder, and holds its
     evaluation.
     """
-    place = None if side.kind == "recipe" else _place_of(side, job)
-    seen = {name: like.facts[name] for name in ("aligned", "detector")} if like else {"aligned": job.aligned or None}
-    given = {"truth": job.truth, "output": place, "metrics": job.metrics, "settings": job.settings, **seen}
-    return evaluation_job(side.url, job.against, None, **given)
+    return evaluation_job(
+        restored=side.url,
+        against=job.against,
+        truth=job.truth,
+        output=None if side.kind == "recipe" else _place_of(side, job),
+        metrics=job.metrics,
+        aligned=like.facts.aligned if like else job.aligned or None,
+        detector=like.facts.detector if like else None,
+        settings=job.settings,
+    )
 
 
 def _place_of(side: Side, job: ComparisonJob) -> str:
@@ -107,9 +114,8 @@ def _place_of(side: Side, job: ComparisonJob) -> str:
 def _recipe_side(recipe: str, job: ComparisonJob) -> Side:
     name = recipe_label(recipe)
     run = job_for(
-        None,
-        job.against,
-        f"{job.output.rstrip('/')}/{name}",
+        source=job.against,
+        workspace=f"{job.output.rstrip('/')}/{name}",
         recipe=recipe,
         aligned=job.aligned,
         settings=job.settings,

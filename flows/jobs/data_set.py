@@ -1,4 +1,4 @@
-"""Data sets as files of `data_manifests/`; what no job may ask for: secrets, an archive in its workspace."""
+"""Data sets as files of `data_manifests/`; what no job may ask for: secrets, folders that are not there or overlap."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from infra.problems import ForPeople
 from infra.storage import Storage
 
 DATA_MANIFESTS = Path("data_manifests")
 DEMO_SEED = 1
 
 
-class JobError(ValueError):
+class JobError(ForPeople):
     """A run was asked for that cannot be; the message says what was expected, what came and what to do."""
+
+    exit_code = 2
 
 
 def read_data_manifest(name: str) -> dict[str, Any]:
@@ -39,6 +42,14 @@ def _make_what_can_be_made(described: dict[str, Any]) -> None:
         from tasks.archive import make
 
         make(source.parent, DEMO_SEED)
+
+
+def insist_on_folder(url: str, what: str) -> Storage:
+    """The folder at a path or URL; `what` lies in it, in words. Raises JobError where nothing is there."""
+    storage = Storage(url)
+    if not storage.is_folder():
+        raise JobError(f"there is no folder with {what} at {storage.shown_url}")
+    return storage
 
 
 def refuse_secrets(*urls: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, JsonValue
 
+from flows.jobs.asked import Asked, Names
 from flows.jobs.data_set import JobError, read_data_manifest
-from infra.settings import Settings, load_settings
 from infra.storage import Storage
 from tasks.worker import RESTORED
 
@@ -18,10 +18,8 @@ EVALUATION = "evaluation"
 """The folder of a workspace's evaluation; and what is appended to the name of any other folder."""
 
 
-class EvaluationJob(BaseModel):
+class EvaluationJob(Asked):
     """One evaluation: what is measured, against what, and where the numbers go."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     restored: str = Field(description="a workspace, or a folder or URL of restored pictures; it is only read")
     against: str = Field(description="folder or URL of the inputs that were restored; it is only read")
@@ -29,23 +27,20 @@ class EvaluationJob(BaseModel):
     dataset: str | None = Field(default=None, description="a data set of data_manifests/ with an [evaluation] section")
     landmarks: str | None = Field(default=None, description="the data set's table of landmarks, where it lies apart")
     output: str | None = Field(default=None, description="folder or URL for the numbers; none = see `output_of`")
-    metrics: tuple[str, ...] = Field(default=(), description="names of metrics; none = all that can be computed")
+    metrics: Names = Field(default=(), description="names of metrics; none = all that can be computed")
     aligned: bool | None = Field(
         default=None, description="the pictures are aligned faces; none = where the data set or their size says so"
     )
-    detector: dict[str, Any] | None = Field(
+    detector: dict[str, JsonValue] | None = Field(
         default=None, description="how faces are looked for, as evaluation.json says it; none = as the recipe did"
     )
     sample: float | None = Field(default=None, gt=0, le=1, description="share of the pictures, chosen by their names")
-    settings: dict[str, Any] = Field(default_factory=dict, description="settings of infra.settings, over all others")
-
-    def load_settings(self) -> Settings:
-        """The settings tree with this job's on top. Raises SettingsError."""
-        return load_settings(**self.settings)
 
 
-def evaluation_job(restored: str | None, against: str | None, dataset: str | None, **more: Any) -> EvaluationJob:
-    """A job, with what a data set's file says of its workspace and source; what is None was not given.
+def evaluation_job(
+    *, restored: str | None = None, against: str | None = None, dataset: str | None = None, **more: Any
+) -> EvaluationJob:
+    """A job, with what a data set's file says of its workspace and source; `more` are fields of EvaluationJob.
 
     Raises JobError where it does not become clear what is measured against what, or a value cannot be.
     """
@@ -55,17 +50,21 @@ def evaluation_job(restored: str | None, against: str | None, dataset: str | Non
     if restored is None or against is None:
         what = "the pictures that it was restored from (--against)" if restored else "a workspace or folder to measure"
         raise JobError(f"expected {what}, or a data set of data_manifests/ that names it; got neither")
-    given = {name: value for name, value in more.items() if value is not None}
-    try:
-        return EvaluationJob(restored=_bare(restored), against=_bare(against), dataset=dataset, **given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise JobError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first.get('input')!r}") from None
+    return EvaluationJob.of(restored=_bare(restored), against=_bare(against), dataset=dataset, **more)
 
 
 def is_workspace(url: str) -> bool:
     """Whether a run of ours lives there."""
     return Storage(url).exists("_format.json")
+
+
+def workspace_at(url: str) -> Storage:
+    """The workspace at a path or URL. Raises JobError where no run of ours lives there."""
+    if not is_workspace(url):
+        raise JobError(
+            f"expected a workspace, got {Storage(url).shown_url}, which holds no ledger; `mpsr run` makes one"
+        )
+    return Storage(url)
 
 
 def restored_tree(url: str) -> str:
@@ -81,14 +80,11 @@ def output_of(job: EvaluationJob) -> str:
 
 
 def open_evaluation(url: str) -> Evaluation:
-    """The evaluation of a workspace, or in an evaluation folder. Raises JobError where there is none."""
-    from tasks.measuring import FACTS, EvaluationMissing, read_evaluation
+    """The evaluation of a workspace, or in an evaluation folder. Raises EvaluationMissing."""
+    from tasks.measuring import FACTS, read_evaluation
 
     inside = Storage(_joined(url, EVALUATION))
-    try:
-        return read_evaluation(inside if inside.exists(FACTS) else Storage(url))
-    except EvaluationMissing as error:
-        raise JobError(str(error)) from None
+    return read_evaluation(inside if inside.exists(FACTS) else Storage(url))
 
 
 def _joined(url: str, name: str) -> str:

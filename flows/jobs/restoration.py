@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from flows.jobs.asked import Asked
 from flows.jobs.data_set import JobError, _make_what_can_be_made, _refuse_nesting, read_data_manifest, refuse_secrets
-from infra.settings import Settings, load_settings
 from infra.storage import Storage
 from tasks.recipes import Recipe, load_recipe
 
@@ -16,10 +16,8 @@ OF_A_DATA_SET = ("recipe", "aligned", "include", "exclude", "stages", "settings"
 """What a data set's file may say beside source and workspace."""
 
 
-class Job(BaseModel):
+class Job(Asked):
     """One run: from where, to where, how."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = Field(description="folder or URL of the archive; it is never written to")
     workspace: str = Field(description="folder or URL for ledger, intermediates, restored files and report")
@@ -31,7 +29,6 @@ class Job(BaseModel):
     stages: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="settings of single stages, by stage id, over the recipe's"
     )
-    settings: dict[str, Any] = Field(default_factory=dict, description="settings of infra.settings, over all others")
 
     def load_recipe(self) -> Recipe:
         """The recipe with this job's overrides. Raises RecipeError."""
@@ -40,13 +37,9 @@ class Job(BaseModel):
             stages["detect_align"] = {**stages.get("detect_align", {}), "detector": "none"}
         return load_recipe(self.recipe, stages)
 
-    def load_settings(self) -> Settings:
-        """The settings tree with this job's on top. Raises SettingsError."""
-        return load_settings(**self.settings)
 
-
-def job_for(dataset: str | None, source: str | None, workspace: str | None, **more: Any) -> Job:
-    """A job for a data set named in data_manifests/, or for a source and a workspace; what is None was not given.
+def job_for(*, dataset: str | None = None, source: str | None = None, workspace: str | None = None, **more: Any) -> Job:
+    """A job for a data set named in data_manifests/, or for a source and a workspace; `more` are fields of Job.
 
     Raises JobError when neither is complete, when the data set is not described, and where originals were in danger.
     """
@@ -66,7 +59,7 @@ def job_for(dataset: str | None, source: str | None, workspace: str | None, **mo
     _refuse_nesting(source, workspace)
     if str(given.get("recipe", "")).endswith(".toml"):
         given["recipe"] = str(Path(given["recipe"]).absolute())
-    return Job(source=Storage(source).url, workspace=Storage(workspace).url, **given)
+    return Job.of(source=Storage(source).url, workspace=Storage(workspace).url, **given)
 
 
 def recipe_label(recipe: str) -> str:

@@ -26,6 +26,10 @@ class Course:
         self.parts: list[Part] = []
         self.forecast: Forecast | None = None
 
+    def foretold(self, parts: list[Part], forecast: Forecast | None) -> None:
+        """What the run has to do, and what that should take where rates are known."""
+        self.parts, self.forecast = parts, forecast
+
     def mark(self, what: str) -> None:
         """This point is reached now."""
         self.marks[what] = time.monotonic()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefect.artifacts import (
@@ -18,8 +19,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.restoration.shard import Row
-from flows.session import aside, never_fatal
+from flows.session import Summary, aside, never_fatal
+from infra.ledger import Event
 
 if TYPE_CHECKING:
     from flows.restoration.plan import Plan
@@ -34,6 +35,14 @@ TOP = 25
 """Rows that a table shows at most; the ledger has them all."""
 
 
+@dataclass
+class Board:
+    """What a run has put up so far."""
+
+    bar: Any = None
+    """The id of the progress artifact, once it is there."""
+
+
 @never_fatal
 def plan(run: Run, work: Plan) -> None:
     """The plan as a table, and the progress bar at zero."""
@@ -42,41 +51,41 @@ def plan(run: Run, work: Plan) -> None:
         table=[{"why": why, "images": n} for why, n in work.counts.items()],
         description=_what_is_to_be_done(run),
     )
-    run.progress_artifact = create_progress_artifact(0.0, key="progress", description="images with a verdict")
+    run.board.bar = create_progress_artifact(0.0, key="progress", description="images with a verdict")
 
 
 def progress(run: Run) -> None:
     """How far the run is, told beside the run: the bar, and counts, rate, time to go and the last failure."""
-    if run.progress_artifact is not None:
+    if run.board.bar is not None:
         aside.do(lambda: _progress(run))
 
 
 @never_fatal
 def _progress(run: Run) -> None:
-    update_progress_artifact(run.progress_artifact, round(100 * run.progress.fraction, 1))
+    update_progress_artifact(run.board.bar, round(100 * run.progress.fraction, 1))
     create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts, rate and time to go")
 
 
 @never_fatal
-def finished(run: Run, summary: dict[str, Any], report: str) -> None:
+def finished(run: Run, summary: Summary, report: str) -> None:
     """The totals, the failures with their reasons, and where the report is."""
     aside.wait(LAST_WORDS_SECONDS)
-    if run.progress_artifact is not None:
-        update_progress_artifact(run.progress_artifact, 100.0)
-    outcome_table = [{"outcome": name, "files": n} for name, n in summary["outcomes"].items()]
-    create_table_artifact(key="outcomes", table=outcome_table, description=f"{summary['found']} files")
+    if run.board.bar is not None:
+        update_progress_artifact(run.board.bar, 100.0)
+    outcome_table = [{"outcome": name, "files": n} for name, n in summary.outcomes.items()]
+    create_table_artifact(key="outcomes", table=outcome_table, description=f"{summary.found} files")
     failures = run.ledger.query(_FAILURES, [TOP]).to_pylist()
     create_table_artifact(key="failures", table=failures, description=f"Failed and quarantined, at most {TOP}")
     create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts and rate at the end")
-    if summary["forecast"]:
-        told = [{"what": name, "value": summary["forecast"][name]} for name in _TOLD_OF_FORECAST]
+    if summary.forecast:
+        told = [{"what": name, "value": getattr(summary.forecast, name)} for name in _TOLD_OF_FORECAST]
         create_table_artifact(key="forecast", table=told, description="What was forecast, and what it took")
     create_link_artifact(key="report", link=report, link_text="Report", description="The static report of this run")
 
 
-def outcomes(rows: Iterable[Row]) -> dict[str, int]:
+def outcomes(events: Iterable[Event]) -> dict[str, int]:
     """state/reason → count: what a stage's task run returns."""
-    return dict(Counter(f"{row['state']}/{row['reason_code']}" for row in rows))
+    return dict(Counter(f"{event.state}/{event.reason_code}" for event in events))
 
 
 def _what_is_to_be_done(run: Run) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
+from infra.ledger import Event, FileRow
 from infra.storage import Storage, StorageMissingError, decode_name
 from tasks.worker import RESTORED
 
-Row = Mapping[str, Any]
 DISPLACED = "displaced"
 """Folder for results whose path holds another picture now, until the run that found this out is finished."""
 
@@ -23,25 +22,25 @@ def restored(path: str) -> str:
     return decode_name(f"{RESTORED}/{path}")
 
 
-def make_way(storage: Storage, changed: Iterable[tuple[Row, Row]], results: Mapping[str, str | None]) -> None:
+def make_way(storage: Storage, changed: Iterable[tuple[FileRow, FileRow]], results: Mapping[str, str | None]) -> None:
     """Puts results aside whose path holds another picture now.
 
     changed: inventory rows of a path, the earlier and the present one. results: image_id → sha256 of its result; a
     file that is the present picture's already stays.
     """
     for before, now in changed:
-        path = restored(now["path"])
+        path = restored(now.path)
         lies_there = _sha256(storage, path)
-        if lies_there is not None and lies_there != results.get(now["image_id"]):
-            aside = f"{DISPLACED}/{before['image_id']}"
+        if lies_there is not None and lies_there != results.get(now.image_id):
+            aside = f"{DISPLACED}/{before.image_id}"
             storage.delete(aside)
             storage.copy(path, aside)
             storage.delete(path)
 
 
-def deliver(storage: Storage, paths: Iterable[str], verdict: Row) -> bool:
-    """Makes every path hold the result that a row of the ledger names; False where no copy of it is left."""
-    wanted = verdict["output_sha256"]
+def deliver(storage: Storage, paths: Iterable[str], verdict: Event) -> bool:
+    """Makes every path hold the result that an event of the ledger names; False where no copy of it is left."""
+    wanted = verdict.output_sha256
     if not wanted:
         return False
     lacking: list[str] = []
@@ -50,7 +49,7 @@ def deliver(storage: Storage, paths: Iterable[str], verdict: Row) -> bool:
         (there if _sha256(storage, path) == wanted else lacking).append(path)
     if not lacking:
         return True
-    elsewhere = [decode_name(verdict["output_uri"] or ""), f"{DISPLACED}/{verdict['image_id']}"]
+    elsewhere = [decode_name(verdict.output_uri or ""), f"{DISPLACED}/{verdict.image_id}"]
     for data in _copies(storage, [*there[:1], *filter(None, elsewhere)], wanted):
         for path in lacking:
             storage.write_atomic(path, data)

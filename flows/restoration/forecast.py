@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from flows.restoration.course import PARTS
-from flows.session import StageCount
+from flows.session import Prepared, StageCount
 from infra.settings import Settings
 from infra.storage import Storage
 from tasks.recipes import (
@@ -26,6 +26,7 @@ from tasks.recipes import (
     CLOSING_SECONDS,
     COMMIT,
     FINE,
+    Held,
     Part,
     Rates,
     RecipeStage,
@@ -103,9 +104,14 @@ class Memory:
         Storage(self._path.parent).write_atomic(self._path.name, text.encode())
 
 
-def memory_of(run: Run) -> Memory:
-    """The rates that are known for a run's machine, pool and recipe."""
-    return Memory(run.settings, run.recipe.numerics(run.device), run.digests[COMMIT])
+def memory_of(prepared: Prepared) -> Memory:
+    """The rates that are known for this machine, pool and recipe."""
+    return Memory(prepared.settings, prepared.numerics, prepared.digests[COMMIT])
+
+
+def shape_of(plan: Plan, settings: Settings) -> Shape:
+    """How the work is cut."""
+    return Shape(plan.images, 1 << plan.prefix_bits, settings.shards_in_flight)
 
 
 def at_the_plan(run: Run, plan: Plan) -> None:
@@ -114,38 +120,40 @@ def at_the_plan(run: Run, plan: Plan) -> None:
     course.mark("planned")
     if not plan.images:
         return
-    course.parts = parts_of(_sizes(plan), run.ledger, run.digests)
-    rates = memory_of(run).recall(run.source.url)
+    parts = parts_of(plan, run.ledger, run.digests)
+    rates, forecast = memory_of(run.prepared).recall(run.source.url), None
     if rates:
-        course.forecast = foretell(
+        forecast = foretell(
             rates,
-            course.parts,
-            Shape(plan.images, 1 << plan.prefix_bits, run.settings.shards_in_flight),
+            parts,
+            shape_of(plan, run.settings),
             prefect=course.between(*PARTS["prefect"]),
             scan=course.between(*PARTS["scan"]),
             price=run.settings.price_per_gpu_hour or None,
             assumed=assumptions(rates, run.source.url),
         )
-        run.progress.expected_seconds = course.forecast.seconds
+        run.progress.expected_seconds = forecast.seconds
+    course.foretold(parts, forecast)
 
 
-def at_the_end(run: Run, plan: Plan) -> dict[str, Any] | None:
+def at_the_end(run: Run, plan: Plan) -> Held | None:
     """Forecast beside what it took, in percent; None without a forecast. The run's own rates are remembered."""
     course = run.course
     course.mark("closed")
     own = rates_of(run, plan)
     if own:
-        memory_of(run).keep(own)
+        memory_of(run.prepared).keep(own)
     if course.forecast is None:
         return None
     took = course.between("asked", "closed")
-    return {
-        **course.forecast.told(),
-        "took_seconds": round(took, 1),
-        "took_parts": {name: round(course.between(*marks), 1) for name, marks in PARTS.items()},
-        "error_percent": round(100 * (course.forecast.seconds / took - 1), 1),
-        "cost_of_run": course.forecast.cost(took),
-    }
+    told = course.forecast
+    return Held(
+        **{name: getattr(told, name) for name in type(told).model_fields},
+        took_seconds=round(took, 1),
+        took_parts={name: round(course.between(*marks), 1) for name, marks in PARTS.items()},
+        error_percent=round(100 * (told.seconds / took - 1), 1),
+        cost_of_run=told.cost_of(took),
+    )
 
 
 def _sizes(plan: Plan) -> Iterator[tuple[str, int, float]]:
@@ -156,14 +164,14 @@ def _sizes(plan: Plan) -> Iterator[tuple[str, int, float]]:
         yield row["why"], images, images * size_of(row["pixels_sum"] / known if known else None)
 
 
-def parts_of(work: Iterable[tuple[str, int, float]], ledger: Ledger | None, digests: Mapping[str, str]) -> list[Part]:
-    """Work as (why, images, size) in parts: under a changed recipe only stages run that the ledger does not know."""
+def parts_of(plan: Plan, ledger: Ledger, digests: Mapping[str, str]) -> list[Part]:
+    """The plan in parts: under a changed recipe only stages run that the ledger does not know."""
     counts: dict[bool, tuple[int, float]] = {}
-    for why, more, size in work:
+    for why, more, size in _sizes(plan):
         images, total = counts.get(why == "stale", (0, 0.0))
         counts[why == "stale"] = (images + more, total + size)
     parts = [Part(*counts[False])] if False in counts else []
-    if True in counts and ledger is not None:
+    if True in counts:
         known = set(ledger.query("SELECT DISTINCT stage_digest FROM latest").column("stage_digest").to_pylist())
         fresh = frozenset(name for name, digest in digests.items() if digest not in known)
         parts.append(Part(*counts[True], fresh))
@@ -182,7 +190,7 @@ def rates_of(run: Run, plan: Plan) -> Rates | None:
         return None
     size = sum(part.size for part in course.parts)
     faces = counts[first].done - plan.images
-    known, waited = memory_of(run).recall(run.source.url), course.between(*PARTS["prefect"])
+    known, waited = memory_of(run.prepared).recall(run.source.url), course.between(*PARTS["prefect"])
     rates = Rates(
         stages={stage.id: _rate(stage, counts.get(stage.id), size, faces) for stage in run.recipe.stages},
         faces=faces / size,
@@ -197,8 +205,7 @@ def rates_of(run: Run, plan: Plan) -> Rates | None:
         source=run.source.url,
         measured=datetime.now(UTC),
     )
-    shape = Shape(plan.images, 1 << plan.prefix_bits, run.settings.shards_in_flight)
-    return scaled(rates, worked, course.parts, shape)
+    return scaled(rates, worked, course.parts, shape_of(plan, run.settings))
 
 
 def _rate(stage: RecipeStage, count: StageCount | None, size: float, faces: int) -> StageRate:

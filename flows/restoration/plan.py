@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from flows.jobs import JobError
-from flows.restoration.shard import Shard
+from flows.restoration.shard import Planned, Shard
 from flows.session import prefix_bits, prefix_of
-from infra.ledger import Ledger, bucket_of
-from tasks.recipes import COMMIT
+from infra.ledger import COMMIT, Ledger, bucket_of, events_of
+from infra.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,18 +40,18 @@ class Plan:
 
     def shards(self, run: Run) -> Iterator[Shard]:
         """The work, shard by shard, in the order of the ids (a hash, so the folders of an archive come mixed)."""
-        for bucket, rows in self.by_bucket("image_id", "bucket", "why", "attempt"):
+        for bucket, rows in self.by_bucket("image_id", "why", "attempt"):
             paths = run.patience.with_(partial(paths_by_image, run.ledger, bucket))
-            for prefix, members in groupby(rows, key=lambda row: prefix_of(row["image_id"], self.prefix_bits)):
-                planned = {row["image_id"]: row for row in members}
-                images = {image_id: paths[image_id] for image_id in planned}
-                yield Shard(f"{bucket:02x}-{prefix:x}", bucket, images, run.recipe, run.digests, planned)
+            for prefix, members in groupby(rows, key=lambda row: prefix_of(row[0], self.prefix_bits)):
+                images = {image_id: Planned(paths[image_id], why, attempt) for image_id, why, attempt in members}
+                yield Shard(f"{bucket:02x}-{prefix:x}", bucket, images, run.recipe, run.digests)
 
-    def by_bucket(self, *columns: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """One bucket's rows at a time: ten million as Python objects would not fit."""
+    def by_bucket(self, *columns: str) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+        """One bucket's rows (as tuples) at a time: ten million as Python objects would not fit."""
         table, start = self.table.select(columns), 0
         for counted in self.table.column("bucket").value_counts().to_pylist():
-            yield counted["values"], table.slice(start, counted["counts"]).to_pylist()
+            rows = table.slice(start, counted["counts"])
+            yield counted["values"], list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
             start += counted["counts"]
 
 
@@ -65,11 +64,22 @@ def make_plan(run: Run) -> Plan:
         )
     if run.job.retry:
         _reopen(run)
-    table = run.ledger.plan(run.digests[COMMIT])
-    present = run.ledger.query("SELECT count(*) AS n FROM inventory WHERE present").column("n")[0].as_py()
-    bits = prefix_bits(present, run.settings)
-    history = any(stage != COMMIT for stage in run.ledger.holdings().stages)
-    return Plan(table, _counts(table), bits, history)
+    return plan_of(run.ledger, run.digests[COMMIT], run.settings)
+
+
+def plan_of(ledger: Ledger, digest: str | None, settings: Settings) -> Plan:
+    """What a run under the recipe's digest would do, by what the ledger knows.
+
+    Without a digest (for want of weights nobody can tell it) what another recipe has done is left out.
+    """
+    import pyarrow.compute as pc
+
+    table = ledger.plan(digest or "")
+    if digest is None:
+        table = table.filter(pc.not_equal(table["why"], "stale"))
+    present = ledger.query("SELECT count(*) AS n FROM inventory WHERE present").column("n")[0].as_py()
+    history = any(stage != COMMIT for stage in ledger.holdings().stages)
+    return Plan(table, _counts(table), prefix_bits(present, settings), history)
 
 
 def collisions(ledger: Ledger) -> list[list[str]]:
@@ -88,15 +98,14 @@ def _ignores_case(run: Run) -> bool:
 def _reopen(run: Run) -> None:
     """Sends what was given up back to pending: the plan takes it on, and the ledger says that somebody asked."""
     given_up = run.ledger.query(
-        "SELECT image_id, face, stage, stage_key, stage_digest, state FROM latest "
+        "SELECT image_id, face, stage, stage_key, stage_digest, 'pending' AS state FROM latest "
         "WHERE state = 'quarantined' OR (state = 'failed_retryable' AND stage = ?) ORDER BY stage, image_id",
         [COMMIT],
-    ).to_pylist()
-    place = itemgetter("stage", "bucket")
-    rows = [{**row, "bucket": bucket_of(row["image_id"], run.ledger.buckets), "state": "pending"} for row in given_up]
-    for (stage, bucket), members in groupby(sorted(rows, key=place), key=place):
-        reopened = [{name: row[name] for name in row if name != "bucket"} for row in members]
-        run.ledger.append_events(reopened, run_id=run.id, token=run.lease.token, stage=stage, bucket=bucket)
+    )
+    for (stage, bucket), members in groupby(
+        events_of(given_up), key=lambda event: (event.stage, bucket_of(event.image_id, run.ledger.buckets))
+    ):
+        run.session.record(bucket, stage, list(members))
 
 
 def _counts(table: pa.Table) -> dict[str, int]:
@@ -104,10 +113,10 @@ def _counts(table: pa.Table) -> dict[str, int]:
     return {row["why"]: row["image_id_count"] for row in grouped.to_pylist()}
 
 
-def paths_by_image(ledger: Ledger, bucket: int) -> dict[str, list[str]]:
+def paths_by_image(ledger: Ledger, bucket: int) -> dict[str, tuple[str, ...]]:
     """image_id → every path that holds it, in one bucket."""
     table = ledger.files(bucket=bucket, columns=["image_id", "path"])
     found: dict[str, list[str]] = {}
     for image_id, path in zip(table.column("image_id").to_pylist(), table.column("path").to_pylist(), strict=True):
         found.setdefault(image_id, []).append(path)
-    return found
+    return {image_id: tuple(paths) for image_id, paths in found.items()}

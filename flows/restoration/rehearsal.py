@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flows.jobs import Job
-from flows.restoration.shard import Item, Row, Shard
-from infra.settings import Settings
-from tasks.recipes import SECOND_START, Rates, Recipe, RecipeStage, StageRate, choose, per_size, size_of, spread
+from flows.restoration.run import FACTORY
+from flows.restoration.shard import Planned, Shard
+from flows.session import Prepared, planned_pool
+from infra.ledger import Event, Ledger
+from infra.problems import ForPeople
+from tasks.recipes import SECOND_START, Rates, RecipeStage, StageRate, choose, per_size, size_of, spread
 from tasks.stage import WHOLE_IMAGE
-from tasks.worker import WorkerConfig
+from tasks.worker import Item
 
 if TYPE_CHECKING:
-    from flows.session import Device
+    from flows.restoration.plan import Plan
     from infra.workers import ClusterFacts, Executor
 
 PICTURES = 12
@@ -31,7 +33,7 @@ CALL_SECONDS = 300.0
 """A call that takes longer is given up, and its pictures with it."""
 
 
-class NoPreflight(RuntimeError):
+class NoPreflight(ForPeople):
     """A pre-flight cannot be made here; the message says why."""
 
 
@@ -40,59 +42,51 @@ class Chunk:
     """A part of a stage's items, worked on by all workers at once. `host` and `wall` in seconds."""
 
     items: int
-    rows: list[Row]
+    events: list[Event]
     host: float
     wall: float
 
     @property
     def computing(self) -> float:
         """Seconds inside the stage itself, over all workers."""
-        return sum(float(row["device_ms"]) for row in self.rows) / 1000
+        return sum(event.device_ms or 0.0 for event in self.events) / 1000
 
 
-def measure(job: Job, settings: Settings, recipe: Recipe, rows: Iterable[Mapping[str, Any]]) -> Rates:
-    """Rates of the recipe on this machine and this archive. `rows` are inventory rows of what is to be done.
+def measure(prepared: Prepared, plan: Plan, ledger: Ledger) -> Rates:
+    """Rates of the recipe on this machine and this archive, from a few pictures of what is to be done.
 
     Raises NoPreflight where the cluster has several machines, or no picture of the sample could be worked on.
     """
-    from flows.session import planned_pool
     from infra.workers import Executor, ExecutorSettings
 
-    device, config = _worker_config(job, settings, recipe)
     begun = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="mpsr-preflight-") as folder,
-        planned_pool(settings, device) as (facts, pool),
+        planned_pool(prepared.settings, prepared.device) as (facts, pool),
     ):
         _refuse_several(facts)
-        config = config.model_copy(update={"workspace": folder, "threads": pool.threads})
+        config = prepared.worker_config(folder, pool.threads).model_copy(update={"load_at_once": True})
         patience = ExecutorSettings(window=1, retries=0, call_timeout=CALL_SECONDS)
-        with Executor(
-            "tasks.worker.worker:build", config.model_dump(mode="json"), pool=pool, settings=patience
-        ) as executor:
+        with Executor(FACTORY, config.model_dump(mode="json"), pool=pool, settings=patience) as executor:
             executor.wait_ready()
             startup = time.monotonic() - begun
-            rehearsal = Rehearsal(executor, recipe, config.digests, pool.actors, rows)
+            rehearsal = Rehearsal(executor, prepared, pool.actors, _sizes(plan), ledger)
             rehearsal.run()
-    return rehearsal.rates(job.source, startup, round(pool.gpus_per_actor * pool.actors), overlaps=device == "cuda")
+    gpus = round(pool.gpus_per_actor * pool.actors)
+    return rehearsal.rates(prepared.job.source, startup, gpus, overlaps=prepared.device == "cuda")
 
 
 class Rehearsal:
     """A sample of pictures on its way through a recipe, as far as the time reaches."""
 
     def __init__(
-        self,
-        executor: Executor,
-        recipe: Recipe,
-        digests: Mapping[str, str],
-        workers: int,
-        rows: Iterable[Mapping[str, Any]],
+        self, executor: Executor, prepared: Prepared, workers: int, sizes: Mapping[str, float], ledger: Ledger
     ) -> None:
-        paths = {row["image_id"]: (row["path"], size_of_row(row)) for row in rows}
-        self.sizes = {image_id: size for image_id, (_, size) in paths.items()}
-        self.weights = choose(self.sizes, max(PICTURES, 2 * workers))
-        self.executor, self.recipe, self.workers = executor, recipe, workers
-        self.shard = Shard("preflight", 0, {i: [paths[i][0]] for i in self.weights}, recipe, digests, {})
+        self.sizes, self.executor, self.recipe, self.workers = sizes, executor, prepared.recipe, workers
+        self.weights = choose(sizes, max(PICTURES, 2 * workers))
+        names = ledger.files(image_ids=list(self.weights), columns=["image_id", "path"]).to_pydict()
+        chosen = {i: Planned((path,)) for i, path in zip(names["image_id"], names["path"], strict=True)}
+        self.shard = Shard("preflight", 0, chosen, prepared.recipe, prepared.digests)
         self.chunks: dict[str, list[Chunk]] = {}
         self.shares: dict[str, float] = {}
         self._left: set[str] = set()  # items that time did not reach; later stages leave them, too
@@ -108,7 +102,7 @@ class Rehearsal:
         """The first item of every worker alone, for what happens only once; then micro-batches while time is left."""
         items, shut = self.shard.items(stage)
         self.shard.apply(stage, shut)
-        items = [item for item in items if item["key"] not in self._left]
+        items = [item for item in items if item.key not in self._left]
         if stage.scope == "face":
             self.shares[stage.id] = self._weight(items) / max(self._weight(self._found()), 1e-9)
         batch = max(1, min(stage.batch_size, (len(items) - self.workers) // self.workers))
@@ -118,31 +112,31 @@ class Rehearsal:
             size = batch if self.chunks[stage.id] else 1
             chunk, items = items[: self.workers * size], items[self.workers * size :]
             self.chunks[stage.id].append(self._run_chunk(stage, chunk, size))
-        self._left |= {item["key"] for item in items}
+        self._left |= {item.key for item in items}
 
     def _run_chunk(self, stage: RecipeStage, items: list[Item], batch: int) -> Chunk:
         before, begun = self._host_seconds(stage), time.monotonic()
         done = list(self.executor.map(stage.id, items, batch))
-        wall, rows = time.monotonic() - begun, [row for each in done for row in each.rows]
-        self._left |= {each.failure.item["key"] for each in done if each.failure}
-        self.shard.apply(stage, rows)
-        return Chunk(len(items), rows, self._host_seconds(stage) - before, wall)
+        wall, events = time.monotonic() - begun, [result.event for each in done for result in each.results]
+        self._left |= {each.failure.item.key for each in done if each.failure}
+        self.shard.apply(stage, events)
+        return Chunk(len(items), events, self._host_seconds(stage) - before, wall)
 
     def _host_seconds(self, stage: RecipeStage) -> float:
         calls = self.executor.stats().calls
         return calls[stage.id].host_seconds if stage.id in calls else 0.0
 
-    def _found(self) -> list[Row]:
-        """Rows of the faces that detection found, without those that time did not reach later."""
-        rows = [row for chunk in self.chunks[self.recipe.stages[0].id] for row in chunk.rows]
-        return [row for row in rows if row["face"] >= 0 and f"{row['image_id']}:{row['face']}" not in self._left]
+    def _found(self) -> list[Event]:
+        """The faces that detection found, without those that time did not reach later."""
+        events = [event for chunk in self.chunks[self.recipe.stages[0].id] for event in chunk.events]
+        return [e for e in events if e.face != WHOLE_IMAGE and f"{e.image_id}:{e.face}" not in self._left]
 
-    def _weight(self, items: Sequence[Mapping[str, Any]]) -> float:
-        return sum(self.weights[item["image_id"]] for item in items)
+    def _weight(self, items: Sequence[Item | Event]) -> float:
+        return sum(self.weights[item.image_id] for item in items)
 
     def rates(self, source: str, startup: float, gpus: int, *, overlaps: bool) -> Rates:
         """What was measured. `overlaps`: reading and writing goes on beside the computing, as on a GPU."""
-        faces = self._per_picture(self.chunks[self.recipe.stages[0].id], lambda row: row["metrics"].get("faces", 0.0))
+        faces = self._per_picture(self.chunks[self.recipe.stages[0].id], lambda event: event.metrics.get("faces", 0.0))
         if not faces:
             raise NoPreflight(f"none of {len(self.weights)} pictures could be worked on; `mpsr run` will say why")
         stages = {stage.id: self._rate(stage, overlaps) for stage in self.recipe.stages}
@@ -168,7 +162,7 @@ class Rehearsal:
         if stage.scope == "face":
             each = (computing / items, beside / items) if items else (0.0, 0.0)
         else:
-            times = self._per_picture(chunks, lambda row: row["device_ms"] / 1000)
+            times = self._per_picture(chunks, lambda event: (event.device_ms or 0.0) / 1000)
             size = sum(self.sizes[image_id] for image_id in times)
             each = (per_size(times, self.sizes, self.weights), beside / size if size else 0.0)
         return StageRate(
@@ -178,9 +172,9 @@ class Rehearsal:
             batch=stage.batch_size,
         )
 
-    def _per_picture(self, chunks: Sequence[Chunk], value: Callable[[Row], float]) -> dict[str, float]:
-        rows = [row for chunk in chunks for row in chunk.rows]
-        return {row["image_id"]: float(value(row)) for row in rows if row["face"] == WHOLE_IMAGE}
+    def _per_picture(self, chunks: Sequence[Chunk], value: Callable[[Event], float]) -> dict[str, float]:
+        events = [event for chunk in chunks for event in chunk.events]
+        return {event.image_id: float(value(event)) for event in events if event.face == WHOLE_IMAGE}
 
     def _seconds_by_picture(self, stages: Mapping[str, StageRate], faces: Mapping[str, float]) -> dict[str, float]:
         """What each picture should take in all by the rates: the spread comes from how these differ."""
@@ -197,10 +191,10 @@ def _warming(chunks: Sequence[Chunk], workers: int) -> float:
     return max(0.0, chunks[0].host - each * chunks[0].items) / workers
 
 
-def size_of_row(row: Mapping[str, Any]) -> float:
-    """The size of the picture of an inventory row."""
-    width, height = row["width"], row["height"]
-    return size_of(width * height if width and height else None)
+def _sizes(plan: Plan) -> dict[str, float]:
+    """image_id → size of every picture to be done."""
+    columns = plan.table.select(["image_id", "pixels"]).to_pydict()
+    return {image_id: size_of(n) for image_id, n in zip(columns["image_id"], columns["pixels"], strict=True)}
 
 
 def _refuse_several(facts: ClusterFacts) -> None:
@@ -208,22 +202,3 @@ def _refuse_several(facts: ClusterFacts) -> None:
         raise NoPreflight(
             "the cluster has several machines, which share no temporary folder; the first run measures them"
         )
-
-
-def _worker_config(job: Job, settings: Settings, recipe: Recipe) -> tuple[Device, WorkerConfig]:
-    from flows.session import present_weights, resolve_device
-
-    weights, device = present_weights(recipe, settings), resolve_device(settings)
-    config = WorkerConfig(
-        source=job.source,
-        workspace="",
-        recipe=recipe.to_dict(),
-        digests=recipe.digests(weights, recipe.numerics(device)),
-        weights=weights,
-        weights_dir=settings.weights_dir,
-        weights_table=settings.weights_table,
-        device=device,
-        dtype=recipe.file.dtype,
-        max_pixels=settings.max_pixels,
-    )
-    return device, config

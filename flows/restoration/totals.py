@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from flows.session import StageTotal, Summary
 from infra.ledger import Ledger
 from tasks.archive import books
 
@@ -25,34 +26,25 @@ def file_outcomes(ledger: Ledger) -> dict[str, str]:
     }
 
 
-def summary(run: Run) -> dict[str, Any]:
-    """The run's totals in the shape of `--json`: outcomes in files, all keys always there, summing to `found`."""
+def summary(run: Run) -> Summary:
+    """The run's totals so far."""
     held = run.ledger.books(PROBLEMS)
-    return {
-        "schema": 1,
-        "run_id": run.id,
-        "found": held.found,
-        "outcomes": {name: held.outcomes.get(name, 0) for name in books.OUTCOMES},
-        "reasons": dict(sorted(held.reasons.items())),
-        "faces": face_counts(run.ledger),
-        "seconds": round(time.time() - run.started, 3),
-        "startup_seconds": run.startup_seconds and round(run.startup_seconds, 3),
-        "stages": {
-            name: {"items": s.done, "reused": s.reused, "failed": s.failed, "seconds": round(s.device_seconds, 3)}
+    return Summary(
+        run_id=run.id,
+        found=held.found,
+        outcomes={name: held.outcomes.get(name, 0) for name in books.OUTCOMES},
+        reasons=dict(sorted(held.reasons.items())),
+        faces=face_counts(run.ledger),
+        seconds=round(time.time() - run.session.started, 3),
+        startup_seconds=run.startup_seconds and round(run.startup_seconds, 3),
+        stages={
+            name: StageTotal(items=s.done, reused=s.reused, failed=s.failed, seconds=round(s.device_seconds, 3))
             for name, s in run.progress.stages.items()
         },
-    }
+    )
 
 
 def face_counts(ledger: Ledger) -> dict[str, int]:
     """Faces by outcome, over the present pictures; `found` is their sum."""
-    table = ledger.query(
-        "SELECT detail FROM commits WHERE image_id IN (SELECT image_id FROM inventory WHERE present) "
-        "AND detail IS NOT NULL AND detail NOT LIKE '%\"faces\": {}%'"
-    )
-    counts = dict.fromkeys(("found", *books.OUTCOMES), 0)
-    for text in table.column("detail").to_pylist():
-        for outcome, n in books.faces_in(text).items():
-            counts[outcome] += n
-            counts["found"] += n
-    return counts
+    held = ledger.faces()
+    return {"found": sum(held.values())} | {outcome: held.get(outcome, 0) for outcome in books.OUTCOMES}

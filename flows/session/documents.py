@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect.artifacts import create_markdown_artifact
 
 from flows.session.dashboard import never_fatal
+from infra.facts import Facts
 from infra.storage import Storage
 from tasks.pages.documents import Block, to_html, to_markdown
 
@@ -33,9 +32,9 @@ def write_table(output: Storage, name: str, table: pa.Table) -> None:
     output.write_atomic(f"{name}.parquet", sink.getbuffer())
 
 
-def write_facts(output: Storage, name: str, facts: Mapping[str, Any]) -> None:
+def write_facts(output: Storage, name: str, facts: Facts) -> None:
     """Writes `<name>.json`, to be called last: its presence says that all is there."""
-    output.write_atomic(f"{name}.json", json.dumps(facts, indent=1, ensure_ascii=True).encode())
+    output.write_atomic(f"{name}.json", facts.to_json())
 
 
 @never_fatal

@@ -8,7 +8,10 @@ from collections import Counter
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flows.session.facts import Summary
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Progress:
         self.last_failure = ""
         self.expected_seconds: float | None = None  # of the whole run, from the command on, where a forecast knows
         self.began = time.monotonic()
-        self.summary: dict[str, Any] | None = None  # of the run, once everything is written
+        self.summary: Summary | None = None  # of the run, once everything is written
         self._lock = threading.Lock()
 
     def planned(self, images: int) -> None:

@@ -1,17 +1,26 @@
-"""What every kind of run settles before it begins: device, weights, the pool of workers, and how a run stops."""
+"""What every kind of run stands on: what is settled before it begins, the workspace it holds, the pool of workers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
+from flows.jobs import Job
 from infra import extras
-from infra.settings import Settings
+from infra.ledger import Event, Lease, Ledger, buckets_for
+from infra.problems import RESUME, ForPeople
+from infra.settings import Settings, SettingsError
+from infra.storage import Storage
 from infra.weights import open_store
 from infra.workers import has_gpu
 from tasks.recipes import Recipe
+from tasks.worker import WorkerConfig
 
 if TYPE_CHECKING:
     from infra.workers import ClusterFacts, ClusterSettings, ExecutorSettings, PoolSize
@@ -28,8 +37,84 @@ CANCEL_SECONDS = 3.0
 Device = Literal["cpu", "cuda"]
 
 
-class RunStopped(RuntimeError):
+@dataclass(frozen=True)
+class Prepared:
+    """What a restoration stands on, settled before anything is opened, so that what cannot be is said at once."""
+
+    job: Job
+    settings: Settings
+    recipe: Recipe
+    weights: Mapping[str, str]
+    """name → sha256 of the files that are here."""
+    device: Device
+    digests: Mapping[str, str]
+    """Stage → digest of all that its results depend on beside the picture; `commit`: of the recipe as a whole."""
+
+    @property
+    def numerics(self) -> str:
+        """Device and dtype."""
+        return self.recipe.numerics(self.device)
+
+    def worker_config(self, workspace: str, threads: int) -> WorkerConfig:
+        """What a worker process needs to know to work for this workspace."""
+        return WorkerConfig(
+            source=self.job.source,
+            workspace=workspace,
+            recipe=self.recipe.to_dict(),
+            digests=dict(self.digests),
+            weights=dict(self.weights),
+            weights_dir=self.settings.weights_dir,
+            weights_table=self.settings.weights_table,
+            device=self.device,
+            dtype=self.recipe.file.dtype,
+            threads=threads,
+            max_pixels=self.settings.max_pixels,
+            load_at_once=not self.settings.placement,
+            software=SOFTWARE,
+        )
+
+
+def prepare(job: Job) -> Prepared:
+    """Raises JobError, RecipeError, SettingsError, WeightsError, ExtraMissing where the job cannot be done here."""
+    settings, recipe = job.load_settings(), job.load_recipe()
+    weights, device = present_weights(recipe, settings), resolve_device(settings)
+    _check_placement(recipe, settings, device)
+    return Prepared(job, settings, recipe, weights, device, recipe.digests(weights, recipe.numerics(device)))
+
+
+@dataclass(frozen=True)
+class Session:
+    """A workspace, or a folder of numbers, with the one that may write to it: its lease and its ledger."""
+
+    id: str
+    started: float
+    storage: Storage
+    lease: Lease
+    ledger: Ledger
+
+    def record(self, bucket: int, stage: str, events: Sequence[Event]) -> None:
+        """Appends a stage's events of one bucket as one segment, provided that the lease still holds."""
+        if events:
+            self.lease.check()
+            self.ledger.append_events(events, run_id=self.id, token=self.lease.token, stage=stage, bucket=bucket)
+
+
+@contextmanager
+def open_session(storage: Storage, count: Callable[[], int]) -> Iterator[Session]:
+    """Takes the lease and opens the ledger, making one for as many pictures as `count` says; gives the lease back.
+
+    Raises WorkspaceBusy where another holds it.
+    """
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
+    with Lease.acquire(storage, owner=run_id) as lease:
+        ledger = Ledger.open(storage, buckets=1 if storage.exists("_format.json") else buckets_for(count()))
+        yield Session(run_id, time.time(), storage, lease, ledger)
+
+
+class RunStopped(ForPeople):
     """The run could not finish (exit code 3): budget spent, disk full, lease lost. What is done is kept."""
+
+    hint = RESUME
 
 
 @contextmanager
@@ -98,3 +183,12 @@ def prefix_bits(present: int, settings: Settings) -> int:
 def prefix_of(image_id: str, bits: int) -> int:
     """The first bits of an id, which name its shard."""
     return int(image_id[:8], 16) >> (32 - bits)
+
+
+def _check_placement(recipe: Recipe, settings: Settings, device: Device) -> None:
+    """Refuses pools that are not there, and networks sent from the GPU to a pool without one. Raises SettingsError."""
+    for stage_id, pool in settings.placement.items():
+        if stage_id not in {stage.id for stage in recipe.stages} or pool not in settings.pools:
+            raise SettingsError(f"placement {stage_id} = {pool!r}: expected a stage of the recipe and one of `pools`")
+        if device == "cuda" and recipe.stage(stage_id).cls.on_device:
+            raise SettingsError(f"placement {stage_id} = {pool!r}: that stage computes on the GPU; pools are for CPUs")

@@ -13,9 +13,8 @@ snapshot/v=<n>/_COMMIT.json                     written last: without it the sna
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import quote, unquote
 
 from infra.ledger.schema import INVENTORY
@@ -47,7 +46,8 @@ class Holdings:
     """One consistent view: the snapshot of `version` (0: none) and the segments that are newer than it."""
 
     version: int = 0
-    commit: dict[str, Any] = field(default_factory=dict)
+    rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Kind and bucket → rows in the snapshot's file."""
     snapshot: tuple[Segment, ...] = ()
     folded: tuple[Segment, ...] = ()
     fresh: tuple[Segment, ...] = ()
@@ -82,7 +82,7 @@ def look(storage: Storage) -> Holdings:
     live = [s for s in segments if s.path not in dropped]
     return Holdings(
         version,
-        json.loads(storage.read_bytes(f"{version_folder(version)}/{COMMIT_FILE}")),
+        json.loads(storage.read_bytes(f"{version_folder(version)}/{COMMIT_FILE}"))["rows"],
         tuple(_snapshot_files(storage, version)),
         folded=tuple(s for s in live if s.path in folded),
         fresh=tuple(s for s in live if s.path not in folded and not s.is_merged),

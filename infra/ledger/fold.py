@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -20,7 +19,8 @@ from infra.ledger.files import (
     version_folder,
     version_of,
 )
-from infra.ledger.schema import FORMAT_VERSION, INVENTORY, bucket_sql, event_schema, inventory_schema
+from infra.ledger.rows import schema_of
+from infra.ledger.schema import FORMAT_VERSION, INVENTORY, bucket_sql, record_of
 from infra.ledger.sql import Reader
 
 if TYPE_CHECKING:
@@ -39,13 +39,12 @@ def fold(reader: Reader) -> int:
     """
     holdings = reader.holdings
     version = next_version(reader.storage)
-    illegal = Counter(holdings.commit.get("illegal_transitions", {}))
     with _Shelf(reader, version) as shelf:
         _fold_inventory(shelf)
         for stage in holdings.stages:
-            _fold_stage(shelf, stage, illegal)
+            _fold_stage(shelf, stage)
     held = [*holdings.folded, *holdings.fresh]
-    commit_version(reader.storage, version, shelf.rows, illegal, folded=held, dropped=holdings.dropped)
+    commit_version(reader.storage, version, shelf.rows, folded=held, dropped=holdings.dropped)
     return version
 
 
@@ -78,7 +77,7 @@ class _Shelf:
 
     def put(self, kind: str, table: pa.Table, buckets: Sequence[int]) -> None:
         """One file per bucket from a table that is ordered by its column `bucket`."""
-        schema = inventory_schema() if kind == INVENTORY else event_schema()
+        schema = schema_of(record_of(kind))
         places = table["bucket"].to_numpy()
         for bucket in buckets:
             start, end = places.searchsorted([bucket, bucket + 1])
@@ -91,17 +90,16 @@ class _Shelf:
         """The last snapshot's files under the new version."""
         for bucket in buckets:
             (source,) = self.reader.holdings.snapshot_of(kind, {bucket})
-            self.rows.setdefault(kind, {})[str(bucket)] = self.reader.holdings.commit["rows"][kind][str(bucket)]
+            self.rows.setdefault(kind, {})[str(bucket)] = self.reader.holdings.rows[kind][str(bucket)]
             target = snapshot_path(self._version, kind, bucket)
             self._writes.append(self._pool.submit(self.reader.storage.copy, source, target))
 
 
-def _fold_stage(shelf: _Shelf, stage: str, illegal: Counter[str]) -> None:
+def _fold_stage(shelf: _Shelf, stage: str) -> None:
     reader = shelf.reader
     changed = {s.bucket for s in reader.holdings.fresh if s.kind == stage and s.bucket is not None}
     shelf.carry_over(stage, _held(reader.holdings, stage) - changed)
     for group in reader.groups((stage,), changed):
-        illegal.update(reader.illegal_transitions(stage, group, since_snapshot=True))
         shelf.put(stage, _ordered(reader, reader.latest(stage, group), "image_id, face"), group)
         shelf.settle()
 
@@ -129,8 +127,7 @@ def republish(reader: Reader, folded: Iterable[Segment], dropped: Iterable[str])
     with _Shelf(reader, version) as shelf:
         for kind in {segment.kind for segment in reader.holdings.snapshot}:
             shelf.carry_over(kind, _held(reader.holdings, kind))
-    illegal = Counter(reader.holdings.commit["illegal_transitions"])
-    commit_version(reader.storage, version, shelf.rows, illegal, folded=folded, dropped=dropped)
+    commit_version(reader.storage, version, shelf.rows, folded=folded, dropped=dropped)
     return version
 
 
@@ -138,7 +135,6 @@ def commit_version(
     storage: Storage,
     version: int,
     rows: dict[str, dict[str, int]],
-    illegal: Counter[str],
     *,
     folded: Iterable[Segment],
     dropped: Iterable[str],
@@ -155,7 +151,6 @@ def commit_version(
         "version": version,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": rows,
-        "illegal_transitions": dict(illegal),
     }
     storage.create_new(f"{version_folder(version)}/{COMMIT_FILE}", json.dumps(commit, indent=1).encode())
 

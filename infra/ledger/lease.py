@@ -19,17 +19,20 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 
+from infra.problems import ForPeople
 from infra.storage import Storage, StorageError, StorageExistsError, StorageMissingError
 
 _FOLDER = "leases"
 _log = logging.getLogger(__name__)
 
 
-class WorkspaceBusy(RuntimeError):
+class WorkspaceBusy(ForPeople):
     """Another run holds the workspace; the message names it and says what to do."""
 
+    exit_code = 2
 
-class LeaseLost(RuntimeError):
+
+class LeaseLost(ForPeople):
     """Another run has taken the workspace over; whatever is written now loses against it."""
 
 

@@ -3,24 +3,27 @@
 Facts are appended as write-once segments; a fold puts the last rows into a snapshot; every question is answered
 from the snapshot and what is newer, so that no answer depends on whether a fold has happened. Plain pyarrow,
 DuckDB and Polars read the files without this code. Knows nothing of faces or stages but their names, and nothing
-of Prefect or Ray. `infra.manifest_files` draws the folder, `infra.manifest_schema` the columns and states.
+of Prefect or Ray. `files` draws the folder, `rows` has the columns, `schema` the states.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from infra.ledger import fold as manifest_fold
+from infra.ledger import fold as folding
 from infra.ledger.files import Holdings, event_path, inventory_path, look
-from infra.ledger.plan import Books, books, plan
+from infra.ledger.plan import Books, books, faces, plan
+from infra.ledger.rows import Event, FileRow
 from infra.ledger.schema import (
     FORMAT_VERSION,
     LedgerError,
+    LedgerUnreadable,
     bucket_of,
     event_table,
     inventory_table,
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _FORMAT_FILE = "_format.json"
+AT_ONCE = 50_000
+"""Rows that are records at one time while a table of many is made."""
 _VIEWS = ("inventory", "events", "latest", "commits")
 
 
@@ -42,49 +47,60 @@ class Ledger:
     storage: Storage
     buckets: int
     limits: Limits = field(default_factory=Limits)
+    news: pa.Table | None = None
+    """Inventory rows that are not written, but count in every answer."""
 
     @classmethod
     def open(cls, storage: Storage, *, create: bool = True, buckets: int = 64, limits: Limits | None = None) -> Ledger:
         """Open the ledger, creating an empty one where there is none.
 
         `buckets`: a power of two from 1 to 65,536, taken at creation only; `buckets_for(images)` suggests one.
-        Raises LedgerError where there is none and `create` is false, or where a newer version wrote it.
+        Raises LedgerUnreadable where there is none and `create` is false, or where a newer version wrote it.
         """
         if buckets.bit_count() != 1 or buckets > 65_536:
             raise LedgerError(f"buckets must be a power of two from 1 to 65,536, not {buckets}")
         if not storage.exists(_FORMAT_FILE):
             if not create:
-                raise LedgerError(f"no ledger in {storage.shown_url}: expected {_FORMAT_FILE}; `mpsr scan` makes one")
+                raise LedgerUnreadable(
+                    f"no ledger in {storage.shown_url}: expected {_FORMAT_FILE}; `mpsr run` makes one"
+                )
             _create(storage, buckets)
         written = json.loads(storage.read_bytes(_FORMAT_FILE))
         if written["format"] > FORMAT_VERSION:
-            raise LedgerError(
+            raise LedgerUnreadable(
                 f"the ledger in {storage.shown_url} has format {written['format']}; this version reads up to "
                 f"{FORMAT_VERSION}: install a newer one"
             )
         return cls(storage, written["buckets"], limits or Limits())
 
-    def append_inventory(self, rows: Sequence[Mapping[str, Any]], run_id: str) -> str:
+    def with_news(self, rows: Iterable[FileRow]) -> Ledger:
+        """The same ledger with rows of the inventory that are not written: what a run would know after its scan."""
+        import pyarrow as pa
+
+        waiting, parts = iter(rows), []
+        while part := list(islice(waiting, AT_ONCE)):
+            parts.append(inventory_table(part, run_id=""))
+        return replace(self, news=pa.concat_tables(parts) if parts else None)
+
+    def append_inventory(self, rows: Sequence[FileRow], run_id: str) -> str:
         """Write one segment of inventory rows (any bucket) and return its path.
 
-        Fills run_id, seq, and where absent present, seen and the id of an unreadable file.
+        Fills run_id, seq and seen.
         """
         table = inventory_table(rows, run_id=run_id)
         path = inventory_path(run_id, _first_seq(table))
-        self.storage.create_new(path, manifest_fold.parquet_bytes(table))
+        self.storage.create_new(path, folding.parquet_bytes(table))
         return path
 
-    def append_events(
-        self, rows: Sequence[Mapping[str, Any]], *, run_id: str, token: int, stage: str, bucket: int
-    ) -> str:
+    def append_events(self, rows: Sequence[Event], *, run_id: str, token: int, stage: str, bucket: int) -> str:
         """Write one segment of event rows of one stage and bucket, and return its path.
 
-        Fills run_id, token, stage, seq, and where absent face -1, attempt 1, finished now. Commit rows with a
-        verdict need an outcome, in the row or in `detail`. Raises LedgerError before anything is written.
+        Fills run_id, token, stage, seq, and where absent finished. Verdicts need an outcome. Raises LedgerError before
+        anything is written.
         """
         table = event_table(rows, run_id=run_id, token=token, stage=stage, bucket=bucket, buckets=self.buckets)
         path = event_path(run_id, stage, bucket, token, _first_seq(table))
-        self.storage.create_new(path, manifest_fold.parquet_bytes(table))
+        self.storage.create_new(path, folding.parquet_bytes(table))
         return path
 
     def fold(self) -> int:
@@ -96,7 +112,7 @@ class Ledger:
         if not holdings.fresh:
             return holdings.version
         with self.reader(holdings) as reader:
-            return manifest_fold.fold(reader)
+            return folding.fold(reader)
 
     def latest(
         self,
@@ -104,15 +120,11 @@ class Ledger:
         stage: str | None = None,
         bucket: int | None = None,
         image_ids: Sequence[str] | None = None,
-        id_range: tuple[str, str] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """The last row of every (image, face, stage), as an Arrow table.
-
-        `id_range`: first image id included, second excluded. Ordered by image_id, face, stage.
-        """
+        """The last row of every (image, face, stage), as an Arrow table ordered by image_id, face, stage."""
         with self.reader() as reader:
-            where, values = _id_filter(image_ids, id_range)
+            where, values = _id_filter(image_ids)
             rows = reader.latest(stage, self._buckets(bucket, image_ids))
             order = "ORDER BY image_id, face, stage"
             return reader.table(f"SELECT {_column_list(columns)} FROM ({rows}) {where} {order}", values)
@@ -128,7 +140,7 @@ class Ledger:
         """The inventory's last row of every path, as an Arrow table ordered by path; with `gone` also of files
         that are no longer in the archive."""
         with self.reader() as reader:
-            where, values = _id_filter(image_ids, None)
+            where, values = _id_filter(image_ids)
             rows = reader.inventory(self._buckets(bucket, image_ids))
             if not gone:
                 rows = f"SELECT * FROM ({rows}) WHERE present"
@@ -160,14 +172,10 @@ class Ledger:
         with self.reader() as reader:
             return books(reader, problems, digest)
 
-    def illegal_transitions(self, *, recount: bool = False) -> dict[str, int]:
-        """'before -> after' → how often; with `recount` from every event again instead of from the last fold on."""
+    def faces(self) -> dict[str, int]:
+        """Faces by outcome, over the images that have a present file."""
         with self.reader() as reader:
-            found = {} if recount else dict(reader.holdings.commit.get("illegal_transitions", {}))
-            for stage in reader.holdings.stages:
-                for step, count in reader.illegal_transitions(stage, None, since_snapshot=not recount).items():
-                    found[step] = found.get(step, 0) + count
-            return found
+            return faces(reader)
 
     def _buckets(self, bucket: int | None, image_ids: Sequence[str] | None) -> set[int] | None:
         """The buckets that a question touches; None: all."""
@@ -181,7 +189,7 @@ class Ledger:
 
     def reader(self, holdings: Holdings | None = None) -> Reader:
         """A DuckDB connection over a consistent view, for questions that this class does not know."""
-        return Reader(self.storage, holdings or look(self.storage), self.buckets, self.limits)
+        return Reader(self.storage, holdings or look(self.storage), self.buckets, self.limits, self.news)
 
 
 def _create(storage: Storage, buckets: int) -> None:
@@ -203,16 +211,10 @@ def _first_seq(table: pa.Table) -> int:
     return int(table["seq"][0].as_py())
 
 
-def _id_filter(image_ids: Sequence[str] | None, id_range: tuple[str, str] | None) -> tuple[str, list[Any]]:
-    parts: list[str] = []
-    values: list[Any] = []
-    if image_ids is not None:
-        parts.append("image_id IN (SELECT unnest(?::VARCHAR[]))")
-        values.append(list(image_ids))
-    if id_range is not None:
-        parts.append("image_id >= ? AND image_id < ?")
-        values.extend(id_range)
-    return ("WHERE " + " AND ".join(parts) if parts else ""), values
+def _id_filter(image_ids: Sequence[str] | None) -> tuple[str, list[Any]]:
+    if image_ids is None:
+        return "", []
+    return "WHERE image_id IN (SELECT unnest(?::VARCHAR[]))", [list(image_ids)]
 
 
 def _column_list(columns: Sequence[str] | None) -> str:

@@ -26,6 +26,8 @@ class Books:
     outcomes: dict[str, int]
     """Every outcome that occurs; `pending` for files whose image has no verdict yet."""
     reasons: dict[str, int]
+    gone: int
+    """Files that an earlier scan saw and the last one did not."""
 
     @property
     def balances(self) -> bool:
@@ -53,10 +55,10 @@ def books(reader: Reader, problems: Mapping[str, str], digest: str | None) -> Bo
     `problems` gives the outcome of a file that cannot be an input, by its inventory problem; a verdict under
     another digest than the given one counts as pending. Raises LedgerError for a problem that is not in `problems`.
     """
-    found, outcomes, reasons = 0, Counter[str](), Counter[str]()
+    presence, outcomes, reasons = Counter[bool](), Counter[str](), Counter[str]()
     for group in reader.groups((INVENTORY, COMMIT)):
         inventory = reader.inventory(group)
-        found += reader.connection.execute(_FOUND.format(inventory=inventory)).fetchall()[0][0]
+        presence.update(dict(reader.connection.execute(_PRESENCE.format(inventory=inventory)).fetchall()))
         sql = _BOOKS.format(inventory=inventory, commits=reader.commits(group), open=OPEN_STATES)
         for problem, outcome, reason, count in reader.connection.execute(sql, [digest]).fetchall():
             if problem is not None and problem not in problems:
@@ -65,7 +67,15 @@ def books(reader: Reader, problems: Mapping[str, str], digest: str | None) -> Bo
                 )
             outcomes[outcome if problem is None else problems[problem]] += count
             reasons[reason] += count
-    return Books(found, dict(outcomes), dict(reasons))
+    return Books(presence[True], dict(outcomes), dict(reasons), presence[False])
+
+
+def faces(reader: Reader) -> dict[str, int]:
+    """Count faces by outcome, over the images that have a present file; a copy of a file brings no further faces."""
+    counts = Counter[str]()
+    for group in reader.groups((INVENTORY, COMMIT)):
+        counts.update(reader.counts(_FACES.format(inventory=reader.inventory(group), commits=reader.commits(group))))
+    return dict(counts)
 
 
 def _plan_sql(reader: Reader, group: list[int]) -> str:
@@ -99,7 +109,13 @@ _PLAN = """
     SELECT image_id, {bucket} AS bucket, * EXCLUDE (image_id) FROM judged
     WHERE why IS NOT NULL ORDER BY bucket, image_id"""
 
-_FOUND = "SELECT count(*) FROM ({inventory}) WHERE present"
+_PRESENCE = "SELECT present, count(*) FROM ({inventory}) GROUP BY 1"
+
+_FACES = """
+    WITH judged AS (
+        SELECT unnest(map_entries((detail::JSON -> 'faces')::MAP(VARCHAR, BIGINT))) AS faces FROM ({commits})
+        SEMI JOIN (SELECT image_id FROM ({inventory}) WHERE present) USING (image_id))
+    SELECT faces.key, sum(faces.value)::BIGINT FROM judged GROUP BY 1"""
 
 _BOOKS = """
     WITH verdicts AS (

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from infra.ledger.files import Segment, committed_versions, listing, merged_path, version_of
 from infra.ledger.fold import parquet_bytes, republish
 from infra.ledger.ledger import Ledger
-from infra.ledger.schema import INVENTORY, event_schema, inventory_schema, next_seq
+from infra.ledger.rows import schema_of
+from infra.ledger.schema import next_seq, record_of
 from infra.ledger.sql import Reader
 from infra.storage import FileInfo, Storage
 
@@ -133,7 +134,7 @@ def _groups(folded: Sequence[Segment], below: int) -> Iterator[list[Segment]]:
 def _together(reader: Reader, group: Sequence[Segment]) -> memoryview:
     kind = group[0].kind
     table = reader.table(f"SELECT * FROM ({reader.files(kind, [s.path for s in group])}) ORDER BY seq")
-    return parquet_bytes(table.cast(inventory_schema() if kind == INVENTORY else event_schema()))
+    return parquet_bytes(table.cast(schema_of(record_of(kind))))
 
 
 def _old_snapshots(storage: Storage, keep: int) -> Iterator[FileInfo]:

@@ -1,19 +1,17 @@
-"""What the ledger's Parquet files hold: columns, states, legal transitions, buckets. Reads and writes nothing.
-
-Columns are only ever added at the end, nullable; field ids tie a column to its place for ever, so that segments of
-every age are read together.
-"""
+"""What may stand in the ledger: states and legal transitions, buckets, checked segments. Reads and writes nothing."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from infra.ledger.rows import Event, FileRow, Record, columns_of, table_of
+from infra.problems import ForPeople
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,92 +50,35 @@ TRANSITIONS: dict[str, tuple[str, ...]] = {
 """state → the states that may follow under the same stage digest. No row yet counts as 'discovered'; `running` may
 follow itself because its owner may have died. Under another digest everything may follow: that is a rerun."""
 
-# name, type, DuckDB type; a column's field id is its place in this list, counted from 1
-_EVENT_COLUMNS = (
-    ("image_id", "string", "VARCHAR"),
-    ("face", "int16", "SMALLINT"),
-    ("stage", "string", "VARCHAR"),
-    ("stage_key", "string", "VARCHAR"),
-    ("stage_digest", "string", "VARCHAR"),
-    ("state", "string", "VARCHAR"),
-    ("attempt", "int16", "SMALLINT"),
-    ("reason_code", "string", "VARCHAR"),
-    ("reason", "string", "VARCHAR"),
-    ("metrics", "map", "MAP(VARCHAR, DOUBLE)"),
-    ("detail", "string", "VARCHAR"),
-    ("output_uri", "string", "VARCHAR"),
-    ("output_sha256", "string", "VARCHAR"),
-    ("run_id", "string", "VARCHAR"),
-    ("worker", "string", "VARCHAR"),
-    ("started", "timestamp", "TIMESTAMPTZ"),
-    ("finished", "timestamp", "TIMESTAMPTZ"),
-    ("device_ms", "double", "DOUBLE"),
-    ("token", "int64", "BIGINT"),
-    ("seq", "int64", "BIGINT"),
-    ("outcome", "string", "VARCHAR"),
-)
-_INVENTORY_COLUMNS = (
-    ("path", "string", "VARCHAR"),
-    ("image_id", "string", "VARCHAR"),
-    ("bytes", "int64", "BIGINT"),
-    ("mtime_ns", "int64", "BIGINT"),
-    ("etag", "string", "VARCHAR"),
-    ("format", "string", "VARCHAR"),
-    ("width", "int32", "INTEGER"),
-    ("height", "int32", "INTEGER"),
-    ("mode", "string", "VARCHAR"),
-    ("problem", "string", "VARCHAR"),
-    ("problem_text", "string", "VARCHAR"),
-    ("present", "bool", "BOOLEAN"),
-    ("run_id", "string", "VARCHAR"),
-    ("seen", "timestamp", "TIMESTAMPTZ"),
-    ("seq", "int64", "BIGINT"),
-    ("since_seq", "int64", "BIGINT"),
-    ("earlier_image_id", "string", "VARCHAR"),
-)
 
-
-class LedgerError(Exception):
+class LedgerError(ForPeople):
     """The ledger cannot do what was asked; the message says what was expected, what came, and what to do."""
 
 
-def event_columns() -> list[str]:
-    """Names of an event row's columns, in order."""
-    return [name for name, _, _ in _EVENT_COLUMNS]
+class LedgerUnreadable(LedgerError):
+    """There is no ledger, or a newer version wrote it."""
+
+    exit_code = 2
 
 
-def inventory_columns() -> list[str]:
-    """Names of an inventory row's columns; the fold fills `since_seq` (the seq since when the path holds this
-    content) and `earlier_image_id` (what the path held before)."""
-    return [name for name, _, _ in _INVENTORY_COLUMNS]
-
-
-@cache
-def event_schema() -> pa.Schema:
-    """Arrow schema of event segments and of the snapshot's `latest`."""
-    return _arrow(_EVENT_COLUMNS)
-
-
-@cache
-def inventory_schema() -> pa.Schema:
-    """Arrow schema of inventory segments and of the snapshot's `inventory`."""
-    return _arrow(_INVENTORY_COLUMNS)
+def record_of(kind: str) -> type[Event] | type[FileRow]:
+    """What the rows of the inventory, or of a stage, are."""
+    return FileRow if kind == INVENTORY else Event
 
 
 def duckdb_schema(kind: str) -> str:
     """The `schema` argument of DuckDB's read_parquet for the inventory or a stage: absent columns read as NULL."""
-    columns = _INVENTORY_COLUMNS if kind == INVENTORY else _EVENT_COLUMNS
     fields = (
-        f"{place}: {{name: '{name}', type: '{sql}', default_value: NULL}}"
-        for place, (name, _, sql) in enumerate(columns, start=1)
+        f"{place}: {{name: '{name}', type: '{column.duckdb}', default_value: NULL}}"
+        for place, (name, column) in enumerate(columns_of(record_of(kind)).items(), start=1)
     )
     return f"MAP {{{', '.join(fields)}}}"
 
 
 def empty_select(kind: str) -> str:
     """A SELECT of no rows with the columns of the inventory or of a stage."""
-    columns = _INVENTORY_COLUMNS if kind == INVENTORY else _EVENT_COLUMNS
-    return f"SELECT {', '.join(f'NULL::{sql} AS {name}' for name, _, sql in columns)} WHERE false"
+    columns = columns_of(record_of(kind)).items()
+    return f"SELECT {', '.join(f'NULL::{column.duckdb} AS {name}' for name, column in columns)} WHERE false"
 
 
 def bucket_sql(buckets: int) -> str:
@@ -166,47 +107,23 @@ def unreadable_id(ledger_path: str) -> str:
     return hashlib.sha256(b"unreadable\0" + ledger_path.encode()).hexdigest()
 
 
-def event_table(
-    rows: Sequence[Mapping[str, Any]], *, run_id: str, token: int, stage: str, bucket: int, buckets: int
-) -> pa.Table:
-    """Rows as one segment. Fills run_id, token, stage, seq and, where they are absent, face -1, attempt 1,
-    finished now, and the outcome from a commit row's detail.
+def event_table(rows: Sequence[Event], *, run_id: str, token: int, stage: str, bucket: int, buckets: int) -> pa.Table:
+    """Events as one segment; run_id, token, stage, seq and, where they are absent, `finished` are filled in.
 
-    Raises LedgerError for unknown keys or states, ids of another bucket, or a verdict without outcome.
+    Raises LedgerError for unknown states, ids of another bucket, or a verdict without outcome.
     """
-    present = _known(rows, event_columns())
     if stage == INVENTORY:
         raise LedgerError("no stage can be called 'inventory': the ledger keeps the inventory under that name")
     for row in rows:
-        _check_event(row, bucket, buckets)
-    lists: dict[str, Sequence[Any]] = {"seq": _seqs(len(rows))}
-    if stage == COMMIT:
-        lists["outcome"] = [_outcome(row) for row in rows]
-    return _table(
-        rows,
-        event_schema(),
-        present,
-        same={"run_id": run_id, "token": token, "stage": stage},
-        absent={"face": -1, "attempt": 1, "finished": datetime.now(UTC)},
-        lists=lists,
-    )
+        _check_event(row, stage, bucket, buckets)
+    now = datetime.now(UTC)
+    timed = [row if row.finished else replace(row, finished=now) for row in rows]
+    return _table(Event, timed, run_id=run_id, token=token, stage=stage, seq=_seqs(len(rows)))
 
 
-def inventory_table(rows: Sequence[Mapping[str, Any]], *, run_id: str) -> pa.Table:
-    """Rows as one segment. Fills run_id, seq and, where they are absent, present True, seen now, and the image id
-    of a file that could not be read."""
-    present = _known(rows, inventory_columns())
-    return _table(
-        rows,
-        inventory_schema(),
-        present,
-        same={"run_id": run_id},
-        absent={"present": True, "seen": datetime.now(UTC)},
-        lists={
-            "seq": _seqs(len(rows)),
-            "image_id": [row.get("image_id") or unreadable_id(row["path"]) for row in rows],
-        },
-    )
+def inventory_table(rows: Sequence[FileRow], *, run_id: str) -> pa.Table:
+    """Files as one segment; run_id, seq and the time at which they were seen are filled in."""
+    return _table(FileRow, rows, run_id=run_id, seen=datetime.now(UTC), seq=_seqs(len(rows)))
 
 
 _seq_lock = threading.Lock()
@@ -222,55 +139,11 @@ def next_seq(count: int, at_least: int = 0) -> int:
         return first
 
 
-def _arrow(columns: Iterable[tuple[str, str, str]]) -> pa.Schema:
-    import pyarrow as pa
-
-    types = {
-        "string": pa.string(),
-        "int16": pa.int16(),
-        "int32": pa.int32(),
-        "int64": pa.int64(),
-        "double": pa.float64(),
-        "bool": pa.bool_(),
-        "timestamp": pa.timestamp("us", tz="UTC"),
-        "map": pa.map_(pa.string(), pa.float64()),
-    }
-    return pa.schema(
-        [
-            pa.field(name, types[kind], metadata={"PARQUET:field_id": str(place)})
-            for place, (name, kind, _) in enumerate(columns, start=1)
-        ]
-    )
-
-
-def _table(
-    rows: Sequence[Mapping[str, Any]],
-    schema: pa.Schema,
-    present: set[str],
-    *,
-    same: Mapping[str, Any],
-    absent: Mapping[str, Any],
-    lists: Mapping[str, Sequence[Any]],
-) -> pa.Table:
-    """Rows as columns: `same` value for all rows, ready-made `lists`, or the rows' own with `absent` for defaults."""
-    import pyarrow as pa
-
-    def column(name: str, kind: pa.DataType) -> pa.Array:
-        if name in same or name not in present | set(lists):
-            return pa.repeat(pa.scalar(same.get(name, absent.get(name)), kind), len(rows))
-        default = absent.get(name)
-        values = lists.get(name) or [row.get(name, default) for row in rows]
-        if pa.types.is_map(kind):
-            values = [value and list(value.items()) for value in values]
-        return pa.array(values, kind)
-
-    columns = []
-    for field in schema:
-        try:
-            columns.append(column(field.name, field.type))
-        except (pa.ArrowException, UnicodeError) as error:
-            raise LedgerError(f"column {field.name!r} takes {field.type}: {error}") from error
-    return pa.table(columns, schema=schema)
+def _table(record: type[Record], rows: Sequence[Record], **same: Any) -> pa.Table:
+    try:
+        return table_of(record, rows, **same)
+    except ValueError as error:
+        raise LedgerError(str(error)) from error
 
 
 def _seqs(count: int) -> range:
@@ -278,28 +151,11 @@ def _seqs(count: int) -> range:
     return range(first, first + count)
 
 
-def _known(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> set[str]:
-    """The keys that occur."""
-    present = {key for row in rows for key in row}
-    unknown = present.difference(columns)
-    if unknown:
-        raise LedgerError(f"unknown columns {sorted(unknown)}: expected some of {columns}")
-    return present
-
-
-def _check_event(row: Mapping[str, Any], bucket: int, buckets: int) -> None:
-    image_id, state = row["image_id"], row.get("state")
+def _check_event(row: Event, stage: str, bucket: int, buckets: int) -> None:
+    image_id, state = row.image_id, row.state
     if bucket_of(image_id, buckets) != bucket:
         raise LedgerError(f"image {image_id} lies in bucket {bucket_of(image_id, buckets)}, not in {bucket}")
     if state not in STATES:
         raise LedgerError(f"state {state!r} of image {image_id} is unknown: expected one of {', '.join(STATES)}")
-
-
-def _outcome(row: Mapping[str, Any]) -> str | None:
-    outcome = row.get("outcome") or json.loads(row.get("detail") or "{}").get("outcome")
-    if outcome is None and row["state"] not in OPEN_STATES:
-        raise LedgerError(
-            f"the commit row of image {row['image_id']} is {row['state']!r} without outcome: expected it in the row "
-            "or its detail"
-        )
-    return outcome if outcome is None else str(outcome)
+    if stage == COMMIT and row.outcome is None and state not in OPEN_STATES:
+        raise LedgerError(f"the commit row of image {image_id} is {state!r} without outcome: a verdict needs one")

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from infra.ledger.files import Holdings
-from infra.ledger.schema import COMMIT, INVENTORY, TRANSITIONS, bucket_sql, duckdb_schema, empty_select
+from infra.ledger.schema import COMMIT, INVENTORY, bucket_sql, duckdb_schema, empty_select
 from infra.storage import Storage
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ class Limits:
 class Reader:
     """A DuckDB connection over one consistent view of the ledger; a context manager."""
 
-    def __init__(self, storage: Storage, holdings: Holdings, buckets: int, limits: Limits) -> None:
+    def __init__(
+        self, storage: Storage, holdings: Holdings, buckets: int, limits: Limits, news: pa.Table | None = None
+    ) -> None:
+        """`news`: inventory rows that are newer than all that is held, though written nowhere."""
         import duckdb
 
         self.storage, self.holdings, self.buckets = storage, holdings, buckets
@@ -52,7 +55,9 @@ class Reader:
         self.connection.execute("SET TimeZone = 'UTC'")
         if storage.filesystem is not None:
             self.connection.register_filesystem(storage.filesystem)
-        self._has_fresh_inventory = False
+        self._has_fresh_inventory, self._has_news = False, news is not None
+        if news is not None:
+            self.connection.register("news", news)
 
     def __enter__(self) -> Reader:
         return self
@@ -150,38 +155,14 @@ class Reader:
         ).fetchall()
         return {bucket for (bucket,) in found if bucket is not None}
 
-    def illegal_transitions(
-        self, stage: str, buckets: Collection[int] | None, *, since_snapshot: bool
-    ) -> dict[str, int]:
-        """'before -> after' → count, over the newer segments (with the snapshot before them) or over all events."""
-        pairs = ", ".join(f"('{a}', '{b}')" for a, followers in TRANSITIONS.items() for b in followers)
-        columns = f"{_KEY}, state, stage_digest, token, seq"
-        if since_snapshot:
-            held = self.files("", self.holdings.snapshot_of(stage, buckets))
-            old = f"SELECT {columns}, false AS counts FROM ({held}) SEMI JOIN new USING ({_KEY})"
-            new = self.files("", self.holdings.fresh_of(stage, buckets))
-        else:
-            old = f"SELECT {columns}, false AS counts FROM ({empty_select('')})"
-            new = self.events(stage, buckets)
-        return self.counts(f"""
-            WITH new AS (SELECT {columns} FROM ({new})),
-            steps AS (
-                SELECT counts, state, lag(state, 1, 'discovered') OVER w AS before,
-                       lag(stage_digest, 1, stage_digest) OVER w IS NOT DISTINCT FROM stage_digest AS same_digest
-                FROM (SELECT {columns}, true AS counts FROM new UNION ALL {old})
-                WINDOW w AS (PARTITION BY {_KEY} ORDER BY token, seq))
-            SELECT before || ' -> ' || state, count(*) FROM steps
-            WHERE counts AND same_digest AND (before, state) NOT IN ({pairs}) GROUP BY 1""")
-
     def _gather_fresh_inventory(self) -> bool:
         """Fold the newer inventory rows into a table: per path the last row, since when, and what was there before."""
-        new = self.holdings.fresh_of(INVENTORY)
-        if not new or self._has_fresh_inventory:
+        written = self.holdings.fresh_of(INVENTORY)
+        if self._has_fresh_inventory or not (written or self._has_news):
             return self._has_fresh_inventory
+        new = self.files(INVENTORY, written) + (" UNION ALL SELECT * FROM news" if self._has_news else "")
         old = self.files(INVENTORY, self.holdings.snapshot_of(INVENTORY))
-        self.connection.execute(
-            _FRESH_INVENTORY.format(new=self.files(INVENTORY, new), old=old, bucket=bucket_sql(self.buckets))
-        )
+        self.connection.execute(_FRESH_INVENTORY.format(new=new, old=old, bucket=bucket_sql(self.buckets)))
         self._has_fresh_inventory = True
         return True
 

@@ -1,27 +1,32 @@
 """What every kind of storage shares: errors, names, and which paths are refused. Touches no disk.
 
-StorageError (an OSError)
-├── StorageMissingError   nothing lies there            (also a FileNotFoundError)
-├── StorageExistsError    something lies there already  (also a FileExistsError)
-├── StorageDeniedError    no permission                 (also a PermissionError)
-├── StorageFullError      no space, quota or file-size limit reached
-└── PathRefusedError      the path would leave the root (also a ValueError)
+StorageError (an OSError)  exit code 3
+├── StorageMissingError    nothing lies there            (also a FileNotFoundError)
+├── StorageExistsError     something lies there already  (also a FileExistsError)
+├── StorageDeniedError     no permission                 (also a PermissionError)
+├── StorageFullError       no space, quota or file-size limit reached
+├── AddressUnknownError    no file system is known here for such a URL; exit code 2
+└── PathRefusedError       the path would leave the root (also a ValueError)
 """
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote_to_bytes
 
+from infra.problems import RESUME, ForPeople
+
 Problem = Literal["symlink_loop", "unreadable"]
 
 TEMP_PREFIX, TEMP_SUFFIX = ".mpsr-", ".tmp"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_CODES = {"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
+"""What object stores answer, for which there is no errno."""
 _NOT_ASCII_SAFE = re.compile("[%\udc80-\udcff]")
 _JUNK = {
     "thumbs.db",
@@ -44,16 +49,22 @@ _JUNK = {
 }
 
 
-class StorageError(OSError):
+class StorageError(ForPeople, OSError):
     """Something about files went wrong; the message says what, where, and what to do."""
+
+    hint = RESUME
 
 
 class StorageMissingError(StorageError, FileNotFoundError):
     """Nothing lies at the path."""
 
+    hint = ""
+
 
 class StorageExistsError(StorageError, FileExistsError):
     """Something lies at the path already, and it must not be overwritten."""
+
+    hint = ""
 
 
 class StorageDeniedError(StorageError, PermissionError):
@@ -64,8 +75,17 @@ class StorageFullError(StorageError):
     """No space is left, or a quota or file-size limit is reached."""
 
 
+class AddressUnknownError(StorageError):
+    """No file system is known here for such a URL, or its package is not installed."""
+
+    exit_code = 2
+    hint = ""
+
+
 class PathRefusedError(StorageError, ValueError):
     """The path would leave the storage's root."""
+
+    hint = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,21 +140,45 @@ def is_temp(name: str) -> bool:
     return name.startswith(TEMP_PREFIX) and name.endswith(TEMP_SUFFIX)
 
 
+def shown_url(url: str) -> str:
+    """A URL without credentials, fit for messages."""
+    return encode_name(re.sub(r"//[^/@]*@", "//", url))
+
+
 @contextmanager
-def told_plainly(action: str, where: str) -> Iterator[None]:
-    """Turn whatever the system raises into a StorageError that names the action, the place and a way out."""
-    subject = f"cannot {action} {encode_name(where)}"
+def told_plainly(action: str, where: str, of: type[Exception] = OSError) -> Iterator[None]:
+    """Turn whatever the system raises (or a library, `of` another kind) into a StorageError that names the action, the
+    place and a way out."""
     try:
         yield
     except StorageError:
         raise
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StorageMissingError(f"{subject}: nothing is there") from error
-    except FileExistsError as error:
-        raise StorageExistsError(f"{subject}: it exists already") from error
-    except PermissionError as error:
-        raise StorageDeniedError(f"{subject}: no permission; check its owner and mode, or the credentials") from error
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFullError(f"{subject}: {error.strerror}; free some space or raise the limit") from error
-        raise StorageError(f"{subject}: {error.strerror or error}") from error
+    except of as error:
+        raise _plainly(f"cannot {action} {encode_name(where)}", error) from error
+
+
+def _plainly(subject: str, error: Exception) -> StorageError:
+    if reason := _no_room(error):
+        return StorageFullError(f"{subject}: {reason}; free some space or raise the limit")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return StorageMissingError(f"{subject}: nothing is there")
+    if isinstance(error, FileExistsError):
+        return StorageExistsError(f"{subject}: it exists already")
+    if isinstance(error, PermissionError):
+        return StorageDeniedError(f"{subject}: no permission; check its owner and mode, or the credentials")
+    if isinstance(error, OSError):
+        return StorageError(f"{subject}: {error.strerror or error}")
+    return StorageError(f"{subject}: {type(error).__name__}: {error}")
+
+
+def _no_room(error: BaseException | None) -> str:
+    """What says, in an error or in what led to it, that nothing more can be written; libraries wrap such errors."""
+    while error is not None and not isinstance(error, StorageError):
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error.strerror or str(error)
+        answer = getattr(error, "response", None)  # of botocore's ClientError
+        code = answer.get("Error", {}).get("Code") if isinstance(answer, Mapping) else None
+        if code in _FULL_CODES:
+            return str(error) or str(code)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return ""

@@ -53,6 +53,10 @@ class LocalFiles:
             found = self.local_path(path).stat()
             return FileInfo(path, found.st_size, found.st_mtime_ns)
 
+    def is_folder(self, path: str) -> bool:
+        with told_plainly("look at", path):
+            return self.local_path(path).is_dir()
+
     def delete(self, path: str) -> None:
         with told_plainly("delete", path):
             self.local_path(path).unlink(missing_ok=True)

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, BinaryIO, cast
 
-from infra.storage.base import FileInfo, PathRefusedError, StorageError, checked_path, told_plainly
+from infra.storage.base import (
+    AddressUnknownError,
+    FileInfo,
+    PathRefusedError,
+    checked_path,
+    shown_url,
+    told_plainly,
+)
+
+_told = partial(told_plainly, of=Exception)
+"""Libraries raise more than OSErrors (botocore, for one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    info: FileInfo
+    is_folder: bool
 
 
 class RemoteFiles:
     """Objects below a URL. One put makes an object whole; a conditional put refuses to overwrite."""
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, options: Mapping[str, object]) -> None:
         import fsspec
 
-        with _told(f"reach {url}", ""):
+        try:
             self.fs, root = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **options})
+        except (ValueError, ImportError) as error:
+            raise AddressUnknownError(f"cannot reach {shown_url(url)}: {error}") from error
         self.root = root.rstrip("/")
 
     def read(self, path: str) -> bytes:
@@ -44,6 +63,11 @@ class RemoteFiles:
         with _told("look at", path):
             return _described(path, self.fs.info(self._at(path)))
 
+    def is_folder(self, path: str) -> bool:
+        """Object stores have no folders: what has a name, or begins one, will do."""
+        with _told("look at", path):
+            return bool(self.fs.exists(self._at(path)))
+
     def delete(self, path: str) -> None:
         with _told("delete", path):
             if self.fs.exists(self._at(path)):
@@ -64,12 +88,12 @@ class RemoteFiles:
             entry = next(folders[-1], None)
             if entry is None:
                 folders.pop()
-            elif entry["type"] == "directory":
-                folders.append(self._listing(entry["path"], wanted))
+            elif entry.is_folder:
+                folders.append(self._listing(entry.info.path, wanted))
             else:
-                yield _listed(entry)
+                yield entry.info
 
-    def _listing(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+    def _listing(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[_Entry]:
         place = self._at(folder)
         with _told("list", folder or place):
             found = self.fs.ls(place, detail=True)
@@ -77,15 +101,15 @@ class RemoteFiles:
         for entry in found:
             name = entry["name"].rstrip("/").removeprefix(f"{place}/")
             if name and name != place and wanted(name):
-                entries.append({**entry, "path": f"{folder}/{name}" if folder else name})
-        return iter(sorted(entries, key=lambda entry: str(entry["path"])))
+                path = f"{folder}/{name}" if folder else name
+                entries.append(_Entry(_listed(path, entry), is_folder=entry["type"] == "directory"))
+        return iter(sorted(entries, key=lambda entry: entry.info.path))
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
 
 
-def _listed(entry: Mapping[str, Any]) -> FileInfo:
-    path = str(entry["path"])
+def _listed(path: str, entry: Mapping[str, Any]) -> FileInfo:
     try:
         checked_path(path)
     except PathRefusedError as error:
@@ -106,15 +130,3 @@ def _nanoseconds(stamp: datetime | float | str | None) -> int | None:
         aware = stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)
         return int(aware.timestamp() * 1_000_000) * 1_000
     return None if stamp is None else int(stamp * 1_000_000_000)
-
-
-@contextmanager
-def _told(action: str, where: str) -> Iterator[None]:
-    """As `told_plainly`, for libraries whose errors are no OSError (botocore's, for one)."""
-    try:
-        with told_plainly(action, where):
-            yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise StorageError(f"cannot {action} {where}: {type(error).__name__}: {error}") from error

@@ -7,7 +7,6 @@ nothing of pictures, ledgers or runs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +19,9 @@ from infra.storage.base import (
     StorageError,
     StorageMissingError,
     checked_path,
-    encode_name,
     is_junk,
     is_temp,
+    shown_url,
 )
 from infra.storage.local import LocalFiles
 from infra.storage.remote import RemoteFiles
@@ -33,14 +32,16 @@ class Storage:
 
     `options` are handed to the fsspec file system (endpoint, credentials, …); they appear in no message.
     `apart` is a local folder that `walk` does not enter where a link leads there: results are no originals.
-    All methods raise StorageError or a subclass; see infra.storage_base for the tree.
+    All methods raise StorageError or a subclass; see infra.storage.base for the tree.
     """
 
-    def __init__(self, url: str | Path, options: Mapping[str, Any] | None = None, apart: Storage | None = None) -> None:
+    def __init__(
+        self, url: str | Path, options: Mapping[str, object] | None = None, apart: Storage | None = None
+    ) -> None:
         self.options, self.apart = dict(options or {}), apart
         self.is_local, self.url = _sorted_out(str(url))
 
-    def __reduce__(self) -> tuple[type[Storage], tuple[str, dict[str, Any], Storage | None]]:
+    def __reduce__(self) -> tuple[type[Storage], tuple[str, dict[str, object], Storage | None]]:
         return Storage, (self.url, self.options, self.apart)
 
     def __repr__(self) -> str:
@@ -49,7 +50,7 @@ class Storage:
     @property
     def shown_url(self) -> str:
         """The URL without credentials, fit for messages."""
-        return encode_name(re.sub(r"//[^/@]*@", "//", self.url))
+        return shown_url(self.url)
 
     @cached_property
     def _files(self) -> LocalFiles | RemoteFiles:
@@ -108,6 +109,10 @@ class Storage:
         except StorageMissingError:
             return False
         return True
+
+    def is_folder(self, path: str = "") -> bool:
+        """Whether files can be looked for there; in an object store, whether there is anything of that name."""
+        return self._files.is_folder(checked_path(path))
 
     def size(self, path: str) -> int:
         """Bytes of the file. Raises StorageMissingError."""

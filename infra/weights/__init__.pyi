@@ -5,6 +5,7 @@ from .checkpoint import load_state_dict as load_state_dict
 from .errors import WeightsError as WeightsError
 from .errors import WeightsMismatch as WeightsMismatch
 from .errors import WeightsMissing as WeightsMissing
+from .row import WeightsRow as WeightsRow
+from .row import weights_row as weights_row
 from .store import WeightsStore as WeightsStore
 from .store import open_store as open_store
-from .store import weights_row as weights_row

@@ -7,14 +7,18 @@ WeightsError
 ├── WeightsUnsafe       a pickle that wants to run code
 ├── WeightsMismatch     readable, but not the network that was expected
 ├── LicenceNotAccepted  the licence restricts use and nobody accepted it
-└── DownloadFailed      no source answered as it should
+└── DownloadFailed      no source answered as it should (exit code 3, all others 2)
 """
 
 from __future__ import annotations
 
+from infra.problems import ForPeople
 
-class WeightsError(Exception):
+
+class WeightsError(ForPeople):
     """Base of everything that can be wrong with a weights file."""
+
+    exit_code = 2
 
 
 class WeightsUnknown(WeightsError):
@@ -42,4 +46,6 @@ class LicenceNotAccepted(WeightsError):
 
 
 class DownloadFailed(WeightsError):
-    """No source answered as it should."""
+    """No source answered as it should; what came is kept, and the same command goes on from there."""
+
+    exit_code = 3

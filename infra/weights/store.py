@@ -7,28 +7,19 @@ are turned into safetensors once, when they arrive. The module knows nothing of 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from infra.weights.checkpoint import convert
 from infra.weights.download import fetch
-from infra.weights.errors import (
-    LicenceNotAccepted,
-    WeightsCorrupt,
-    WeightsError,
-    WeightsMissing,
-)
+from infra.weights.errors import LicenceNotAccepted, WeightsCorrupt, WeightsError, WeightsMissing
+from infra.weights.hashes import Hashed, noted_source, recorded, sha256_of, side_file, stamp, write_record
 from infra.weights.table import PROJECT, Weight, WeightsTable
 
-BLOCK = 1 << 22
 AT_ONCE = 4
 Progress = Callable[[str, int, int | None], None]
 """Told a name, the bytes that are here and the bytes expected in all (None where unknown)."""
@@ -47,20 +38,6 @@ class WeightsStatus:
     def present(self) -> bool:
         """Whether the file is here (`path` of the store also says whether it is the right one)."""
         return self.path is not None
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What was found when a file was last hashed. `source_sha256` is that of the file it was converted from."""
-
-    bytes: int
-    mtime_ns: int
-    sha256: str
-    source_sha256: str = ""
-
-    @property
-    def identity(self) -> str:
-        return self.source_sha256 or self.sha256
 
 
 class WeightsStore:
@@ -88,9 +65,9 @@ class WeightsStore:
         path = self._find(row)
         if path is None:
             return WeightsStatus(row, None, None, verified=False)
-        record = _recorded(path)
-        current = record is not None and (record.bytes, record.mtime_ns) == _stamp(path)
-        return WeightsStatus(row, path, _stamp(path)[0], verified=bool(row.package) or current)
+        known = recorded(path)
+        verified = bool(row.package) or (known is not None and known.is_of(path))
+        return WeightsStatus(row, path, stamp(path)[0], verified)
 
     def verify(self, names: Iterable[str] | None = None) -> dict[str, WeightsError | None]:
         """Reads every file that is here (or every one of `names`) anew: name → what is wrong, or None."""
@@ -162,20 +139,20 @@ class WeightsStore:
             )
         return path
 
-    def _examine(self, row: Weight, path: Path, *, trust_record: bool) -> _Record:
+    def _examine(self, row: Weight, path: Path, *, trust_record: bool) -> Hashed:
         """Hashes a file unless it is unchanged since it was last hashed, and holds it to what is expected."""
-        record = _recorded(path)
-        size, changed = _stamp(path)
-        if trust_record and record is not None and (record.bytes, record.mtime_ns) == (size, changed):
-            found = record
+        known = recorded(path)
+        if trust_record and known is not None and known.is_of(path):
+            found = known
         else:
-            source = record.source_sha256 if record else _noted_source(path)
-            found = _Record(size, changed, _sha256(path), source)
-            if record is not None and record.sha256 != found.sha256:
-                raise _unexpected(path, row, f"{record.sha256}, as when it was first used", found.sha256)
+            size, changed = stamp(path)
+            source = known.source_sha256 if known else noted_source(path)
+            found = Hashed(bytes=size, mtime_ns=changed, sha256=sha256_of(path), source_sha256=source)
+            if known is not None and known.sha256 != found.sha256:
+                raise _unexpected(path, row, f"{known.sha256}, as when it was first used", found.sha256)
         self._hold(row, path, found.identity)
-        if found != record and not row.package:
-            _write_record(path, found)
+        if found != known and not row.package:
+            write_record(path, found)
         return found
 
     def _hold(self, row: Weight, path: Path, sha256: str) -> None:
@@ -233,7 +210,7 @@ class WeightsStore:
                 shutil.copytree(file, arriving)
             else:
                 shutil.copyfile(file, arriving)
-            noted = _noted_source(file) if row.convert else ""
+            noted = noted_source(file) if row.convert else ""
             if noted:
                 self._hold_converted(row, file, arriving, noted)
             else:
@@ -246,19 +223,19 @@ class WeightsStore:
         self._settle(row, target)
 
     def _hold_new(self, row: Weight, path: Path) -> None:
-        size = _stamp(path)[0]
+        size = stamp(path)[0]
         if row.bytes is not None and size != row.bytes:
             raise WeightsCorrupt(
                 f"{path.name}: expected {row.bytes:,} bytes of {row.title}, got {size:,}: get it again"
             )
-        self._hold(row, path, _sha256(path))
+        self._hold(row, path, sha256_of(path))
 
     def _hold_converted(self, row: Weight, original: Path, copy: Path, source: str) -> None:
         """A file that another store converted: its origin is noted in it, its own hash in that store's record."""
         self._hold(row, original, source)
-        record, found = _recorded(original), _sha256(copy)
-        if record is not None and record.sha256 != found:
-            raise _unexpected(original, row, f"{record.sha256}, as when it was converted", found)
+        known, found = recorded(original), sha256_of(copy)
+        if known is not None and known.sha256 != found:
+            raise _unexpected(original, row, f"{known.sha256}, as when it was converted", found)
 
     def _settle(self, row: Weight, path: Path) -> None:
         """Records what has arrived, as safetensors where the row asks for that."""
@@ -267,7 +244,7 @@ class WeightsStore:
         self._examine(row, path, trust_record=False)
 
     def _convert(self, row: Weight, original: Path) -> Path:
-        source = _sha256(original)
+        source = sha256_of(original)
         target = self.folder / row.converted_file
         try:
             convert(original, target, expect=row.title, notes={"source_file": row.file, "source_sha256": source})
@@ -280,7 +257,7 @@ class WeightsStore:
     def _clear(self, row: Weight) -> None:
         for file in (row.file, row.converted_file):
             _remove(self.folder / file)
-            _side_file(self.folder / file).unlink(missing_ok=True)
+            side_file(self.folder / file).unlink(missing_ok=True)
 
 
 def open_store(folder: str | Path, table: str | Path | None = None) -> WeightsStore:
@@ -295,87 +272,8 @@ def _unexpected(path: Path, row: Weight, expected: str, found: str) -> WeightsCo
     )
 
 
-def _sha256(path: Path) -> str:
-    """Of a file, or of a folder's names and files."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        listing = "".join(f"{_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
-        return hashlib.sha256(listing.encode()).hexdigest()
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Bytes and time of the last change."""
-    if path.is_dir():
-        stats = [file.stat() for file in path.rglob("*") if file.is_file()]
-        return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _side_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256.json")
-
-
-def _recorded(path: Path) -> _Record | None:
-    try:
-        values: dict[str, Any] = json.loads(_side_file(path).read_text(encoding="utf-8"))
-        return _Record(**values)
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _write_record(path: Path, record: _Record) -> None:
-    side = _side_file(path)
-    partial = side.with_name(f"{side.name}.{os.getpid()}")
-    with suppress(OSError):  # a read-only store works too; it is only hashed more often
-        partial.write_text(json.dumps(record.__dict__), encoding="utf-8")
-        partial.replace(side)
-
-
-def _noted_source(path: Path) -> str:
-    """The sha256 that `convert` noted of the original, or nothing."""
-    if path.suffix != ".safetensors":
-        return ""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        with suppress(ValueError, KeyError, TypeError, AttributeError):
-            header = json.loads(file.read(length)) if length < BLOCK * 8 else {}
-            return str(header["__metadata__"]["source_sha256"])
-    return ""
-
-
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def weights_row(store: WeightsStore, name: str, *, needed: bool = True) -> dict[str, Any]:
-    """All that is known of one file; the shape of `--json`. `needed` is False for what a recipe can do without."""
-    status, weight = store.status(name), store.table[name]
-    licence = store.table.licence(name)
-    return {
-        "name": name,
-        "title": weight.title,
-        "file": weight.file,
-        "bytes": weight.bytes or status.bytes,
-        "about_bytes": weight.bytes or status.bytes or weight.about_bytes,
-        "sha256": weight.sha256,
-        "licence": licence.title,
-        "licence_name": weight.licence,
-        "must_accept": licence.must_accept,
-        "commercial": licence.commercial,
-        "recipes": list(weight.recipes),
-        "from": [*weight.sources, *weight.mirrors],
-        "by_hand": weight.by_hand.strip(),
-        "needed": needed,
-        "present": status.present,
-        "verified": status.verified,
-        "what_to_do": "" if status.present else store.instructions(name),
-    }

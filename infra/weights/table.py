@@ -1,6 +1,6 @@
 """The one table of weights files: what each is called, where it comes from, how to know it, who may use it.
 
-Reads `infra/weights.toml` and checks it whole. The module knows nothing of which files are on this machine.
+Reads `infra/weights/weights.toml` and checks it whole. The module knows nothing of which files are on this machine.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -91,8 +91,11 @@ class WeightsTable(Mapping[str, Weight]):
 
     @classmethod
     def load(cls, path: Path = TABLE) -> WeightsTable:
-        """Reads and checks a table. Raises WeightsError naming the row and the field."""
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        """Reads and checks a table. Raises WeightsError naming the file, or the row and the field."""
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"the table of weights {path} cannot be read: {error}") from error
         try:
             licences = {key: Licence.model_validate(value) for key, value in raw.get("licences", {}).items()}
             rows = [Weight.model_validate(value) for value in raw.get("weights", [])]
@@ -121,12 +124,8 @@ class WeightsTable(Mapping[str, Weight]):
         """The terms of one row."""
         return self.licences[self[name].licence]
 
-    def for_recipe(self, recipe: str) -> tuple[str, ...]:
-        """Names that a recipe lists as its own."""
-        return tuple(name for name, row in self._rows.items() if recipe in row.recipes)
 
-
-def _check(rows: list[Weight], licences: Mapping[str, Any], path: Path) -> None:
+def _check(rows: list[Weight], licences: Mapping[str, Licence], path: Path) -> None:
     names = [row.name for row in rows]
     files = [row.file for row in rows] + [row.converted_file for row in rows if row.convert]
     for kind, values in (("name", names), ("file", files)):

@@ -1,6 +1,6 @@
-"""Workers: a host in a process of its own (Ray), or in threads of this one (inline).
+"""Workers: a host in a process of its own, a Ray actor.
 
-Both offer the same three verbs to the scheduler: start, run, kill; answers come through a callback, and even the death
+It offers three verbs to the scheduler: start, run, kill; answers come through a callback, and even the death
 of the process is an answer. Which item is to blame, and what to do about it, is the scheduler's business.
 """
 
@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import queue
 import re
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -21,8 +18,13 @@ from typing import Any, Protocol
 
 from infra.workers.errors import HostContractBroken, Kind, Trouble
 
-Item = dict[str, Any]
-Row = dict[str, Any]
+
+class Keyed(Protocol):
+    """Anything with a name of its own: an item that a host gets, or a result that it gives for the item of that key."""
+
+    @property
+    def key(self) -> str: ...
+
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -30,8 +32,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 class Host(Protocol):
     """What a worker hosts; built once per worker by the factory."""
 
-    def run(self, call: str, items: list[Item]) -> list[Row]:
-        """Does `call` for a micro-batch. Each row carries the `key` of its item; at least one row per item.
+    def run(self, call: str, items: list[Any]) -> Sequence[Keyed]:
+        """Does `call` for a micro-batch. Each result carries the `key` of its item; at least one result per item.
 
         Two calls may be inside at once from two threads (one reads or writes while one computes).
         """
@@ -49,14 +51,14 @@ class PoolSize:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A finished micro-batch: its rows and the seconds that the host spent on it."""
+class Answered:
+    """A finished micro-batch: its results and the seconds that the host spent on it."""
 
-    rows: list[Row]
+    results: Sequence[Keyed]
     seconds: float
 
 
-Answer = Rows | Trouble
+Answer = Answered | Trouble
 Then = Callable[[Answer], None]
 
 
@@ -64,10 +66,10 @@ class Worker(Protocol):
     """What the scheduler needs of a worker. Callbacks come from any thread and must only hand on."""
 
     def start(self, then: Then) -> None:
-        """Builds the host; answers with no rows when it stands."""
+        """Builds the host; answers with no results when it stands."""
         ...
 
-    def run(self, call: str, items: list[Item], attempt: int, then: Then) -> None:
+    def run(self, call: str, items: Sequence[Keyed], then: Then) -> None:
         """Runs one micro-batch."""
         ...
 
@@ -87,12 +89,12 @@ class WorkerSpec:
 
 
 class HostRunner:
-    """Lives where the host lives: builds it, checks its rows, and turns every exception into plain data."""
+    """Lives where the host lives: builds it, checks its results, and turns every exception into plain data."""
 
     def __init__(self) -> None:
         self._host: Host | None = None
 
-    def start(self, factory: str, config: dict[str, Any], threads: int | None) -> Answer:
+    def start(self, factory: str, config: Mapping[str, object], threads: int | None) -> Answer:
         """Builds the host. `threads` is set in the environment before the factory's module is imported."""
         if threads is not None:
             os.environ.update({name: str(threads) for name in _THREAD_VARIABLES})
@@ -101,37 +103,34 @@ class HostRunner:
             self._host = _resolve(factory)(config)
         except Exception as error:
             return Trouble.of(error)
-        return Rows([], time.perf_counter() - begun)
+        return Answered([], time.perf_counter() - begun)
 
-    def run(self, call: str, items: list[Item], attempt: int) -> Answer:
-        """Runs the host on a micro-batch; `attempt` (from 1) is written on each row."""
+    def run(self, call: str, items: list[Keyed]) -> Answer:
+        """Runs the host on a micro-batch."""
         assert self._host is not None, "run before start"
         begun = time.perf_counter()
         try:
-            rows = self._host.run(call, items)
-            _check(call, items, rows)
+            results = self._host.run(call, items)
+            _check(call, items, results)
         except Exception as error:
             return Trouble.of(error)
-        for row in rows:
-            row["attempt"] = attempt
-        return Rows(rows, time.perf_counter() - begun)
+        return Answered(results, time.perf_counter() - begun)
 
 
-def _resolve(factory: str) -> Callable[[dict[str, Any]], Host]:
+def _resolve(factory: str) -> Callable[[Mapping[str, object]], Host]:
     """The function that "package.module:function" names."""
     module, _, name = factory.partition(":")
-    built: Callable[[dict[str, Any]], Host] = getattr(importlib.import_module(module), name)
+    built: Callable[[Mapping[str, object]], Host] = getattr(importlib.import_module(module), name)
     return built
 
 
-def _check(call: str, items: Sequence[Item], rows: Sequence[Row]) -> None:
-    keys = {item["key"] for item in items}
-    answered = Counter(row["key"] for row in rows)
-    missing, foreign = keys - answered.keys(), answered.keys() - keys
+def _check(call: str, items: Sequence[Keyed], results: Sequence[Keyed]) -> None:
+    keys, answered = {item.key for item in items}, {result.key for result in results}
+    missing, foreign = keys - answered, answered - keys
     if missing or foreign:
         raise HostContractBroken(
-            f"{call}: expected rows for exactly the {len(keys)} items given; "
-            f"none for {sorted(missing)[:3]}, and unasked rows for {sorted(foreign)[:3]}"
+            f"{call}: expected results for exactly the {len(keys)} items given; "
+            f"none for {sorted(missing)[:3]}, and unasked ones for {sorted(foreign)[:3]}"
         )
 
 
@@ -155,8 +154,8 @@ class RayWorker:
         spec = self._spec
         self._tell(self._actor.start.remote(spec.factory, dict(spec.config), spec.size.threads), then)
 
-    def run(self, call: str, items: list[Item], attempt: int, then: Then) -> None:
-        self._tell(self._actor.run.remote(call, items, attempt), then)
+    def run(self, call: str, items: Sequence[Keyed], then: Then) -> None:
+        self._tell(self._actor.run.remote(call, list(items)), then)
 
     def kill(self) -> None:
         import ray
@@ -186,40 +185,3 @@ def _how_it_ended(text: str) -> str:
     line = " ".join(text.split())
     detail = re.search(r"Worker exit detail: (.+?)( Some common causes|$)", line)
     return f"its process ended: {detail[1] if detail else line}"[:500]
-
-
-class InlineWorker:
-    """A host in threads of this process: same answers, no isolation; `kill` abandons what still runs."""
-
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
-        self._runner = HostRunner()
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        for _ in range(spec.window):
-            threading.Thread(target=self._serve, name="inline-worker", daemon=True).start()
-
-    def start(self, then: Then) -> None:
-        spec = self._spec
-        self._put(lambda: self._runner.start(spec.factory, dict(spec.config), None), then)
-
-    def run(self, call: str, items: list[Item], attempt: int, then: Then) -> None:
-        self._put(lambda: self._runner.run(call, items, attempt), then)
-
-    def kill(self) -> None:
-        for _ in range(self._spec.window):
-            self._calls.put(None)
-
-    def _put(self, work: Callable[[], Answer], then: Then) -> None:
-        self._calls.put(lambda: then(_survived(work)))
-
-    def _serve(self) -> None:
-        while (work := self._calls.get()) is not None:
-            work()
-
-
-def _survived(work: Callable[[], Answer]) -> Answer:
-    """What would end a process of its own is the end of this worker only."""
-    try:
-        return work()
-    except SystemExit as error:
-        return Trouble("poison", f"the host ended its process: {error!r}", died=True)

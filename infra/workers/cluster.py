@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from infra.problems import RESUME, ForPeople
 from infra.workers.actor import PoolSize
 
 log = logging.getLogger(__name__)
@@ -36,12 +37,17 @@ _CONNECT_SECONDS = 5.0
 _STARTS = 3
 
 
-class ClusterError(RuntimeError):
+class ClusterError(ForPeople):
     """Base of what can be wrong with a cluster."""
+
+    hint = RESUME
 
 
 class InsecureDashboard(ClusterError):
     """The dashboard was asked to listen beyond this machine while token authentication is off."""
+
+    exit_code = 2
+    hint = ""
 
 
 class ClusterUnreachable(ClusterError):
@@ -50,6 +56,9 @@ class ClusterUnreachable(ClusterError):
 
 class NoGpu(ClusterError):
     """Workers on GPUs were asked for and the cluster has none."""
+
+    exit_code = 2
+    hint = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +184,7 @@ def _start(options: Mapping[str, Any]) -> None:
             log.warning("Ray did not start (%s); trying again", error)
 
 
-def _local_options(settings: ClusterSettings) -> dict[str, Any]:
+def _local_options(settings: ClusterSettings) -> dict[str, object]:
     return {
         "address": "local",  # without it Ray joins whatever cluster it finds on this machine
         "include_dashboard": settings.dashboard,
@@ -185,7 +194,7 @@ def _local_options(settings: ClusterSettings) -> dict[str, Any]:
     }
 
 
-def _quiet_options() -> dict[str, Any]:
+def _quiet_options() -> dict[str, object]:
     return {"log_to_driver": False, "logging_level": logging.ERROR}
 
 

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["infrastructure", "resource", "poison"]
-"""Retry later; retry with fewer items; find the item that causes it."""
+from infra.problems import RESUME, ForPeople
+from infra.storage import StorageFullError
 
+Kind = Literal["infrastructure", "resource", "poison", "full"]
+"""Retry later; retry with fewer items; find the item that causes it; retry later, and stop without room."""
+
+ReasonCode = Literal["killed_worker", "too_slow", "stage_error", "out_of_memory", "infrastructure"]
 _NO_MEMORY_PHRASES = (
     "can't allocate memory",  # torch's CPU allocator raises a bare RuntimeError
     "out of memory",  # CUDA libraries other than torch's allocator
@@ -29,7 +32,7 @@ _NO_MEMORY_PHRASES = (
 )
 
 
-class ExecutorError(RuntimeError):
+class ExecutorError(ForPeople):
     """Base of everything that ends a map as a whole."""
 
 
@@ -40,9 +43,13 @@ class WorkerStartFailed(ExecutorError):
 class WorkersKeepDying(ExecutorError):
     """Workers died more often than the settings allow; the message says how often and of what, last."""
 
+    hint = RESUME
+
 
 class ExecutorCancelled(ExecutorError):
     """The executor was cancelled or closed before the map was finished."""
+
+    hint = RESUME
 
 
 class HostContractBroken(ExecutorError):
@@ -61,9 +68,10 @@ class InfrastructureError(Exception):
 class Failure:
     """One item given up: what kind of error it was, a reason code, a sentence, and how often it was tried."""
 
-    item: Mapping[str, Any]
+    item: Any
+    """As it was given to the map."""
     kind: Kind
-    reason_code: Literal["killed_worker", "too_slow", "stage_error", "out_of_memory", "infrastructure"]
+    reason_code: ReasonCode
     reason: str
     attempts: int
 
@@ -93,6 +101,8 @@ def kind_of(error: BaseException) -> Kind:
     """Which answer an exception calls for; OSError and its like are the machinery's, the rest the item's."""
     if _is_memory(error):
         return "resource"
+    if isinstance(error, StorageFullError):
+        return "full"
     if isinstance(error, OSError | TimeoutError | InfrastructureError):
         return "infrastructure"
     return "poison"

@@ -4,17 +4,17 @@
         for done in executor.map("sharpen", items, batch_size=16):
             ...
 
-Micro-batches travel as small dicts, never as pixels: the host in the worker reads and writes those itself. Knows
-nothing of what hosts do. The backend `ray` needs a cluster (infra.cluster.start_or_join) beforehand.
+Micro-batches travel as small records, never as pixels: the host in the worker reads and writes those itself. Knows
+nothing of what hosts do. It needs a cluster (`start_or_join`) beforehand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from infra.workers.actor import Item, PoolSize, Row, WorkerSpec
+from infra.workers.actor import Keyed, PoolSize, WorkerSpec
 from infra.workers.errors import (
     ExecutorCancelled,
     ExecutorError,
@@ -52,8 +52,7 @@ class Executor:
 
     def __enter__(self) -> Self:
         """Begins to start the workers; does not wait for them."""
-        if self._settings.backend == "ray":
-            _require_ray()
+        _require_ray()
         self._scheduler.start()
         return self
 
@@ -66,20 +65,13 @@ class Executor:
         """Waits until every worker stands. Raises WorkerStartFailed, or TimeoutError after `timeout` seconds."""
         self._scheduler.ready.result(timeout)
 
-    def map(
-        self,
-        call: str,
-        items: Sequence[Item],
-        batch_size: int,
-        *,
-        on_rows: Callable[[list[Row]], None] | None = None,
-    ) -> Iterator[Done]:
+    def map(self, call: str, items: Sequence[Keyed], batch_size: int) -> Iterator[Done]:
         """Runs `call` on all items in micro-batches of at most `batch_size`; yields them as they finish, in any order.
 
-        Work begins at once, before the first result is asked for. Every item comes back exactly once: in the rows of
-        one Done, or as the failure of one. `on_rows` is told of each Done's rows, in the consumer's thread.
+        Work begins at once, before the first result is asked for. Every item comes back exactly once: in the
+        results of one Done, or as the failure of one.
 
-        Raises ValueError for items without a unique str "key", and, while iterating, ExecutorError where the map as a
+        Raises ValueError for items without a key of their own, and, while iterating, ExecutorError where the map as a
         whole cannot be finished.
         """
         self._check(call, items, batch_size)
@@ -88,7 +80,7 @@ class Executor:
             self._scheduler.submit(job)
         else:
             job.close(None)
-        return self._results(job, on_rows)
+        return self._results(job)
 
     def cancel(self) -> None:
         """Stops handing out work, waits a bounded time for calls in flight, ends the workers.
@@ -101,26 +93,23 @@ class Executor:
         """Counts of deaths, retries and halvings so far, and what each call cost."""
         return self._scheduler.stats()
 
-    def _results(self, job: Job, on_rows: Callable[[list[Row]], None] | None) -> Iterator[Done]:
+    def _results(self, job: Job) -> Iterator[Done]:
         try:
             while (message := job.outbox.get()) is not None:
                 if isinstance(message, BaseException):
                     raise message
-                if on_rows is not None:
-                    on_rows(message.rows)
                 yield message
         finally:
             if not job.closed:
                 self._scheduler.abandon(job)
 
-    def _check(self, call: str, items: Sequence[Item], batch_size: int) -> None:
+    def _check(self, call: str, items: Sequence[Keyed], batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not self._sizes[self._placement.get(call, _DEFAULT_POOL)].actors:
             raise ValueError(f"call {call!r} is placed nowhere: the default pool has no workers")
-        keys = {item.get("key") for item in items}
-        if len(keys) < len(items) or not all(isinstance(key, str) for key in keys):
-            raise ValueError(f"each of the {len(items)} items must have a str 'key' of its own")
+        if len({item.key for item in items}) < len(items):
+            raise ValueError(f"each of the {len(items)} items must have a key of its own")
 
 
 def _check_placement(placement: Mapping[str, str], sizes: Mapping[str, PoolSize]) -> None:
@@ -133,4 +122,4 @@ def _require_ray() -> None:
     import ray
 
     if not ray.is_initialized():
-        raise ExecutorError("Ray is not running in this process: call infra.cluster.start_or_join first")
+        raise ExecutorError("Ray is not running in this process: call infra.workers.start_or_join first")

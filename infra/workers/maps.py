@@ -6,9 +6,9 @@ import queue
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any
 
-from infra.workers.actor import Item, Row
+from infra.workers.actor import Keyed
 from infra.workers.errors import Failure
 
 _SUCCESSES_BEFORE_GROWTH = 8
@@ -18,8 +18,6 @@ _SUCCESSES_BEFORE_GROWTH = 8
 class ExecutorSettings:
     """How patient the executor is. Waits in seconds."""
 
-    backend: Literal["ray", "inline"] = "ray"
-    """`inline` runs hosts in threads of this process: same answers, no isolation from a host that crashes."""
     window: int = 2
     """Calls inside a worker at once: one computes while another reads or writes."""
     retries: int = 4
@@ -42,9 +40,12 @@ class ExecutorSettings:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished micro-batch: the rows of its items; or one item given up (`failure`, and no rows)."""
+    """A finished micro-batch: the results of its items; or one item given up (`failure`, and no results)."""
 
-    rows: list[Row]
+    results: Sequence[Any]
+    """What the host returned, in its order."""
+    attempt: int = 1
+    """Which try this was."""
     failure: Failure | None = None
 
 
@@ -81,7 +82,7 @@ class Batch:
     """A micro-batch and its history."""
 
     job: Job
-    items: Sequence[Item]
+    items: Sequence[Keyed]
     attempt: int = 1
     retries: int = 0
     deaths: int = 0
@@ -110,7 +111,7 @@ Message = Done | BaseException | None
 class Job:
     """One map in work: items not yet handed out, micro-batches to be repeated, and the way back to its consumer."""
 
-    def __init__(self, call: str, items: Sequence[Item], batch_size: int) -> None:
+    def __init__(self, call: str, items: Sequence[Keyed], batch_size: int) -> None:
         self.call = call
         self.outbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.repeats: list[Batch] = []

@@ -22,8 +22,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
-from infra.workers.actor import Answer, InlineWorker, RayWorker, Rows, Worker, WorkerSpec
-from infra.workers.errors import ExecutorError, Failure, Trouble, WorkersKeepDying, WorkerStartFailed
+from infra.workers.actor import Answer, Answered, RayWorker, Worker, WorkerSpec
+from infra.workers.errors import ExecutorError, Failure, ReasonCode, Trouble, WorkersKeepDying, WorkerStartFailed
 from infra.workers.maps import Batch, CallStats, Done, ExecutorSettings, Job, SizeLimits, Stats
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class Scheduler:
         slot.in_flight[batch] = max([time.monotonic(), *slot.in_flight.values()]) + self._settings.call_timeout
         slot.exclusive = alone
         then = partial(self._post, self._answered, slot, worker, batch)
-        worker.run(batch.job.call, list(batch.items), batch.attempt, then)
+        worker.run(batch.job.call, batch.items, then)
 
     def _post(
         self,
@@ -224,33 +224,32 @@ class Scheduler:
             return
         del slot.in_flight[batch]
         slot.exclusive = False
-        if isinstance(answer, Rows):
+        if isinstance(answer, Answered):
             slot.restarts_in_a_row = 0
             self._finished(batch, answer)
         else:
             self._troubled(slot, batch, answer)
 
-    def _finished(self, batch: Batch, answer: Rows) -> None:
+    def _finished(self, batch: Batch, answer: Answered) -> None:
         stats = self._stats.calls.setdefault(batch.job.call, CallStats())
         stats.batches += 1
         stats.items += len(batch.items)
         stats.host_seconds += answer.seconds
         self._limits.succeeded(batch)
-        batch.job.deliver(Done(answer.rows), len(batch.items))
+        batch.job.deliver(Done(answer.results, batch.attempt), len(batch.items))
 
     def _troubled(self, slot: Slot, batch: Batch, trouble: Trouble) -> None:
         """An exception came out of the host: retry, halve or give up, as its kind asks."""
-        if trouble.kind == "infrastructure" and batch.retries < self._settings.retries:
+        passing = trouble.kind in ("infrastructure", "full")
+        if passing and batch.retries < self._settings.retries:
             self._retry_later(batch)
         elif trouble.kind == "resource":
             self._out_of_memory(slot, batch, trouble)
         elif len(batch.items) > 1:
             self._halve(batch)
-        elif trouble.kind == "infrastructure":
-            self._give_up(batch, Failure(batch.items[0], trouble.kind, "infrastructure", trouble.text, batch.attempt))
-            log.warning("%s", trouble.traceback)
         else:
-            self._give_up(batch, Failure(batch.items[0], trouble.kind, "stage_error", trouble.text, batch.attempt))
+            code: ReasonCode = "infrastructure" if passing else "stage_error"
+            self._give_up(batch, Failure(batch.items[0], trouble.kind, code, trouble.text, batch.attempt))
             log.warning("%s", trouble.traceback)
 
     def _retry_later(self, batch: Batch) -> None:
@@ -276,10 +275,8 @@ class Scheduler:
 
     def _give_up(self, batch: Batch, failure: Failure) -> None:
         self._stats.failures += 1
-        log.warning(
-            "%s gave up item %s: %s: %s", batch.job.call, failure.item["key"], failure.reason_code, failure.reason
-        )
-        batch.job.deliver(Done([], failure), 1)
+        log.warning("%s gave up item %s: %s: %s", batch.job.call, failure.item.key, failure.reason_code, failure.reason)
+        batch.job.deliver(Done([], failure.attempts, failure), 1)
 
     # -- deaths ------------------------------------------------------------------------------------------------------
 
@@ -361,7 +358,7 @@ class Scheduler:
                 self._died(slot, Trouble("poison", text, died=True, late=True))
 
     def _launch(self, slot: Slot) -> None:
-        worker = RayWorker(slot.spec) if self._settings.backend == "ray" else InlineWorker(slot.spec)
+        worker = RayWorker(slot.spec)
         slot.worker, slot.start_at = worker, None
         slot.start_deadline = time.monotonic() + self._settings.start_timeout
         worker.start(lambda answer: self._events.put(partial(self._started, slot, worker, answer)))
@@ -369,7 +366,7 @@ class Scheduler:
     def _started(self, slot: Slot, worker: Worker, answer: Answer) -> None:
         if slot.worker is not worker:
             return
-        if isinstance(answer, Rows):
+        if isinstance(answer, Answered):
             slot.up = slot.ever_up = True
             self._note_ready()
         elif slot.ever_up or (answer.died and slot.restarts_in_a_row + 1 < _DEATHS_BEFORE_FIRST_START):

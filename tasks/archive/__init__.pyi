@@ -2,6 +2,7 @@ from . import books as books
 from .books import OUTCOMES as OUTCOMES
 from .books import REASONS as REASONS
 from .books import FileOutcome as FileOutcome
+from .books import VerdictDetail as VerdictDetail
 from .books import outcome_of as outcome_of
 from .degradation import COLOUR_CAST as COLOUR_CAST
 from .degradation import FADING as FADING

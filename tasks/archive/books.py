@@ -2,14 +2,17 @@
 
 The books balance in files: found = restored + fallback + left_alone + rejected_identity + skipped + failed +
 quarantined + pending.
+What a verdict says beside its state is one record, `VerdictDetail`.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
+
+from pydantic import JsonValue, TypeAdapter
 
 FileOutcome = Literal[
     "restored", "fallback", "left_alone", "rejected_identity", "skipped", "failed", "quarantined", "pending"
@@ -93,7 +96,37 @@ def balance(outcomes: Iterable[FileOutcome]) -> dict[str, int]:
     return {outcome: counts[outcome] for outcome in OUTCOMES}
 
 
-def faces_in(detail: str) -> dict[FileOutcome, int]:
-    """Outcome → faces, from the `detail` of an image's verdict."""
-    faces: dict[FileOutcome, int] = json.loads(detail).get("faces", {})
-    return faces
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictDetail:
+    """What the verdict on an image says beside its state: the `detail` of a commit event.
+
+    outcome: of the image's files; None where a verdict is only set aside. faces: outcome → number of faces.
+    made_in: id of the run that made the result, where another wrote the verdict. The nightly gate says in which
+    `promotion` and why (`why`) a result was `promoted` in place of an older one, `taken` because there was none, or
+    `rolled_back` to the older one. kept: the older result stands under the digest of a later recipe; made_by: the
+    digest of the recipe that made it.
+    """
+
+    outcome: FileOutcome | None = None
+    faces: Mapping[FileOutcome, int] = field(default_factory=dict)
+    promotion: str | None = None
+    why: str | None = None
+    promoted: bool = False
+    taken: bool = False
+    rolled_back: bool = False
+    kept: bool = False
+    made_by: str | None = None
+    made_in: str | None = None
+
+    @classmethod
+    def from_detail(cls, detail: Mapping[str, JsonValue]) -> VerdictDetail:
+        """Reads the detail of an event; raises pydantic.ValidationError for one that no version wrote."""
+        return _VERDICT_DETAIL.validate_python(detail)
+
+    def to_detail(self) -> dict[str, JsonValue]:
+        """The detail of an event, without what does not apply; outcome and faces always stand in it."""
+        said: dict[str, JsonValue] = _VERDICT_DETAIL.dump_python(self, exclude_defaults=True)
+        return {"outcome": self.outcome, "faces": {}} | said
+
+
+_VERDICT_DETAIL = TypeAdapter(VerdictDetail)

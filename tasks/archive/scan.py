@@ -12,12 +12,13 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, BinaryIO, Protocol
+from dataclasses import replace
+from typing import BinaryIO, Protocol
 
+from infra.ledger import FileRow, unreadable_id
 from infra.storage import FileInfo, StorageMissingError
-from tasks.pictures import DecodeError, Header, Limits, read_header
+from tasks.pictures import DecodeError, Limits, read_header
 
-Row = dict[str, Any]
 IN_MEMORY = 64 << 20
 """Files up to this many bytes are read once, into memory; larger ones are streamed and their header read again."""
 CHUNK = 1 << 20
@@ -37,41 +38,42 @@ class Source(Protocol):
 
 def scan_archive(
     source: Source,
-    known: Mapping[str, Mapping[str, Any]],
+    known: Mapping[str, FileRow],
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     limits: Limits | None = None,
     threads: int = 8,
-) -> Iterator[Row]:
+) -> Iterator[FileRow]:
     """Yields an inventory row for every file that is new or different, then one for every file that is gone.
 
-    known: the latest row of each ledger path; a file that would get the same row again yields none.
+    known: the latest row of each ledger path, as a scan yielded it (see `infra.ledger.known_files`); a file that
+    would get the same row again yields none.
     include, exclude: globs (see `matcher`); a file must match one of `include`, if there are any, and none of
     `exclude`; the others get the problem `excluded` and are not opened.
-    Rows come in the order of the walk and hold path, image_id, bytes, mtime_ns, etag, format, width, height (as
-    stored), mode, problem, problem_text and present. Raises StorageMissingError where the source itself is missing.
+    Rows come in the order of the walk. Raises StorageMissingError where the source itself is missing.
     """
     look = _Look(source, limits or Limits())
     wanted, unwanted = matcher(include), matcher(exclude)
-    gone = {path for path, row in known.items() if row.get("present", True)}
+    gone = {path for path, row in known.items() if row.present}
     closed: list[str] = []
     with ThreadPoolExecutor(threads, thread_name_prefix="scan") as pool:
-        waiting: deque[Future[Row | None]] = deque()
+        waiting: deque[tuple[FileRow | None, Future[FileRow | None]]] = deque()
         for info in source.walk(""):
             path = info.ledger_path
             gone.discard(path)
             if info.problem:
                 closed.append(path + "/")
             kept = (not include or wanted(path)) and not unwanted(path)
-            waiting.append(_submit(pool, look, info, known.get(path), kept))
-            while len(waiting) > 16 * threads or (waiting and waiting[0].done()):
-                yield from _news(waiting.popleft().result(), known)
+            before = known.get(path)
+            waiting.append((before, _submit(pool, look, info, before, kept)))
+            while len(waiting) > 16 * threads or (waiting and waiting[0][1].done()):
+                yield from _news(*waiting.popleft())
         while waiting:
-            yield from _news(waiting.popleft().result(), known)
+            yield from _news(*waiting.popleft())
     for path in sorted(gone):
         if not path.startswith(tuple(closed)):
-            yield {**_columns(known[path]), "present": False}
+            yield replace(known[path], present=False)
 
 
 def matcher(globs: Sequence[str]) -> Callable[[str], bool]:
@@ -95,11 +97,6 @@ def _translated(match: re.Match[str]) -> str:
     return wild.get(match[0]) or re.escape(match[0])
 
 
-def unreadable_id(path: str) -> str:
-    """The image_id of a file whose bytes could not be read: it stands for the path."""
-    return hashlib.sha256(b"unreadable\0" + path.encode()).hexdigest()
-
-
 class _Look:
     """How one file becomes one row."""
 
@@ -107,95 +104,85 @@ class _Look:
         self.source = source
         self.limits = limits
 
-    def at(self, info: FileInfo, before: Mapping[str, Any] | None, kept: bool) -> Row | None:
+    def at(self, info: FileInfo, before: FileRow | None, kept: bool) -> FileRow | None:
         """The row of a file; None where it vanished between the walk and the look."""
-        row = _blank(info)
+        row = _unread(info)
         if info.problem:
-            return row | {"problem": info.problem, "problem_text": info.problem_text}
+            return replace(row, problem=info.problem, problem_text=info.problem_text)
         if not kept:
-            return row | {"problem": "excluded", "problem_text": None}
+            return replace(row, problem="excluded")
         try:
             if before is None or not _same(info, before):
-                return row | self._read(info)
-            if before["problem"] not in LOOK_AGAIN:
-                return row | {name: before[name] for name in _FOUND}
+                return self._read(info, row)
+            if before.problem not in LOOK_AGAIN:
+                return replace(before, present=True)
             with self.source.open_read(info.path) as stream:
-                return row | {"image_id": before["image_id"]} | self._header(stream)
+                return self._header(replace(row, image_id=before.image_id), stream)
         except StorageMissingError:
             return None
         except OSError as error:
-            return row | {"problem": "unreadable", "problem_text": str(error)}
+            return replace(row, problem="unreadable", problem_text=str(error))
 
-    def _read(self, info: FileInfo) -> Row:
+    def _read(self, info: FileInfo, row: FileRow) -> FileRow:
         with self.source.open_read(info.path) as stream:
-            if (info.bytes or 0) <= IN_MEMORY:
+            if (row.bytes or 0) <= IN_MEMORY:
                 data = stream.read()
-                digest, count, again = hashlib.sha256(data), len(data), io.BytesIO(data)
-                found = self._header(again)
+                digest, count = hashlib.sha256(data).hexdigest(), len(data)
+                found = self._header(row, io.BytesIO(data))
             else:
                 digest, count = _hashed(stream)
-                found = self._header(stream)
-        if info.bytes is not None and count != info.bytes:
-            text = f"expected {info.bytes:,} bytes, read {count:,}: it is still being written; the next run takes it"
-            return {"problem": "changed_while_running", "problem_text": text}
-        return {"image_id": digest.hexdigest()} | found
+                found = self._header(row, stream)
+        if row.bytes is not None and count != row.bytes:
+            text = f"expected {row.bytes:,} bytes, read {count:,}: it is still being written; the next run takes it"
+            return replace(row, problem="changed_while_running", problem_text=text)
+        return replace(found, image_id=digest)
 
-    def _header(self, stream: BinaryIO) -> Row:
-        header: Header | None
-        problem = text = None
+    def _header(self, row: FileRow, stream: BinaryIO) -> FileRow:
         try:
             header = read_header(stream, self.limits)
         except DecodeError as error:
-            header, problem, text = error.header, error.reason_code, str(error)
-        return {
-            "format": header and header.format,
-            "width": header and header.width,
-            "height": header and header.height,
-            "mode": header and header.mode,
-            "problem": problem,
-            "problem_text": text,
-        }
+            row = replace(row, problem=error.reason_code, problem_text=str(error))
+            if error.header is None:
+                return row
+            header = error.header
+        return replace(row, format=header.format, width=header.width, height=header.height, mode=header.mode)
 
 
-_FOUND = ("image_id", "format", "width", "height", "mode", "problem", "problem_text")
-
-
-def _columns(row: Mapping[str, Any]) -> Row:
-    return {name: row.get(name) for name in ("path", "bytes", "mtime_ns", "etag", *_FOUND, "present")}
-
-
-def _blank(info: FileInfo) -> Row:
+def _unread(info: FileInfo) -> FileRow:
+    """The row of a file of which nothing but its entry in the folder is known."""
     path = info.ledger_path
-    described = {"path": path, "bytes": info.bytes, "mtime_ns": info.mtime_ns, "etag": info.etag}
-    return _columns(described | {"image_id": unreadable_id(path), "present": True})
+    image_id = unreadable_id(path)
+    return FileRow(path=path, image_id=image_id, bytes=info.bytes, mtime_ns=info.mtime_ns, etag=info.etag)
 
 
-def _same(info: FileInfo, before: Mapping[str, Any]) -> bool:
+def _same(info: FileInfo, before: FileRow) -> bool:
     """Whether a file is surely the one of the last scan; without a time or a tag nothing is sure."""
     marks = (info.bytes, info.mtime_ns, info.etag)
-    unchanged = marks == (before["bytes"], before["mtime_ns"], before["etag"])
-    return unchanged and marks[1:] != (None, None) and before["problem"] not in READ_AGAIN
+    unchanged = marks == (before.bytes, before.mtime_ns, before.etag)
+    return unchanged and marks[1:] != (None, None) and before.problem not in READ_AGAIN
 
 
 def _submit(
-    pool: ThreadPoolExecutor, look: _Look, info: FileInfo, before: Mapping[str, Any] | None, kept: bool
-) -> Future[Row | None]:
+    pool: ThreadPoolExecutor, look: _Look, info: FileInfo, before: FileRow | None, kept: bool
+) -> Future[FileRow | None]:
     """Unchanged files need no thread: they are settled at once."""
-    if before is not None and kept and not info.problem and _same(info, before) and before["problem"] not in LOOK_AGAIN:
-        settled: Future[Row | None] = Future()
+    if before is not None and kept and not info.problem and _same(info, before) and before.problem not in LOOK_AGAIN:
+        settled: Future[FileRow | None] = Future()
         settled.set_result(look.at(info, before, kept))
         return settled
     return pool.submit(look.at, info, before, kept)
 
 
-def _news(row: Row | None, known: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:
-    if row is not None and ((before := known.get(row["path"])) is None or _columns(before) != row):
+def _news(before: FileRow | None, found: Future[FileRow | None]) -> Iterator[FileRow]:
+    row = found.result()
+    if row is not None and row != before:
         yield row
 
 
-def _hashed(stream: BinaryIO) -> tuple[Any, int]:
+def _hashed(stream: BinaryIO) -> tuple[str, int]:
+    """SHA-256 and number of the bytes."""
     digest, count = hashlib.sha256(), 0
     while chunk := stream.read(CHUNK):
         digest.update(chunk)
         count += len(chunk)
-    return digest, count
+    return digest.hexdigest(), count

@@ -1,25 +1,24 @@
 """Two evaluations of the same faces, pair by pair: what is better, what is worse, and what cannot be told apart.
 
 A is what there was (or the originals), B what is held against it; a positive gain always means that B is better. It
-knows the tables of `tasks.evaluation_files` and statistics; it knows nothing of recipes, workspaces or pictures.
+knows the tables of `tasks.measuring` and statistics; it knows nothing of recipes, workspaces or pictures.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ConfigDict, Field
 
+from tasks.comparing.facts import Compared, Difference, IdentityChange, Regression
 from tasks.comparing.intervals import Floats, intervals, pictures_needed
 from tasks.comparing.pairing import (
-    NAMED,
     ComparisonError,
-    Names,
     Pairs,
     insist_on_the_same_faces,
     metrics_of,
@@ -27,123 +26,21 @@ from tasks.comparing.pairing import (
     nothing_in_common,
     paired,
 )
-from tasks.measuring import TERMS
+from tasks.measuring import meaning_of, score_terms
 
 if TYPE_CHECKING:
     from tasks.measuring import Evaluation
 
-Verdict = Literal["better", "worse", "not told apart"]
-
 THRESHOLDS = (0.3, 0.5, 0.6)
 """Cosines of the challenge below which a face counts as another person."""
-NOT_RANKED = frozenset({"sharpness"})
-"""Metrics whose falls are no regressions by themselves: noise is sharp."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One metric over the pairs in which both sides have it.
+class Comparison(Compared):
+    """What `compare` found, and the faces that it is about; the table is that of `pairing.paired`."""
 
-    gain: mean of the pairs' differences in the metric's own direction, positive where B is better; low and high: its
-    interval (None with fewer pictures than could tell). A win is a pair in which B is better. missing_a, missing_b:
-    paired faces for which only that side has no value.
-    """
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    metric: str
-    title: str
-    better: str
-    pairs: int
-    pictures: int
-    mean_a: float
-    mean_b: float
-    gain: float
-    low: float | None
-    high: float | None
-    wins: int
-    losses: int
-    ties: int
-    verdict: Verdict
-    missing_a: int
-    missing_b: int
-
-
-@dataclass(frozen=True)
-class IdentityChange:
-    """How many faces are the same person by one metric and threshold (None: each subset's own), and who changed.
-
-    lost: the same person in A and another in B; regained: the reverse. Both are names (key, face), worst first.
-    """
-
-    metric: str
-    threshold: float | None
-    pairs: int
-    failed_a: int
-    failed_b: int
-    lost: int
-    regained: int
-    lost_faces: Names
-    regained_faces: Names
-
-
-@dataclass(frozen=True)
-class Regression:
-    """A face that became worse. fall: the metric's loss in standard deviations of that metric over all pairs."""
-
-    key: str
-    face: int
-    path_a: str
-    path_b: str
-    input_path: str
-    metric: str
-    a: float
-    b: float
-    fall: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found. `table` is that of tasks.pairing.paired.
-
-    only_a, only_b, other_input: faces that are not compared. problems_a, problems_b: pictures and faces of a side with
-    a problem, by reason code. sets: numbers that a set has as a whole, (A, B), without an interval.
-    """
-
-    confidence: float
-    resamples: int
-    seed: int
-    pairs: int
-    pictures: int
-    only_a: int
-    only_b: int
-    other_input: int
-    only_a_faces: Names
-    only_b_faces: Names
-    other_input_faces: Names
-    problems_a: Mapping[str, int]
-    problems_b: Mapping[str, int]
-    differences: tuple[Difference, ...]
-    not_compared: Mapping[str, str]
-    sets: Mapping[str, tuple[float | None, float | None]]
-    identity: tuple[IdentityChange, ...]
-    worst: tuple[Regression, ...]
-    table: pa.Table
-
-    def difference(self, metric: str) -> Difference:
-        """The row of one metric. Raises KeyError where it was not compared."""
-        for each in self.differences:
-            if each.metric == metric:
-                return each
-        raise KeyError(metric)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything but the table, for JSON."""
-        names = [
-            name for name in self.__dataclass_fields__ if name not in ("table", "differences", "identity", "worst")
-        ]
-        told: dict[str, Any] = {"schema": 1} | {name: getattr(self, name) for name in names}
-        return told | {
-            name: [asdict(row) for row in getattr(self, name)] for name in ("differences", "identity", "worst")
-        }
+    table: pa.Table = Field(exclude=True, repr=False)
 
 
 def compare(
@@ -158,7 +55,7 @@ def compare(
 ) -> Comparison:
     """Pairs the faces by key and number, and measures every metric that both sides have in the same way.
 
-    confidence: of the intervals, 0 to 1; they come from `resamples` draws of whole pictures (tasks.bootstrap), and
+    confidence: of the intervals, 0 to 1; they come from `resamples` draws of whole pictures (`intervals`), and
     there are none with fewer than `pictures_needed(confidence)` pictures. A verdict needs one that leaves out zero.
     worst: how many regressions are listed. Deterministic. Raises ComparisonError where a face stands twice in a set,
     no face is in both, or faces were not looked for in the same way.
@@ -166,7 +63,9 @@ def compare(
     insist_on_the_same_faces(a, b)
     metrics, not_compared = metrics_of(a, b)
     table = paired(a.faces, b.faces, list(metrics))
-    both = table.filter(pc.equal(table["side"], "both"))
+    both, only_a, only_b, other_input = (
+        table.filter(pc.equal(table["side"], side)) for side in ("both", "a", "b", "other_input")
+    )
     if not len(both):
         raise ComparisonError(nothing_in_common(a, b, table))
     pairs = Pairs(both, metrics)
@@ -179,25 +78,21 @@ def compare(
         seed=seed,
         pairs=len(both),
         pictures=pairs.pictures,
-        **_apart(table),
+        only_a=len(only_a),
+        only_b=len(only_b),
+        other_input=len(other_input),
+        only_a_faces=named(only_a),
+        only_b_faces=named(only_b),
+        other_input_faces=named(other_input),
         problems_a=problems_of(a.faces),
         problems_b=problems_of(b.faces),
         differences=differences,
         not_compared=dict(sorted((not_compared | empty).items())),
-        sets={name: (_overall(a, name), _overall(b, name)) for name in ("fid", "score") if name not in not_compared},
+        sets={name: each for name, each in _whole_sets(a, b).items() if name not in not_compared},
         identity=tuple(_identity(pairs, thresholds, _own_thresholds(a, b, both))),
         worst=_worst(pairs, worst),
         table=table,
     )
-
-
-def _apart(table: pa.Table) -> dict[str, Any]:
-    """Faces that are not compared: how many, and the first by name."""
-    found: dict[str, Any] = {}
-    for side, name in (("a", "only_a"), ("b", "only_b"), ("other_input", "other_input")):
-        rows = table.filter(pc.equal(table["side"], side))
-        found |= {name: len(rows), f"{name}_faces": named(rows.slice(0, NAMED))}
-    return found
 
 
 def _differences(pairs: Pairs, confidence: float, resamples: int, seed: int) -> tuple[Difference, ...]:
@@ -217,8 +112,8 @@ def _difference(pairs: Pairs, m: int, low: float, high: float, enough: int) -> D
     told = pictures >= enough
     return Difference(
         metric=name,
-        title=pairs.metrics[name].get("title", name),
-        better=pairs.metrics[name]["better"],
+        title=pairs.metrics[name].title or name,
+        better=pairs.metrics[name].better,
         pairs=int(both.sum()),
         pictures=pictures,
         mean_a=float(pairs.a[both, m].mean()),
@@ -229,20 +124,16 @@ def _difference(pairs: Pairs, m: int, low: float, high: float, enough: int) -> D
         wins=int((gain > 0).sum()),
         losses=int((gain < 0).sum()),
         ties=int((gain == 0).sum()),
-        verdict=_verdict(low, high) if told else "not told apart",
+        verdict="better" if told and low > 0 else "worse" if told and high < 0 else "not told apart",
         missing_a=int((has_b & ~has_a).sum()),
         missing_b=int((has_a & ~has_b).sum()),
     )
 
 
-def _verdict(low: float, high: float) -> Verdict:
-    return "better" if low > 0 else "worse" if high < 0 else "not told apart"
-
-
 def _own_thresholds(a: Evaluation, b: Evaluation, both: pa.Table) -> Floats:
     """(N,) the threshold that the data set gives each face's subset; NaN where it gives none."""
-    subsets = {**a.facts.get("subsets", {}), **b.facts.get("subsets", {})}
-    own = {name: facts["threshold"] for name, facts in subsets.items() if facts.get("threshold") is not None}
+    subsets = {**a.facts.subsets, **b.facts.subsets}
+    own = {name: subset.threshold for name, subset in subsets.items() if subset.threshold is not None}
     codes = both["subset"].combine_chunks().dictionary_encode()
     values = np.array([own.get(name, np.nan) for name in codes.dictionary.to_pylist()] or [np.nan])
     return np.asarray(values[codes.indices.fill_null(0).to_numpy()], np.float64)
@@ -251,7 +142,7 @@ def _own_thresholds(a: Evaluation, b: Evaluation, both: pa.Table) -> Floats:
 def _identity(pairs: Pairs, thresholds: Sequence[float], own: Floats) -> list[IdentityChange]:
     found = []
     for m, name in enumerate(pairs.names):
-        if name.startswith("identity"):
+        if meaning_of(name).recognises:
             found += [_change(pairs, m, name, value, np.full(len(own), value)) for value in thresholds]
             if np.isfinite(own).any():
                 found.append(_change(pairs, m, name, None, own))
@@ -284,7 +175,7 @@ def _in_order(chosen: np.ndarray[Any, Any], by: Floats) -> list[int]:
 
 def _worst(pairs: Pairs, number: int) -> tuple[Regression, ...]:
     """The faces that fell furthest in any metric, each metric measured by its own spread."""
-    ranked = [m for m, name in enumerate(pairs.names) if name not in NOT_RANKED]
+    ranked = [m for m, name in enumerate(pairs.names) if meaning_of(name).ranked]
     worst = np.zeros(len(pairs.table))
     blamed = np.full(len(pairs.table), -1)
     for m in ranked:
@@ -318,15 +209,16 @@ def problems_of(faces: pa.Table) -> dict[str, int]:
 def _unlike_sets(a: Evaluation, b: Evaluation, not_compared: Mapping[str, str]) -> dict[str, str]:
     """Numbers of whole sets that would mislead side by side: FIDs to different references, Scores of unlike terms."""
     found: dict[str, str] = {}
-    ours, theirs = (side.facts["metrics"].get("fid") for side in (a, b))
+    ours, theirs = (side.facts.metrics.get("fid") for side in (a, b))
     if ours and theirs and ours != theirs:
         found["fid"] = "A and B were measured with different weights or references; evaluate both again"
-    unlike = [name for name in TERMS if name in {**not_compared, **found}]
-    if unlike and any(_overall(side, "score") is not None for side in (a, b)):
+    unlike = [name for name in score_terms() if name in {**not_compared, **found}]
+    if unlike and any(side.facts.overall.score is not None for side in (a, b)):
         found["score"] = f"its terms were not measured alike: {', '.join(unlike)}"
     return found
 
 
-def _overall(evaluation: Evaluation, name: str) -> float | None:
-    value: float | None = evaluation.facts.get("overall", {}).get(name)
-    return value
+def _whole_sets(a: Evaluation, b: Evaluation) -> dict[str, tuple[float | None, float | None]]:
+    """The numbers that a set has as a whole, (A, B)."""
+    ours, theirs = a.facts.overall, b.facts.overall
+    return {"fid": (ours.fid, theirs.fid), "score": (ours.score, theirs.score)}

@@ -1,65 +1,40 @@
 """The nightly gate: whether new results may replace older ones, for the run as a whole and face by face.
 
 Pure decisions over two evaluations of the same pictures, the older results and the new ones. It knows neither
-workspace nor ledger; what a decision does to files is flows.promotion's business.
+workspace nor ledger; what a decision does to files is the business of `flows.gate`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.ledger import DELIVERED_STATES, OPEN_STATES
+from infra.ledger import DELIVERED_STATES, Event
 from infra.settings import Promotion
 from tasks.comparing.comparison import Comparison, compare
+from tasks.comparing.facts import Check, DecisionFacts, Interval
 from tasks.comparing.intervals import Floats, intervals, pictures_needed
-from tasks.comparing.pairing import ComparisonError
-from tasks.measuring import Evaluation
+from tasks.comparing.pairing import ComparisonError, floats
+from tasks.measuring import Evaluation, identities, worths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Flags = NDArray[np.bool_]
 
-Row = dict[str, Any]
 Action = Literal["promote", "keep", "take", "original"]
 """promote: the new result replaces the older one. keep: the older one stays. take: there is no older one, so the new
 one goes in. original: there is no older one and the new one is below the floors, so the original goes in."""
 
-GATE_METRICS = ("niqe", "clipiqa", "maniqa", "musiq", "quality", "sharpness", "identity")
-"""What is measured unless the settings name other metrics; Q-Align is left out for its size."""
-IDENTITIES = ("identity", "identity_onnx")
-"""The first of these that was measured judges who is who."""
-SCORE_TERMS: Mapping[str, Callable[[Floats], Floats]] = {
-    "clipiqa": lambda value: value,
-    "maniqa": lambda value: value,
-    "musiq": lambda value: value / 100,
-    "qalign": lambda value: value / 5,
-    "niqe": lambda value: np.maximum(0, (10 - value) / 10),
-    "quality": lambda value: value,
-}
-"""Metrics that say how good a face is, brought to a scale from 0 to 1 as the challenge's score does. Sharpness is no
-term: noise is sharp."""
-Interval = tuple[float, float, float | None, float | None]
-"""Older and new mean score, and the ends of the mean difference's interval (None with fewer than two pictures)."""
 RESAMPLES, SEED = 10_000, 0
 NOISE = 1e-6
 """Differences that arithmetic alone may make; no bound is broken by one."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One bound of the run: whether it was kept, and in which numbers."""
-
-    name: str
-    passed: bool
-    said: str
 
 
 @dataclass(frozen=True)
@@ -84,18 +59,20 @@ class Decision:
                 return self.failing[path]
         return None if any(path in self.compared for path in paths) else "it could not be measured"
 
-    def as_dict(self) -> dict[str, Any]:
-        """The numbers, for JSON."""
-        told = {"promote": self.promote, "checks": [asdict(check) for check in self.checks], "faces": self.faces}
-        told |= {"score": self.score, "terms": list(self.terms), "pictures_failing": len(self.failing)}
-        compared = self.comparison
-        if compared is None:
-            return told | {"differences": [], "worst": [], "not_compared": {}}
-        return told | {
-            "differences": [asdict(row) for row in compared.differences],
-            "worst": [asdict(row) for row in compared.worst],
-            "not_compared": dict(compared.not_compared),
-        }
+    def facts(self) -> DecisionFacts:
+        """The numbers, to be written down."""
+        found = self.comparison
+        return DecisionFacts(
+            promote=self.promote,
+            checks=self.checks,
+            faces=self.faces,
+            score=self.score,
+            terms=self.terms,
+            pictures_failing=len(self.failing),
+            differences=found.differences if found else (),
+            worst=found.worst if found else (),
+            not_compared=found.not_compared if found else {},
+        )
 
 
 NOTHING_TO_JUDGE = Decision(True, (Check("results", True, "no result differs from the older one"),))
@@ -131,9 +108,9 @@ def decide(before: Evaluation, after: Evaluation, bounds: Promotion) -> Decision
 
 def below_floors(after: Evaluation, bounds: Promotion) -> dict[str, str]:
     """path → why, of pictures with a measured face below the floors; for pictures without an older result."""
-    named = {name: _floats(after.faces[name]) for name in after.metrics}
-    score = _score([SCORE_TERMS[name](named[name]) for name in SCORE_TERMS if name in named], len(after.faces))
-    identity = next((named[name] for name in IDENTITIES if name in named), np.full(len(after.faces), np.nan))
+    named = {name: floats(after.faces[name]) for name in after.metrics}
+    score = _score([worth(named[name]) for name, worth in worths().items() if name in named], len(after.faces))
+    identity = next((named[name] for name in identities() if name in named), np.full(len(after.faces), np.nan))
     paths, numbers = after.faces["path"].to_pylist(), after.faces["face"].to_pylist()
     poor, other = score < bounds.score_floor - NOISE, identity < bounds.identity_floor - NOISE
     said = {}
@@ -152,47 +129,41 @@ def only(evaluation: Evaluation, paths: pa.Array) -> Evaluation:
 
 @dataclass(frozen=True)
 class Case:
-    """A picture that waits for a decision: its verdict in the ledger (None: it has none), and the candidate's."""
+    """A picture that waits for a decision. old: its verdict in the ledger; None: it has none. new: the candidate's."""
 
     image_id: str
     bucket: int
     paths: tuple[str, ...]
     why: str
-    old: Row | None
-    new: Row | None
+    old: Event | None
+    new: Event
 
     @property
-    def has_older_result(self) -> bool:
-        return self.old is not None and self.old["state"] in DELIVERED_STATES
-
-    @property
-    def has_new_result(self) -> bool:
-        return self.new is not None and self.new["state"] in DELIVERED_STATES
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the candidate has come to a verdict."""
-        return self.new is not None and self.new["state"] not in OPEN_STATES
+    def older_result(self) -> Event | None:
+        """The verdict on a result that stands; None where nothing stands."""
+        return self.old if self.old and self.old.state in DELIVERED_STATES else None
 
     @property
     def differs(self) -> bool:
         """Whether there are two results that are not the same file."""
-        if self.old is None or self.new is None or not (self.has_older_result and self.has_new_result):
-            return False
-        return bool(self.old["output_sha256"] != self.new["output_sha256"])
+        older = self.older_result
+        return older is not None and self._has_new_result and older.output_sha256 != self.new.output_sha256
 
     def settled(self, decision: Decision, below: Mapping[str, str]) -> tuple[Action, str]:
         """What becomes of the picture, and why."""
-        if not self.has_older_result:
-            low = next((below[path] for path in self.paths if path in below), None) if self.has_new_result else None
+        if self.older_result is None:
+            low = next((below[path] for path in self.paths if path in below), None) if self._has_new_result else None
             return ("take", "there was no older result") if low is None else ("original", low)
-        if not self.has_new_result:
-            said = (self.new or {}).get("reason") or (self.new or {}).get("reason_code") or "no verdict"
-            return "keep", f"the new recipe gave no result: {said}"
+        if not self._has_new_result:
+            return "keep", f"the new recipe gave no result: {self.new.reason or self.new.reason_code or 'no verdict'}"
         if not self.differs:
             return "promote", "the results are the same"
         why = decision.kept_because(self.paths)
         return ("promote", "within the bounds") if why is None else ("keep", why)
+
+    @property
+    def _has_new_result(self) -> bool:
+        return self.new.state in DELIVERED_STATES
 
 
 class _Faces:
@@ -202,13 +173,13 @@ class _Faces:
         self.paths: list[str] = both["path_b"].to_pylist()
         self._numbers = both["face"].to_pylist()
         self._pictures = both["key"].combine_chunks().dictionary_encode().indices.to_numpy()
-        self.terms = tuple(name for name in SCORE_TERMS if f"{name}_b" in both.column_names)
-        measured = [[_floats(both[f"{name}_{side}"]) for name in self.terms] for side in "ab"]
+        self.terms = tuple(name for name in worths() if f"{name}_b" in both.column_names)
+        measured = [[floats(both[f"{name}_{side}"]) for name in self.terms] for side in "ab"]
         shared = [np.isfinite(a) & np.isfinite(b) for a, b in zip(*measured, strict=True)]
         self.a, self.b = (_score(self._scaled(side, shared), len(both)) for side in measured)
-        self.identity = next((name for name in IDENTITIES if f"{name}_b" in both.column_names), None)
+        self.identity = next((name for name in identities() if f"{name}_b" in both.column_names), None)
         self.same_a, self.same_b = (
-            _floats(both[f"{self.identity}_{side}"]) if self.identity else np.full(len(both), np.nan) for side in "ab"
+            floats(both[f"{self.identity}_{side}"]) if self.identity else np.full(len(both), np.nan) for side in "ab"
         )
 
     @property
@@ -245,7 +216,7 @@ class _Faces:
     def _scaled(self, values: list[Floats], shared: list[Flags]) -> list[Floats]:
         """The terms of the score; NaN where only one side has them."""
         with np.errstate(invalid="ignore"):
-            scaled = [SCORE_TERMS[name](each) for name, each in zip(self.terms, values, strict=True)]
+            scaled = [worths()[name](each) for name, each in zip(self.terms, values, strict=True)]
         return [np.where(ok, each, np.nan) for ok, each in zip(shared, scaled, strict=True)]
 
     def _rules(
@@ -279,7 +250,7 @@ def _score_check(score: Interval | None, pictures: int, found: Comparison, bound
 
 def _identity_check(faces: _Faces, bounds: Promotion, lacking: Mapping[str, str]) -> Check:
     if faces.identity is None:
-        why = next((lacking[name] for name in IDENTITIES if name in lacking), "it was not asked for")
+        why = next((lacking[name] for name in identities() if name in lacking), "it was not asked for")
         said = f"identity could not be judged ({why})"
         told = "; the setting promotion.without_identity allows that" if bounds.without_identity else ""
         return Check("identity", bounds.without_identity, said + told)
@@ -312,8 +283,3 @@ def _score(terms: list[Floats], faces: int) -> Floats:
     counts = np.isfinite(table).sum(axis=1)
     sums = np.nansum(table, axis=1)
     return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), np.float64)
-
-
-def _floats(column: pa.ChunkedArray) -> Floats:
-    """Numbers with NaN for null."""
-    return np.array(pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy(), np.float64)

@@ -14,6 +14,7 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
+from infra.problems import ForPeople
 from infra.storage import Storage, encode_name
 from tasks.archive import PRESETS, Degradation, degrade
 from tasks.faces import geometry
@@ -29,8 +30,10 @@ LANDMARKS = np.array([[205.3, 101.3], [248.7, 103.8], [225.4, 129.5], [202.8, 14
 """The five points of the portrait in scikit-image (`astronaut.png`: Eileen Collins; NASA, public domain)."""
 
 
-class NoFaces(ValueError):
+class NoFaces(ForPeople):
     """A folder holds no picture that a benchmark can use; the message says what was expected."""
+
+    exit_code = 2
 
 
 def default_faces() -> dict[str, Pixels]:

@@ -1,21 +1,22 @@
 """Brings the faces of two evaluations together: who is in both, in one only, and which metrics both have alike.
 
-It knows the tables of `tasks.evaluation_files`; what the pairs say is `tasks.comparison`'s business.
+It knows the tables of `tasks.measuring`; what the pairs say is the business of `comparison`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra.problems import ForPeople
 from tasks.comparing.intervals import Floats
 
 if TYPE_CHECKING:
-    from tasks.measuring import Evaluation
+    from tasks.measuring import Evaluation, MetricFacts
 
 Names = tuple[tuple[str, int], ...]
 """Faces as (key, number)."""
@@ -23,18 +24,20 @@ NAMED = 100
 """Faces that are listed by name before only the number is told; the table has them all."""
 
 
-class ComparisonError(ValueError):
+class ComparisonError(ForPeople):
     """Two evaluations cannot be compared; the message says what was expected, what came and what to do."""
+
+    exit_code = 2
 
 
 class Pairs:
     """The paired faces as arrays: a, b and gain (N, M), gain in each metric's own direction."""
 
-    def __init__(self, both: pa.Table, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, both: pa.Table, metrics: Mapping[str, MetricFacts]) -> None:
         self.table, self.metrics = both, metrics
         self.names = list(metrics)
         self.a, self.b = (self._values(side) for side in "ab")
-        signs = np.array([1.0 if facts["better"] == "higher" else -1.0 for facts in metrics.values()])
+        signs = np.array([1.0 if metric.better == "higher" else -1.0 for metric in metrics.values()])
         self.gain = (self.b - self.a) * signs
         self.gain[np.isclose(self.a, self.b, rtol=1e-5, atol=1e-7)] = 0.0  # noise of the machine's numbers
         # Copies of one picture under several names are one picture: they say nothing that it does not.
@@ -44,37 +47,38 @@ class Pairs:
         self.pictures = len(codes.dictionary)
 
     def _values(self, side: str) -> Floats:
-        columns = [_floats(self.table[f"{name}_{side}"]) for name in self.names]
+        columns = [floats(self.table[f"{name}_{side}"]) for name in self.names]
         return np.column_stack(columns) if columns else np.empty((len(self.table), 0))
 
     def names_of(self, rows: Sequence[int]) -> Names:
-        """(key, face) of at most NAMED rows."""
-        return named(self.table.take(pa.array(rows[:NAMED], pa.int64())))
+        """(key, face) of the rows, of the first NAMED at most."""
+        return named(self.table.take(pa.array(rows, pa.int64())))
 
 
 def insist_on_the_same_faces(a: Evaluation, b: Evaluation) -> None:
     """Raises ComparisonError where faces have numbers by different detectors: number 1 would be two people."""
-    if a.facts.get("detector") != b.facts.get("detector"):
-        looked = [(side.facts.get("detector") or {"detector": "no detector (aligned pictures)"}) for side in (a, b)]
+    if a.facts.detector != b.facts.detector:
+        ours, theirs = (
+            side.facts.detector["detector"] if side.facts.detector else "no detector (aligned pictures)"
+            for side in (a, b)
+        )
         raise ComparisonError(
-            "expected faces looked for in the same way; A was measured with {detector}, ".format(**looked[0])
-            + "B with {detector}, or with other settings of it: evaluate both alike, or compare the folders".format(
-                **looked[1]
-            )
+            f"expected faces looked for in the same way; A was measured with {ours}, B with {theirs}, or with other "
+            "settings of it: evaluate both alike, or compare the folders"
         )
 
 
-def metrics_of(a: Evaluation, b: Evaluation) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+def metrics_of(a: Evaluation, b: Evaluation) -> tuple[dict[str, MetricFacts], dict[str, str]]:
     """Metrics that both sides measured alike, and a sentence for each of the others."""
-    ours, theirs = a.facts["metrics"], b.facts["metrics"]
-    same: dict[str, Mapping[str, Any]] = {}
+    ours, theirs = a.facts.metrics, b.facts.metrics
+    same: dict[str, MetricFacts] = {}
     reasons: dict[str, str] = {}
-    for name in {**ours, **theirs, **a.facts.get("missing", {}), **b.facts.get("missing", {})}:
+    for name in {**ours, **theirs, **a.facts.missing, **b.facts.missing}:
         lacking = [side for side, facts in (("A", ours), ("B", theirs)) if name not in facts]
         if lacking:
-            why = (a if "A" in lacking else b).facts.get("missing", {}).get(name, "it was not measured there")
+            why = (a if "A" in lacking else b).facts.missing.get(name, "it was not measured there")
             reasons[name] = f"not in {' and '.join(lacking)}: {why}"
-        elif ours[name].get("digest") != theirs[name].get("digest"):
+        elif ours[name].digest != theirs[name].digest:
             reasons[name] = "A and B were measured with different versions or weights of it; evaluate both again"
         elif all(name in side.faces.column_names for side in (a, b)):  # one number of a whole set has no column
             same[name] = ours[name]
@@ -132,15 +136,16 @@ def nothing_in_common(a: Evaluation, b: Evaluation, table: pa.Table) -> str:
         if pc.any(pc.equal(table["side"], "other_input")).as_py()
         else "their file names do not match"
     )
-    sizes = f"{len(a.faces)} faces of {a.facts.get('restored')} and {len(b.faces)} of {b.facts.get('restored')}"
+    sizes = f"{len(a.faces)} faces of {a.facts.restored} and {len(b.faces)} of {b.facts.restored}"
     return f"expected two sets restored from the same pictures; of {sizes} none is in both: {restored_from}"
 
 
 def named(rows: pa.Table) -> Names:
-    """The rows' (key, face)."""
-    return tuple(zip(rows["key"].to_pylist(), rows["face"].to_pylist(), strict=True))
+    """(key, face) of the rows, of the first NAMED at most."""
+    first = rows.slice(0, NAMED)
+    return tuple(zip(first["key"].to_pylist(), first["face"].to_pylist(), strict=True))
 
 
-def _floats(column: pa.ChunkedArray) -> Floats:
+def floats(column: pa.ChunkedArray) -> Floats:
     """Numbers with NaN for null."""
     return np.array(pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy(), np.float64)

@@ -1,4 +1,5 @@
 from . import geometry as geometry
+from .alignment import Alignment as Alignment
 from .cascade import detect_faces as detect_faces
 from .cascade import propose as propose
 from .crops import CROP as CROP
@@ -10,16 +11,13 @@ from .crops import cut as cut
 from .geometry import RECOGNITION_SIDE as RECOGNITION_SIDE
 from .geometry import SIDE as SIDE
 from .geometry import crop as crop
-from .geometry import recognition_matrix as recognition_matrix
+from .geometry import recognition_crop as recognition_crop
 from .judges import ADAFACE as ADAFACE
-from .judges import FFHQ_POINTS as FFHQ_POINTS
 from .judges import ONNX as ONNX
-from .judges import RECOGNITION_POINTS as RECOGNITION_POINTS
 from .judges import Judge as Judge
 from .judges import adaface_judge as adaface_judge
 from .judges import cosine as cosine
 from .judges import onnx_judge as onnx_judge
-from .judges import recognition_crop as recognition_crop
 from .small_judge import COMPACT as COMPACT
 from .small_judge import IN_WORDS as IN_WORDS
 from .small_judge import TRUSTED as TRUSTED

@@ -30,7 +30,7 @@ OVERLAP = 0.3
 CHUNK = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FaceBox:
     """A face: box (x, y, w, h) in pixels of the picture, score in [0, 1], and five points (5, 2) (x, y).
 

@@ -19,7 +19,7 @@ Levels: TypeAlias = NDArray[np.uint8]
 Box: TypeAlias = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Jitter:
     """How the crop differs from the box's own: shares of the box's side, a factor, degrees anticlockwise."""
 

@@ -48,6 +48,7 @@ RECOGNITION_TEMPLATE: Points = np.array(
 """Where they lie in the 112-pixel crop of recognition networks (AdaFace, ArcFace)."""
 BORDER = (132 / 255, 133 / 255, 135 / 255)
 """RGB of what lies outside the picture."""
+BLACK = (0.0, 0.0, 0.0)
 NOT_FACE = (0, 14, 16, 17, 18)
 """ParseNet's classes that are not pasted: background, neck, necklace, cloth, hat."""
 
@@ -57,16 +58,8 @@ class DegenerateLandmarksError(ValueError):
 
 
 def face_matrix(landmarks: Points, side: int = SIDE) -> Matrix:
-    """Picture → aligned crop by the similarity that fits the median point best: one wrong landmark does not matter.
-
-    Raises DegenerateLandmarksError.
-    """
-    matrix = None
-    if np.isfinite(landmarks).all():
-        matrix, _ = cv2.estimateAffinePartial2D(landmarks, TEMPLATE * (side / SIDE), method=cv2.LMEDS)
-    if matrix is None or not np.isfinite(matrix).all() or scale_of(matrix) == 0:
-        raise _degenerate(landmarks)
-    return np.asarray(matrix, dtype=np.float64)
+    """Picture → aligned crop. Raises DegenerateLandmarksError."""
+    return _median_similarity(landmarks, TEMPLATE * (side / SIDE))
 
 
 def recognition_matrix(landmarks: Points) -> Matrix:
@@ -80,6 +73,36 @@ def recognition_matrix(landmarks: Points) -> Matrix:
     if not np.isfinite(back).all() or scale_of(back) == 0:
         raise _degenerate(landmarks)
     return inverse(back)
+
+
+@lru_cache(maxsize=2)
+def aligned_to_recognition(side: int = SIDE) -> Matrix:
+    """Aligned face of `side` pixels → 112-pixel recognition crop, as the small judge saw faces when it learnt.
+
+    The template stands there with four digits; another fit would be another picture to the judge.
+    """
+    matrix = _median_similarity((TEMPLATE + 0.5) * (side / SIDE) - 0.5, RECOGNITION_TEMPLATE.round(4))
+    matrix.flags.writeable = False
+    return matrix
+
+
+def recognition_crop(picture: Image, points: Points | None = None) -> Image:
+    """The crop that recognition networks look at: (112, 112, 3) float32 RGB in [0, 1], black outside the picture.
+
+    Without `points` the picture is an aligned face (512, 512, 3), smoothed before it is reduced, as the judges of the
+    identity stage look at it. With them, (5, 2) in the 512-pixel frame, the picture may have any size and is cut as
+    AdaFace's protocol and the challenge have it: from 8-bit levels, without smoothing. Raises
+    DegenerateLandmarksError.
+    """
+    if points is None:
+        smoothed: Image = cv2.GaussianBlur(picture, (0, 0), 1.4)  # a reduction by 3.4; without it edges alias
+        found: Image = crop(smoothed, aligned_to_recognition(), RECOGNITION_SIDE, border=BLACK).clip(0.0, 1.0)
+    else:
+        height, width = picture.shape[:2]
+        matrix = recognition_matrix(points * (width / SIDE, height / SIDE))
+        levels = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
+        found = crop(levels, matrix, RECOGNITION_SIDE, border=BLACK).astype(np.float32) / 255
+    return found
 
 
 def least_squares_similarity(source: Points, target: Points) -> Matrix:
@@ -216,6 +239,16 @@ def paste_replace(image: Levels, face: Levels, matrix: Matrix, mask: Mask | None
     blended = soft[..., None] * pasted + (1 - soft[..., None]) * enlarged[_window(box)]
     result[_window(box)] = blended.astype(image.dtype)
     return result
+
+
+def _median_similarity(source: Points, target: Points) -> Matrix:
+    """The similarity that fits the median point best: one wrong landmark does not matter."""
+    matrix = None
+    if np.isfinite(source).all():
+        matrix, _ = cv2.estimateAffinePartial2D(source, target, method=cv2.LMEDS)
+    if matrix is None or not np.isfinite(matrix).all() or scale_of(matrix) == 0:
+        raise _degenerate(source)
+    return np.asarray(matrix, dtype=np.float64)
 
 
 def _degenerate(landmarks: Points) -> DegenerateLandmarksError:

@@ -12,39 +12,12 @@ from tasks.stage import Pixels
 
 ADAFACE = "adaface_ir50_ms1mv2"
 ONNX = "face_embedding_onnx"
-RECOGNITION_POINTS = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
-)
-"""Where the five points of an upright face lie in a recognition crop (ArcFace's and AdaFace's reference points)."""
-FFHQ_POINTS = np.array(
-    [
-        [192.98138, 239.94708],
-        [318.90277, 240.1936],
-        [256.63416, 314.01935],
-        [201.26117, 371.41043],
-        [313.08905, 371.15118],
-    ],
-    np.float32,
-)
-"""Where they lie in the 512-pixel aligned face (the template of facexlib)."""
 
 
 class Judge(Protocol):
     """Turns recognition crops (N, 112, 112, 3), RGB in [0, 1], into unit vectors (N, D)."""
 
     def __call__(self, crops: Pixels) -> NDArray[np.float32]: ...
-
-
-def recognition_crop(aligned: Pixels) -> Pixels:
-    """The 112-pixel crop of a 512-pixel aligned face that recognition networks expect; (112, 112, 3) float32."""
-    import cv2
-
-    from tasks.faces.geometry import RECOGNITION_SIDE
-
-    matrix, _ = cv2.estimateAffinePartial2D(FFHQ_POINTS, RECOGNITION_POINTS, method=cv2.LMEDS)
-    smoothed = cv2.GaussianBlur(aligned, (0, 0), 1.4)  # 512 → 112 is a reduction by 3.6; without it edges alias
-    crop: Pixels = cv2.warpAffine(smoothed, matrix, (RECOGNITION_SIDE, RECOGNITION_SIDE), flags=cv2.INTER_LINEAR)
-    return crop.clip(0.0, 1.0)
 
 
 def adaface_judge(path: Path, device: str) -> Judge:
@@ -92,4 +65,5 @@ def onnx_judge(path: Path) -> Judge:
 
 
 def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """How alike two vectors (D,) point, -1 to 1."""
     return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))

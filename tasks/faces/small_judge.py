@@ -30,7 +30,7 @@ IN_WORDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What the judge sees in recognition crops: vectors (N, 160), and how much of the face each shows (N)."""
 

@@ -21,7 +21,7 @@ SPREAD = 0.1
 colour photographs, faded ones included, begin at 0.12."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tone:
     """What a picture's colours add to its brightness: `offsets` (K, 3) at brightness `at` (K,)."""
 

@@ -28,7 +28,7 @@ CONTEXT = 2.2
 """Side of such a crop in sides of the face's box."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """A detected face in picture pixels: box (left, top, width, height), landmarks (5, 2) float64, confidence."""
 

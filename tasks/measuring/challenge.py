@@ -10,35 +10,31 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from infra.problems import ForPeople
+from tasks.measuring.metrics import METRICS, Worth
+
 FAILED_AT_MOST = 10
-TERMS: dict[str, Callable[[float], float]] = {
-    "clipiqa": lambda value: value,
-    "maniqa": lambda value: value,
-    "musiq": lambda value: value / 100,
-    "qalign": lambda value: value / 5,
-    "niqe": lambda value: max(0.0, (10 - value) / 10),
-    "fid": lambda value: max(0.0, (100 - value) / 100),
-}
-"""metric → what it adds to the Score."""
 
 
-class ProtocolError(ValueError):
+class ProtocolError(ForPeople):
     """A data set's [evaluation] section, or its table of landmarks, is not what it should be."""
+
+    exit_code = 2
 
 
 class MissingTerm(ValueError):
     """The Score lacks terms; `terms` names them."""
 
     def __init__(self, terms: Sequence[str]) -> None:
-        super().__init__(f"the Score needs all of {', '.join(TERMS)}; not measured: {', '.join(terms)}")
+        super().__init__(f"the Score needs all of {', '.join(score_terms())}; not measured: {', '.join(terms)}")
         self.terms = tuple(terms)
 
 
@@ -68,7 +64,7 @@ class Protocol(_Frozen):
     """How a data set is judged: the section [evaluation] of its data_manifests/*.toml."""
 
     subsets: dict[str, Subset]
-    metrics: tuple[str, ...] = Field(description="metrics of tasks.metrics that it publishes")
+    metrics: tuple[str, ...] = Field(description="metrics of tasks.measuring.metrics that it publishes")
     aligned: bool = Field(default=True, description="the pictures are 512-pixel face crops")
     max_failures: int = Field(default=FAILED_AT_MOST, ge=0, description="identity failures above it: not ranked")
     fid_cap: int = Field(default=3000, gt=1, description="FID takes at most so many pictures, by sorted path")
@@ -101,40 +97,36 @@ class Scored:
 class SubsetSummary:
     """Means over one subset. `measured` counts the faces behind each mean; `threshold` and failures need a protocol."""
 
-    images: int
-    expected: int | None
-    means: dict[str, float]
-    measured: dict[str, int]
-    threshold: float | None
-    identity_failures: int | None
+    images: int = 0
+    expected: int | None = None
+    means: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, int] = field(default_factory=dict)
+    threshold: float | None = None
+    identity_failures: int | None = None
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The whole evaluation in numbers. `means` are the subsets' means weighted by their counts.
+class Overall:
+    """The whole in numbers. `means` are the subsets' means weighted by their counts.
 
     `score` is None unless `score_missing` is empty. `valid`: whether the challenge would rank it; None: nobody knows.
     """
 
-    subsets: dict[str, SubsetSummary]
-    images: int
-    means: dict[str, float]
-    fid: float | None
-    score: float | None
-    score_terms: dict[str, float]
-    score_missing: tuple[str, ...]
-    identity_failures: int | None
-    valid: bool | None
+    images: int = 0
+    means: dict[str, float] = field(default_factory=dict)
+    fid: float | None = None
+    score: float | None = None
+    score_terms: dict[str, float] = field(default_factory=dict)
+    score_missing: tuple[str, ...] = ()
+    identity_failures: int | None = None
+    valid: bool | None = None
 
-    def subset_facts(self) -> dict[str, Any]:
-        """`subsets` of evaluation.json."""
-        return {name: asdict(subset) for name, subset in self.subsets.items()}
 
-    def overall_facts(self) -> dict[str, Any]:
-        """`overall` of evaluation.json."""
-        facts = asdict(self)
-        del facts["subsets"]
-        return {**facts, "score_missing": list(self.score_missing)}
+@dataclass(frozen=True)
+class Summary(Overall):
+    """The whole evaluation in numbers, and each subset."""
+
+    subsets: dict[str, SubsetSummary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -199,9 +191,15 @@ def read_landmarks(text: str, table: Landmarks) -> dict[str, Placed]:
     return found
 
 
+def score_terms() -> dict[str, Worth]:
+    """Metric → what its values add to the Score: what the challenge measures and brings to a scale from 0 to 1."""
+    return {name: metric.worth for name, metric in METRICS.items() if metric.challenge and metric.worth}
+
+
 def terms(values: Mapping[str, float | None]) -> dict[str, float]:
     """What each measured term adds to the Score; terms that are absent, None or not a number are left out."""
-    return {name: worth(value) for name, worth in TERMS.items() if (value := _number(values.get(name))) is not None}
+    known = {name: number for name in score_terms() if (number := _number(values.get(name))) is not None}
+    return {name: float(score_terms()[name](np.array(number))) for name, number in known.items()}
 
 
 def total(values: Mapping[str, float | None]) -> float:
@@ -210,7 +208,7 @@ def total(values: Mapping[str, float | None]) -> float:
     Raises MissingTerm.
     """
     found = terms(values)
-    if missing := [name for name in TERMS if name not in found]:
+    if missing := [name for name in score_terms() if name not in found]:
         raise MissingTerm(missing)
     return sum(found.values())
 
@@ -248,7 +246,7 @@ def summarise(rows: Sequence[Scored], protocol: Protocol | None = None, fid: flo
     subsets = per_subset(rows, protocol)
     means = weighted(subsets)
     found = terms({**means, "fid": fid})
-    missing = (*(name for name in TERMS if name not in found), *_holes(subsets, found))
+    missing = (*(name for name in score_terms() if name not in found), *_holes(subsets, found))
     failures = [s.identity_failures for s in _counted(subsets).values() if s.identity_failures is not None]
     failed = sum(failures) if failures else None
     return Summary(

@@ -2,7 +2,7 @@
 
 Layout: eval.py of zhengchen1999/NTIRE2025_RealWorld_Face_Restoration. Where that script writes 0 because nothing
 belongs in the cell (a subset's FID), so do these; a number that could not be measured is an empty cell instead. The
-module knows nothing of files; the numbers come from tasks.challenge_score, whose names are offered here too.
+module knows nothing of files.
 """
 
 from __future__ import annotations
@@ -14,25 +14,15 @@ from pathlib import PurePosixPath
 
 from tasks.measuring.challenge import (
     PUBLISHED,
-    TERMS,
     Published,
     Scored,
     SubsetSummary,
     Summary,
+    score_terms,
     terms,
 )
+from tasks.measuring.metrics import METRICS, challenge_metrics
 
-COLUMNS = {
-    "niqe": "NIQE",
-    "clipiqa": "CLIP_IQA",
-    "maniqa": "MANIQA",
-    "musiq": "MUSIQ",
-    "qalign": "QALIGN",
-    "fid": "FID",
-    "identity": "ID_Sim",
-}
-"""metric → column of the script."""
-HEADER = ("Dataset", *COLUMNS.values(), "low_ID_Sim", "Total")
 MARKDOWN = ("Rank", "Team", "Score", "NIQE", "CLIPIQA", "MANIQA", "MUSIQ", "Q-Align", "FID", "AdaFace", "failed")
 Cell = str | float | int | None
 
@@ -65,7 +55,7 @@ def _csv(rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def _total_rows(summary: Summary) -> list[list[Cell]]:
-    lines: list[list[Cell]] = [list(HEADER)]
+    lines: list[list[Cell]] = [["Dataset", *_columns().values(), "low_ID_Sim", "Total"]]
     for name, subset in summary.subsets.items():
         lines.append([name, *_metrics({**subset.means, "fid": 0}), subset.identity_failures, 0])
     overall = {**summary.means, "fid": summary.fid}
@@ -74,13 +64,19 @@ def _total_rows(summary: Summary) -> list[list[Cell]]:
     return lines
 
 
+def _columns() -> dict[str, str]:
+    """Metric → column of the script."""
+    return {name: METRICS[name].challenge for name in challenge_metrics()}
+
+
 def _metrics(values: Mapping[str, float | None]) -> list[Cell]:
-    return [values.get(metric) for metric in COLUMNS]
+    return [values.get(metric) for metric in challenge_metrics()]
 
 
 def _image_rows(rows: Sequence[Scored]) -> list[list[Cell]]:
     """Columns in the order of the alphabet, as in the script; those that no picture has are left out, as there."""
-    measured = {COLUMNS[name]: name for row in rows for name, value in row.values.items() if name in COLUMNS}
+    known = _columns()
+    measured = {known[name]: name for row in rows for name in row.values if name in known}
     columns = sorted([*measured, "Dataset"])
     lines: list[list[Cell]] = [["Filename", *columns]]
     for row in rows:
@@ -129,7 +125,7 @@ def _is_short(summary: Summary, name: str) -> bool:
 
 def _measured(subset: SubsetSummary) -> int:
     """Faces with every number that the Score asks for of each face."""
-    terms = [name for name in TERMS if name in subset.means]
+    terms = [name for name in score_terms() if name in subset.means]
     return min([subset.images, *(subset.measured[name] for name in terms)])
 
 

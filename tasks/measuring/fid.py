@@ -2,7 +2,7 @@
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (NeurIPS 2017); the network is that of
 mseitzer/pytorch-fid, the statistics of the pristine faces come from a file (FFHQ at 512 pixels). Features are taken
-face by face (`tasks.metrics.Meter.features`); the number is made of all of them. The module knows nothing of where
+face by face (`tasks.measuring.Meter.features`); the number is made of all of them. The module knows nothing of where
 features are kept.
 """
 

@@ -6,18 +6,21 @@ It knows columns and names, reads and writes whole files, and computes nothing.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, JsonValue, ValidationError
 
+from infra.facts import Facts, Record
+from infra.problems import ForPeople
 from infra.storage import Storage, StorageMissingError
+from tasks.measuring.challenge import Overall, SubsetSummary
+from tasks.measuring.metrics import Better
 
 FACES, FACTS = "evaluation.parquet", "evaluation.json"
-SCHEMA = 1
 PROBLEMS: Mapping[str, str] = {
     "input_missing": "no picture of that name is among the inputs",
     "truth_missing": "no picture of that name is among the true pictures",
@@ -61,15 +64,81 @@ null where the picture is the crop.
 """
 
 
-class EvaluationMissing(LookupError):
+class EvaluationMissing(ForPeople):
     """There is no evaluation in the folder, or one that this version cannot read."""
+
+    exit_code = 2
+
+
+class MetricFacts(Record):
+    """How a metric was taken. digest: of all that its numbers depend on. weights: name → sha256."""
+
+    title: str = ""
+    better: Better | Literal[""] = "higher"
+    kind: str = ""
+    digest: str = ""
+    weights: dict[str, str] = Field(default_factory=dict)
+
+
+class Example(Record):
+    """A picture that could not be measured, the code of the reason, and the reason in words."""
+
+    path: str
+    problem: str
+    problem_text: str
+
+
+class EvaluationFacts(Facts):
+    """What the numbers of an evaluation mean.
+
+    restored, against, truth, workspace: addresses as they are shown, without secrets. started, finished: ISO 8601,
+    UTC. seconds: by the clock; stages: seconds inside each metric, added over workers. sample: share of the pictures.
+    detector: how faces were looked for; None in aligned pictures. missing: metric → why it was not taken. problems:
+    reason code → pictures or faces; examples: the first of them. unrestored: inputs without a restored picture.
+    """
+
+    dataset: str | None = None
+    restored: str = ""
+    against: str = ""
+    truth: str | None = None
+    workspace: str | None = None
+    software: str = ""
+    device: str = ""
+    run_id: str = ""
+    started: str = ""
+    sample: float = 1.0
+    aligned: bool = False
+    detector: dict[str, JsonValue] | None = None
+    metrics: dict[str, MetricFacts] = Field(default_factory=dict)
+    missing: dict[str, str] = Field(default_factory=dict)
+    finished: str = ""
+    seconds: float | None = None
+    subsets: dict[str, SubsetSummary] = Field(default_factory=dict)
+    overall: Overall = Field(default_factory=Overall)
+    problems: dict[str, int] = Field(default_factory=dict)
+    examples: list[Example] = Field(default_factory=list)
+    folder: str = ""
+    unrestored: int = 0
+    stages: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def unmeasured(self) -> int:
+        """How many pictures or faces could not be measured, though there was something to measure."""
+        return sum(n for code, n in self.problems.items() if code not in NOTHING_TO_MEASURE)
+
+
+class EvaluationTold(EvaluationFacts):
+    """What a command answers: also a row in Markdown beside the published ones, and the page's address."""
+
+    table: str
+    report: str
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """An evaluation as its files hold it: `facts` of evaluation.json, `faces` with COLUMNS and the metrics."""
 
-    facts: dict[str, Any]
+    facts: EvaluationFacts
     faces: pa.Table
 
     @property
@@ -78,17 +147,12 @@ class Evaluation:
         return tuple(self.faces.column_names[len(COLUMNS) :])
 
 
-def unmeasured(facts: Mapping[str, Any]) -> int:
-    """How many pictures or faces could not be measured, though there was something to measure."""
-    return sum(n for code, n in facts["problems"].items() if code not in NOTHING_TO_MEASURE)
-
-
 def faces_schema(metrics: Sequence[str]) -> pa.Schema:
     """COLUMNS and one nullable double for each metric."""
     return pa.schema([*COLUMNS, *(pa.field(name, pa.float64()) for name in metrics)])
 
 
-def write_evaluation(storage: Storage, facts: Mapping[str, Any], faces: pa.Table) -> None:
+def write_evaluation(storage: Storage, facts: EvaluationFacts, faces: pa.Table) -> None:
     """Writes both files, each atomically; the JSON file last, so that its presence says that both are there.
 
     Raises ValueError where a column of COLUMNS is missing, in another place, or of another type.
@@ -97,19 +161,19 @@ def write_evaluation(storage: Storage, facts: Mapping[str, Any], faces: pa.Table
     if faces.schema.remove_metadata() != faces_schema(metrics):
         raise ValueError(f"expected the columns of {faces_schema(metrics)}, came {faces.schema}")
     storage.write_atomic(FACES, _parquet(faces))
-    storage.write_atomic(FACTS, json.dumps({"schema": SCHEMA, **facts}, indent=1, ensure_ascii=True).encode())
+    storage.write_atomic(FACTS, facts.to_json())
 
 
 def read_evaluation(storage: Storage) -> Evaluation:
     """Reads both files. Raises EvaluationMissing where they are not there or of a newer kind."""
     try:
-        facts = json.loads(storage.read_bytes(FACTS))
-        if facts["schema"] > SCHEMA:
-            raise EvaluationMissing(
-                f"the evaluation in {storage.shown_url} has schema {facts['schema']}; this version reads up to "
-                f"{SCHEMA}: install a newer one"
-            )
+        facts = EvaluationFacts.model_validate_json(storage.read_bytes(FACTS))
         faces = pq.read_table(pa.BufferReader(storage.read_bytes(FACES)))
+    except ValidationError as error:
+        raise EvaluationMissing(
+            f"the evaluation in {storage.shown_url} is of a kind that this version does not read ({error}); install a "
+            "newer one"
+        ) from error
     except StorageMissingError as error:
         raise EvaluationMissing(
             f"there is no evaluation in {storage.shown_url} (expected {FACTS} and {FACES}); `mpsr evaluate` makes one"

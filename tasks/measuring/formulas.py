@@ -1,15 +1,26 @@
-"""Distances from a known truth: PSNR and SSIM of two pictures, as scikit-image defines them.
+"""Metrics that are formulas: sharpness of one picture; PSNR and SSIM of two, as scikit-image defines them.
 
-Both are for RGB float32 in [0, 1] of the same size. The module knows nothing of networks or files.
+Pictures are RGB float32 in [0, 1], two of them of the same size. The module knows nothing of networks or files.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from tasks.stage import Pixels
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 ALIKE = 100.0
 """dB: what stands for the infinite PSNR of pictures that do not differ, so that means stay numbers."""
 WINDOW = 11
+
+
+def sharpness(picture: Pixels) -> float:
+    """Standard deviation of the luma's Laplacian, in 8-bit levels: 0 for a flat picture, 2 and more for a crisp one."""
+    import cv2
+
+    return float(cv2.Laplacian(picture @ LUMA, cv2.CV_32F).std() * 255)
 
 
 def psnr(truth: Pixels, restored: Pixels) -> float:

@@ -1,174 +1,193 @@
-"""How each metric of a face is taken: networks, loaded when first asked for, and formulas.
+"""How a metric is taken of a face: by a formula, or by a network that is loaded when first asked for.
 
-One face at a time, in float32, by the same kernels every time: no number depends on a face's neighbours. The module
-knows nothing of which metrics exist, of files' origins or of data sets; `tasks.metrics` does.
+One face at a time, in float32: no number depends on a face's neighbours. The module knows nothing of which metrics
+exist, of files' origins or of data sets; `tasks.measuring.metrics` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.weights import WeightsError, WeightsMismatch, WeightsMissing
-from tasks.faces import ADAFACE, ONNX, adaface_judge, onnx_judge
+from tasks.faces import adaface_judge, onnx_judge
+from tasks.measuring import formulas
 from tasks.stage import Pixels
-from tasks.stages import sharpness
 
-INCEPTION = "fid_inception"
-LPIPS = ("lpips_alexnet", "lpips_alex")
-FRAME = 512
-JUDGES = {
-    "identity": ADAFACE,
-    "identity_truth": ADAFACE,
-    "identity_onnx": ONNX,
-    "identity_truth_onnx": ONNX,
-}
+if TYPE_CHECKING:
+    from torch import nn
+
+T = TypeVar("T")
+Answer = NDArray[np.float32]
+Look = Callable[..., Answer]
+"""A loaded network: RGB float32 pictures (H, W, 3) in, its answer out. A judge takes crops (N, 112, 112, 3)."""
+Load = Callable[[Sequence[Path], str], Look]
+"""Makes a network of a metric's files, in the order in which the metric names them, on a device."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FacePair:
-    """One restored face beside the input it came from, and beside the truth where that is known.
+    """One restored face beside the input it came from, and beside the truth; each where it is known.
 
     RGB float32 in [0, 1], (H, W, 3), usually 512×512; `points` (5, 2) are the *input's* landmarks (x, y) in the
-    512-pixel frame, in the order of tasks.geometry. They are applied to all pictures, scaled to each one's size.
+    512-pixel frame, in the order of tasks.faces.geometry. They are applied to all pictures, scaled to each one's size.
     """
 
     restored: Pixels
-    input: Pixels
-    truth: Pixels | None
-    points: NDArray[np.float64]
+    input: Pixels | None = None
+    truth: Pixels | None = None
+    points: NDArray[np.float64] | None = None
 
 
-class Instruments:
-    """The networks that a meter has loaded so far. Several threads may measure at once."""
+def _no_network(files: Sequence[Path], device: str) -> Look:
+    return lambda *_: np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """`take` makes the number (for a set's metric: the features) of a face and of the network that `load` makes.
+
+    A formula has none. `take` raises ValueError where a face does not allow it.
+    """
+
+    take: Callable[[FacePair, Look], float | Answer]
+    load: Load = _no_network
+
+
+class Networks:
+    """The networks that were loaded so far, each once. Several threads may measure at once."""
 
     def __init__(self, weights: Mapping[str, Path], device: str) -> None:
-        """`weights` maps names of infra/weights.toml to files."""
+        """`weights` maps names of infra/weights/weights.toml to files."""
         self._weights, self._device = dict(weights), device
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[tuple[Load, tuple[str, ...]], Look | WeightsError] = {}
         self._loading = Lock()
 
-    def take(self, name: str, face: FacePair) -> float:
-        """One metric of one face. Raises ValueError where this face does not allow it."""
-        if name == "sharpness":
-            return sharpness(face.restored.clip(0, 1))
-        if name in ("psnr", "ssim"):
-            return _formula(name, face)
-        if name == "lpips":
-            return self._distance(face)
-        if name in JUDGES:
-            return self._similarity(JUDGES[name], face, _truth(face) if "truth" in name else face.input)
-        return self._scalar(self._network(name)(self._tensor(face.restored)))
-
-    def inception_features(self, restored: Pixels) -> NDArray[np.float32]:
-        """Pooled features (2048,) of the network that FID is defined on."""
-        found: NDArray[np.float32] = self._network(INCEPTION)(self._tensor(restored) * 2 - 1)[0].cpu().numpy()
+    def look(self, load: Load, weights: tuple[str, ...]) -> Look:
+        """The network of these files. Raises WeightsError where they do not hold it: every time, and read only once."""
+        with self._loading:
+            if (load, weights) not in self._loaded:
+                self._loaded[load, weights] = self._load(load, [self._weights[name] for name in weights])
+            found = self._loaded[load, weights]
+        if isinstance(found, WeightsError):
+            raise found
         return found
 
-    def _distance(self, face: FacePair) -> float:
-        truth = _truth(face)
-        if truth.shape != face.restored.shape:
-            raise ValueError(f"expected one size, got {face.restored.shape[:2]} and {truth.shape[:2]}")
-        return self._scalar(self._network("lpips")(self._tensor(face.restored), self._tensor(truth)))
-
-    def _similarity(self, judge: str, face: FacePair, other: Pixels) -> float:
-        """Cosine of two pictures of a person, both cut out by the input's landmarks."""
-        look = self._network(judge)
-        a, b = (look(recognition_crop(picture, face.points)[None])[0] for picture in (face.restored, other))
-        return float(np.dot(a, b))
-
-    def _scalar(self, answer: Any) -> float:
-        return float(answer.reshape(-1)[0])
-
-    def _tensor(self, pixels: Pixels) -> Any:
-        from tasks.models.tensors import to_tensor
-
-        return to_tensor(pixels[None].clip(0, 1), self._device)
-
-    def _network(self, name: str) -> Any:
-        """Raises ValueError where its files do not hold it: every time, and read only once."""
-        with self._loading:
-            if name not in self._loaded:
-                self._loaded[name] = self._load(name)
-        if isinstance(self._loaded[name], WeightsError):
-            raise ValueError(str(self._loaded[name]))
-        return self._loaded[name]
-
-    def _load(self, name: str) -> Any:
-        import torch
-
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
+    def _load(self, load: Load, files: Sequence[Path]) -> Look | WeightsError:
         try:
-            network = _build(name, self._weights, self._device)
+            return load(files, self._device)
         except WeightsError as error:
             return error
-        return network if name in (ADAFACE, ONNX) else torch.inference_mode()(network.to(self._device).eval())
+        except (ImportError, FileNotFoundError) as error:
+            return WeightsMissing(str(error))
+        except (RuntimeError, ValueError, KeyError, UnpicklingError) as error:
+            return WeightsMismatch(f"{files[-1]}: expected a metric's network, and the file does not fit it: {error}")
 
 
-def recognition_crop(picture: Pixels, points: NDArray[np.float64]) -> Pixels:
-    """The 112-pixel crop of AdaFace's protocol, RGB float32 (112, 112, 3); `points` are in the 512-pixel frame.
+def exact_kernels() -> None:
+    """Has every network of this process compute by the same kernels, in whole float32, every time."""
+    import torch
 
-    It is cut from 8-bit levels, black outside, without smoothing, as the challenge does. Raises ValueError for points
-    that do not determine a crop.
-    """
-    from tasks.faces import RECOGNITION_SIDE, crop, recognition_matrix
-
-    height, width = picture.shape[:2]
-    matrix = recognition_matrix(points * (width / FRAME, height / FRAME))
-    levels = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
-    found: Pixels = crop(levels, matrix, RECOGNITION_SIDE, border=(0, 0, 0)).astype(np.float32) / 255
-    return found
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
 
 
-def _formula(name: str, face: FacePair) -> float:
-    from tasks.measuring.formulas import psnr, ssim
+def network(build: Callable[..., nn.Module]) -> Load:
+    """A network that takes tensors (1, 3, H, W); `build` makes it of its files, on the CPU."""
 
-    return (psnr if name == "psnr" else ssim)(_truth(face), face.restored.clip(0, 1))
+    def load(files: Sequence[Path], device: str) -> Look:
+        import torch
+
+        from tasks.models.tensors import to_tensor
+
+        net = build(*files).to(device).eval()
+
+        def look(*pictures: Pixels) -> Answer:
+            with torch.inference_mode():
+                answer: Answer = net(*(to_tensor(picture[None], device) for picture in pictures)).cpu().numpy()
+            return answer
+
+        return look
+
+    return load
+
+
+def scored_by(address: str) -> Instrument:
+    """A network that scores the restored face alone; `address` names its builder, "module:function"."""
+    module, _, function = address.partition(":")
+
+    def build(*files: Path) -> nn.Module:
+        net: nn.Module = getattr(importlib.import_module(module), function)(*files)
+        return net
+
+    return Instrument(lambda face, look: _number(look(face.restored.clip(0, 1))), network(build))
+
+
+def _distance(face: FacePair, look: Look) -> float:
+    truth = _truth(face)
+    if truth.shape != face.restored.shape:
+        raise ValueError(f"expected one size, got {face.restored.shape[:2]} and {truth.shape[:2]}")
+    return _number(look(face.restored.clip(0, 1), truth.clip(0, 1)))
+
+
+def _likeness(face: FacePair, other: Pixels, look: Look) -> float:
+    """Cosine of two pictures of a person, both cut out by the input's landmarks."""
+    from tasks.faces import recognition_crop
+
+    points = _known(face.points, "the input's landmarks")
+    a, b = (look(recognition_crop(picture, points)[None])[0] for picture in (face.restored, other))
+    return float(np.dot(a, b))
+
+
+def _to_input(face: FacePair, look: Look) -> float:
+    return _likeness(face, _known(face.input, "the input"), look)
+
+
+def _to_truth(face: FacePair, look: Look) -> float:
+    return _likeness(face, _truth(face), look)
 
 
 def _truth(face: FacePair) -> Pixels:
-    if face.truth is None:
-        raise ValueError("it compares with the truth, and this face has none")
-    return face.truth
+    return _known(face.truth, "the truth")
 
 
-def _build(name: str, weights: Mapping[str, Path], device: str) -> Any:
-    """A judge on the device, or any other network on the CPU. Raises WeightsError."""
-    if name == ADAFACE:
-        return adaface_judge(weights[name], device)
-    if name == ONNX:
-        return onnx_judge(weights[name])
-    if name == INCEPTION:
-        return _inception(weights[name])
-    if name == "lpips":
-        return _lpips(*(weights[file] for file in LPIPS))
-    if name == "quality":
-        from tasks.models.compact.table import load_compact
-
-        return load_compact(weights["compact_quality"])
-    return _score(name, weights)
+def _known(value: T | None, what: str) -> T:
+    if value is None:
+        raise ValueError(f"it compares with {what}, and this face has none")
+    return value
 
 
-def _score(name: str, weights: Mapping[str, Path]) -> Any:
-    from tasks.models.quality import iqa
-
-    files = [weights[file] for file in iqa.METRICS[name].files]
-    try:
-        return iqa.load(name, *files)
-    except iqa.IQAUnavailableError as error:
-        raise WeightsMissing(str(error)) from error
-    except (RuntimeError, KeyError, UnpicklingError) as error:
-        raise WeightsMismatch(f"{files[-1]}: expected the network of {name}, and the file does not fit it") from error
+def _number(answer: Answer) -> float:
+    return float(answer.reshape(-1)[0])
 
 
-def _inception(path: Path) -> Any:
+def _adaface(files: Sequence[Path], device: str) -> Look:
+    return adaface_judge(files[0], device)
+
+
+def _onnx(files: Sequence[Path], device: str) -> Look:
+    return onnx_judge(files[0])
+
+
+def _lpips(backbone: Path, linear: Path) -> nn.Module:
+    """LPIPS of AlexNet's features and the publication's five layers. Raises WeightsError."""
+    from infra.weights import fitting, load_state_dict
+    from tasks.models.quality.lpips import lpips_for
+
+    alexnet, layers = load_state_dict(backbone, expect="AlexNet"), load_state_dict(linear, expect="LPIPS's layers")
+    with fitting(linear, expect="AlexNet's features and LPIPS's five layers"):
+        return lpips_for(alexnet, layers)
+
+
+def _inception(path: Path) -> nn.Module:
+    """The network that FID is defined on; it takes pictures in [-1, 1]. Raises WeightsError."""
     from infra.weights import fitting, load_state_dict
     from tasks.models.quality.fid_inception import inception_for
 
@@ -177,10 +196,10 @@ def _inception(path: Path) -> Any:
         return inception_for(load_state_dict(path, expect=expect))
 
 
-def _lpips(backbone: Path, linear: Path) -> Any:
-    from infra.weights import fitting, load_state_dict
-    from tasks.models.quality.lpips import lpips_for
-
-    alexnet, layers = load_state_dict(backbone, expect="AlexNet"), load_state_dict(linear, expect="LPIPS's layers")
-    with fitting(linear, expect="AlexNet's features and LPIPS's five layers"):
-        return lpips_for(alexnet, layers)
+SHARPNESS = Instrument(lambda face, _: formulas.sharpness(face.restored.clip(0, 1)))
+PSNR = Instrument(lambda face, _: formulas.psnr(_truth(face), face.restored.clip(0, 1)))
+SSIM = Instrument(lambda face, _: formulas.ssim(_truth(face), face.restored.clip(0, 1)))
+LPIPS = Instrument(_distance, network(_lpips))
+FEATURES = Instrument(lambda face, look: look(face.restored.clip(0, 1) * 2 - 1)[0], network(_inception))
+ADAFACE_TO_INPUT, ADAFACE_TO_TRUTH = Instrument(_to_input, _adaface), Instrument(_to_truth, _adaface)
+ONNX_TO_INPUT, ONNX_TO_TRUTH = Instrument(_to_input, _onnx), Instrument(_to_truth, _onnx)

@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from infra.ledger import FileRow
 from infra.storage import FileInfo, Storage, decode_name
 from tasks.measuring.challenge import Placed, Protocol
 from tasks.measuring.files import PROBLEMS
+from tasks.measuring.pairs import INPUT, RESTORED, TRUTH, Pair
+from tasks.pictures import SUFFIXES
 
-Row = dict[str, Any]
-PICTURES = {"png", "jpg", "jpeg", "jpe", "webp", "tif", "tiff", "bmp", "gif", "heic", "heif", "avif"}
-"""Suffixes by which a file claims to be a picture."""
 OTHERS = {
     "csv",
     "html",
@@ -37,8 +37,6 @@ OTHERS = {
     "zip",
 }
 """Suffixes of files that are none; all others are looked into, as restoring does, and left out where they are none."""
-RESTORED, INPUT, TRUTH = "restored", "input", "truth"
-ROLES = (RESTORED, INPUT, TRUTH)
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,6 @@ class Trees:
         name, _, rest = path.partition("/")
         return self._folders[name].open_read(rest)
 
-    def role(self, path: str) -> str | None:
-        """Which of ROLES a path of `walk` belongs to; None for the path of another evaluation's folder."""
-        name = path.partition("/")[0]
-        return next((role for role, known in self.names.items() if known == name), None)
-
     def _below(self, name: str) -> Iterator[FileInfo]:
         return (replace(info, path=f"{name}/{info.path}") for info in self._folders[name].walk())
 
@@ -122,84 +115,88 @@ class Trees:
                 continue
             if key in keys:
                 yield info
-            elif key not in seen and role == INPUT and _suffix(path) in PICTURES:
+            elif key not in seen and role == INPUT and _suffix(path) in SUFFIXES:
                 seen.add(key)
                 self.unrestored += 1
 
 
-def matched(files: Mapping[str, Iterable[Row]], rules: Rules) -> Iterator[Row]:
-    """One row per restored file: `files` holds the inventory rows of each role, paths relative to their folders.
+def matched(files: Mapping[str, Iterable[FileRow]], rules: Rules) -> Iterator[Pair]:
+    """One pair per restored file: `files` holds the inventory rows of each role, paths relative to their folders.
 
-    Rows have path, key, subset, pair_id, restored_sha256, input_path, input_sha256, truth_path, truth_sha256,
-    problem, problem_text, points (ten numbers of the table, or None) and `square` (both pictures are 512 × 512).
     A restored file takes the input of the very same path, else the only one of the same key.
     """
     others = {role: _Index(files[role], rules) for role in (INPUT, TRUTH) if role in files}
     restored = [row for row in files[RESTORED] if _is_meant(row)]
-    alike = Counter(rules.key(row["path"]) for row in restored)
+    alike = Counter(rules.key(row.path) for row in restored)
     for row in restored:
-        key = rules.key(row["path"])
-        yield _pair(row, key if alike[key] == 1 else row["path"], others, rules)
+        key = rules.key(row.path)
+        yield _pair(row, key if alike[key] == 1 else row.path, others, rules)
 
 
-def _is_meant(row: Row) -> bool:
+def _is_meant(row: FileRow) -> bool:
     """A file that neither is a picture nor says so by its name is nobody's result."""
-    return row["problem"] != "not_an_image" or _suffix(row["path"]) in PICTURES
+    return row.problem != "not_an_image" or _suffix(row.path) in SUFFIXES
 
 
 class _Index:
     """The files of one role, by path and by key."""
 
-    def __init__(self, rows: Iterable[Row], rules: Rules) -> None:
-        self._by_path: dict[str, Row] = {}
-        self._by_key: dict[str, list[Row]] = {}
+    def __init__(self, rows: Iterable[FileRow], rules: Rules) -> None:
+        self._by_path: dict[str, FileRow] = {}
+        self._by_key: dict[str, list[FileRow]] = {}
         for row in rows:
-            self._by_path[row["path"]] = row
-            self._by_key.setdefault(rules.key(row["path"]), []).append(row)
+            self._by_path[row.path] = row
+            self._by_key.setdefault(rules.key(row.path), []).append(row)
 
-    def find(self, path: str, key: str) -> list[Row]:
+    def find(self, path: str, key: str) -> list[FileRow]:
         """The files that may belong to a restored one; more than one means that its name does not tell."""
         exact = self._by_path.get(path)
         return [exact] if exact else self._by_key.get(key, [])
 
 
-def _pair(row: Row, key: str, others: Mapping[str, _Index], rules: Rules) -> Row:
-    path = row["path"]
-    subset, points = rules.subset(path), rules.points(path)
-    found = {role: index.find(path, rules.key(path)) for role, index in others.items()}
+def _pair(row: FileRow, key: str, others: Mapping[str, _Index], rules: Rules) -> Pair:
+    found = {role: index.find(row.path, rules.key(row.path)) for role, index in others.items()}
     problem, text = _problem(row, found, rules)
-    one = {role: rows[0] for role, rows in found.items() if len(rows) == 1}
-    shas = [row["image_id"], *(one[role]["image_id"] if role in one else "-" for role in (INPUT, TRUTH))]
-    return {
-        "path": path,
-        "key": key,
-        "subset": subset,
-        "pair_id": _sha256("\n".join([*shas, "-" if points is None else json.dumps(points)])),
-        "restored_sha256": row["image_id"],
-        **{f"{role}_path": one[role]["path"] if role in one else None for role in (INPUT, TRUTH)},
-        **{f"{role}_sha256": one[role]["image_id"] if role in one else None for role in (INPUT, TRUTH)},
-        "problem": problem,
-        "problem_text": text,
-        "points": points,
-        "square": all(_is_square(each) for each in (row, one.get(INPUT, row))),
-    }
+    given, truth = (_only(found.get(role, [])) for role in (INPUT, TRUTH))
+    points = rules.points(row.path)
+    shas = [row.image_id, *(other.image_id if other else "-" for other in (given, truth))]
+    return Pair(
+        path=row.path,
+        key=key,
+        subset=rules.subset(row.path),
+        pair_id=_sha256("\n".join([*shas, "-" if points is None else json.dumps(points)])),
+        restored_sha256=row.image_id,
+        input_path=given.path if given else None,
+        input_sha256=given.image_id if given else None,
+        truth_path=truth.path if truth else None,
+        truth_sha256=truth.image_id if truth else None,
+        problem=problem,
+        problem_text=text,
+        points=points,
+        square=_is_square(row) and _is_square(given or row),
+    )
 
 
-def _problem(row: Row, found: Mapping[str, list[Row]], rules: Rules) -> tuple[str, str]:
+def _only(rows: Sequence[FileRow]) -> FileRow | None:
+    return rows[0] if len(rows) == 1 else None
+
+
+def _problem(row: FileRow, found: Mapping[str, list[FileRow]], rules: Rules) -> tuple[str, str]:
     """Why a restored file cannot be measured, as far as names and headers tell; ("", "") where it can."""
-    if row["problem"]:
-        return row["problem"], row["problem_text"] or row["problem"]
-    if rules.protocol and not rules.subset(row["path"]):
-        return "no_subset", f"{row['path']} lies in none of {', '.join(rules.protocol.subsets)}"
+    key = rules.key(row.path)
+    if row.problem:
+        return row.problem, row.problem_text or row.problem
+    if rules.protocol and not rules.subset(row.path):
+        return "no_subset", f"{row.path} lies in none of {', '.join(rules.protocol.subsets)}"
     for role, rows in found.items():
         if not rows:
-            return f"{role}_missing", f"{PROBLEMS[f'{role}_missing']} ({rules.key(row['path'])})"
+            return f"{role}_missing", f"{PROBLEMS[f'{role}_missing']} ({key})"
         if len(rows) > 1:
-            return "ambiguous", f"several files go by {rules.key(row['path'])}: {', '.join(r['path'] for r in rows)}"
-        if rows[0]["problem"]:
-            return rows[0]["problem"], f"{role} {rows[0]['path']}: {rows[0]['problem_text'] or rows[0]['problem']}"
-    if rules.placed and rules.points(row["path"]) is None:
-        return "no_landmarks", f"{PROBLEMS['no_landmarks']} ({_stem(row['path'].rpartition('/')[2])})"
+            return "ambiguous", f"several files go by {key}: {', '.join(other.path for other in rows)}"
+        if problem := rows[0].problem:
+            return problem, f"{role} {rows[0].path}: {rows[0].problem_text or problem}"
+    if rules.placed and rules.points(row.path) is None:
+        return "no_landmarks", f"{PROBLEMS['no_landmarks']} ({_stem(row.path.rpartition('/')[2])})"
     return "", ""
 
 
@@ -208,8 +205,8 @@ def share_of(key: str) -> float:
     return int(_sha256(key)[:8], 16) / 16**8
 
 
-def _is_square(row: Row) -> bool:
-    return (row["width"], row["height"]) == (512, 512)
+def _is_square(row: FileRow) -> bool:
+    return (row.width, row.height) == (512, 512)
 
 
 def _rest(path: str) -> str:

@@ -14,29 +14,39 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from infra.ledger import Event
 from infra.storage import Storage, StorageMissingError, decode_name
 from infra.weights import open_store
-from tasks.faces import geometry
+from tasks.faces import Alignment, geometry
 from tasks.measuring.files import PROBLEMS
-from tasks.measuring.instruments import FacePair
-from tasks.measuring.matching import INPUT, RESTORED, ROLES, TRUTH
-from tasks.measuring.metrics import Meter, Unmeasurable
+from tasks.measuring.instruments import FacePair, exact_kernels
+from tasks.measuring.meter import Meter, Unmeasurable
+from tasks.measuring.pairs import (
+    FACES,
+    FID,
+    INPUT,
+    RESTORED,
+    TRUTH,
+    Located,
+    PairFile,
+    PairItem,
+    PairResult,
+    at_stage,
+    result_of_whole,
+)
 from tasks.pictures import DecodeError, Limits, Picture, decode
-from tasks.stage import WHOLE_IMAGE, Batch, Pixels
+from tasks.stage import Batch, Detail, Pixels
 from tasks.stages import WARP_LIMIT, DetectAlign, DetectAlignSettings
-from tasks.worker import Row, intermediate
+from tasks.worker import Entry, intermediate
 
-Item = dict[str, Any]
-FACES, FID = "faces", "fid"
-"""What a pair goes through before any metric: where its faces lie; and the metric that leaves features, no number."""
 CODE_VERSION = 1
 """Raised whenever the same pair would be cut into other faces."""
 
@@ -53,7 +63,7 @@ class MeasureConfig(BaseModel):
     weights: tuple[str, ...]
     digests: dict[str, str]
     """Of alignment and of each metric: everything that its numbers depend on beside the pair."""
-    detector: dict[str, Any] | None
+    detector: DetectAlignSettings | None
     """Settings of tasks.detect_align; None where the pictures are aligned faces."""
     weights_dir: str
     weights_table: str | None = None
@@ -71,36 +81,11 @@ class PairProblem(Exception):
         self.retryable = retryable
 
 
-@dataclass(frozen=True)
-class Located:
-    """One face of a pair: landmarks in its crop (5, 2); matrix (2, 3) from the picture, None where it is the crop."""
-
-    points: NDArray[np.float64]
-    matrix: NDArray[np.float64] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain numbers, row by row."""
-        matrix = None if self.matrix is None else [float(value) for value in self.matrix.reshape(-1)]
-        return {"points": [float(value) for value in self.points.reshape(-1)], "matrix": matrix}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Located:
-        """The inverse of `to_dict`."""
-        matrix = None if plain["matrix"] is None else np.array(plain["matrix"]).reshape(2, 3)
-        return cls(np.array(plain["points"]).reshape(5, 2), matrix)
+Made = tuple[PairResult, Mapping[str, Pixels]]
+"""A result, and what is kept for FID."""
 
 
-@dataclass
-class Measured:
-    """What is known of one face: values, metrics that could not be taken and why, milliseconds of each."""
-
-    values: dict[str, float] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    milliseconds: dict[str, float] = field(default_factory=dict)
-    features: NDArray[np.float32] | None = None
-
-
-def build(config: dict[str, Any]) -> Measurer:
+def build(config: Mapping[str, object]) -> Measurer:
     """The executor's factory."""
     return Measurer(MeasureConfig.model_validate(config))
 
@@ -117,135 +102,126 @@ class Measurer:
         self._workspace = Storage(config.workspace)
         store = open_store(config.weights_dir, config.weights_table)
         paths = {name: store.path(name) for name in config.weights}
+        if config.weights:
+            exact_kernels()
         self._meter = Meter(config.metrics, paths, config.device)
-        self._detector = None if config.detector is None else _detector(config, paths)
+        self._detector = None if config.detector is None else _detector(config.detector, paths, config.device)
         self._limits = Limits(max_pixels=config.max_pixels)
         self._compute = threading.Lock()
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
-    def run(self, call: str, items: list[Item]) -> list[Row]:
-        """Measures the pairs of a micro-batch: for each a row with face -1, and one for every face in it."""
+    def run(self, call: str, items: Sequence[PairItem]) -> list[PairResult]:
+        """Measures the pairs of a micro-batch: for each a result as a whole, and one for every face in it."""
         checkpoint = self._checkpoint(items)
-        found = intermediate.read(self._workspace, checkpoint)
-        if found is not None and all(row["state"] != "failed_retryable" for row in found.rows):
-            return [{**row, "reused": True} for row in found.rows]
-        rows: list[Row] = []
-        features: list[dict[str, Pixels]] = []
-        for item in items:
-            for row, measured in self._pair(item):
-                has_features = measured is not None and measured.features is not None
-                rows.append(row | {"checkpoint": checkpoint, "output_uri": checkpoint if has_features else None})
-                features.append({FID: measured.features} if measured and measured.features is not None else {})
-        intermediate.write(self._workspace, checkpoint, rows, features, "float32")
-        return rows
+        if left := self._left(checkpoint):
+            return left
+        made = [(_left_in(checkpoint, *each), each[1]) for item in items for each in self._pair(item)]
+        entries = [Entry(f"{result.key}:{result.face}", result.to_json(), kept) for result, kept in made]
+        intermediate.write(self._workspace, checkpoint, entries, "float32")
+        return [result for result, _ in made]
 
-    def _checkpoint(self, items: Sequence[Item]) -> str:
-        asked = [(item["key"], [(name, self.config.digests[name]) for name in item["metrics"]]) for item in items]
-        members = hashlib.sha256(json.dumps([asked, self.config.digests[FACES]]).encode()).hexdigest()
+    def _left(self, checkpoint: str) -> list[PairResult] | None:
+        """What an earlier run left of the same micro-batch; a failure is no result to be reused."""
+        found = intermediate.read(self._workspace, checkpoint)
+        try:
+            left = [PairResult.from_json(text) for text in found.texts] if found else []
+        except ValidationError:
+            return None  # another version wrote it: it is made anew
+        settled = all(event.state != "failed_retryable" for result in left for event in result.events)
+        return [replace(result, reused=True) for result in left] if settled else None
+
+    def _checkpoint(self, items: Sequence[PairItem]) -> str:
+        asked = [(item.key, [(stage, self.config.digests[stage]) for stage in item.lacking]) for item in items]
+        members = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         return f"intermediates/{members[:2]}/{members[2:34]}.arrow"
 
-    def _pair(self, item: Item) -> list[tuple[Row, Measured | None]]:
-        """The pair's own row, and one per face. A pair that cannot be measured has its own row only."""
-        started = _now()
+    def _pair(self, item: PairItem) -> list[Made]:
+        """The pair as a whole, and each of its faces. A pair that cannot be measured has no faces."""
+        event = Event(image_id=item.key, state="done", reason_code="ok", worker=self._name, started=datetime.now(UTC))
         try:
-            pictures = {role: self._picture(item, role) for role in ROLES if item.get(role)}
+            pictures = {role: self._picture(role, file) for role, file in item.files.items()}
             _check_sizes(pictures)
-            faces = [Located.from_dict(each) for each in item.get("faces") or []] or self._locate(item, pictures[INPUT])
+            faces = item.faces or self._locate(item, pictures[INPUT])
         except PairProblem as problem:
             state = "failed_retryable" if problem.retryable else "quarantined"
-            return [(self._row(item, started, state, problem.reason_code, str(problem)), None)]
+            return [self._whole(item, event, state, problem.reason_code, str(problem))]
         if not faces:
-            return [(self._row(item, started, "skipped", "no_face", PROBLEMS["no_face"]), None)]
-        measured = [self._measure(item, pictures, face) for face in faces]
-        whole = self._row(item, started, "done", "ok", "")
-        each = [
-            (self._face_row(whole, n, face, result), result)
-            for n, (face, result) in enumerate(zip(faces, measured, strict=True))
-        ]
-        return [(whole, None), *each]
+            return [self._whole(item, event, "skipped", "no_face", PROBLEMS["no_face"])]
+        measured = [self._face(item, pictures, face, replace(event, face=n)) for n, face in enumerate(faces)]
+        return [self._whole(item, event, "done", "ok", ""), *measured]
 
-    def _picture(self, item: Item, role: str) -> Picture:
+    def _whole(self, item: PairItem, event: Event, state: str, reason_code: str, reason: str) -> Made:
+        ended = replace(event, state=state, reason_code=reason_code, reason=reason, finished=datetime.now(UTC))
+        return result_of_whole(item, ended, self.config.digests), {}
+
+    def _picture(self, role: str, file: PairFile) -> Picture:
         """The decoded picture of one role. Raises PairProblem."""
-        path = item[role]
         try:
-            data = self._trees[role].read_bytes(decode_name(path))
+            data = self._trees[role].read_bytes(decode_name(file.path))
         except StorageMissingError:
-            raise PairProblem("disappeared", f"{role} {path} was there and is gone", retryable=True) from None
+            raise PairProblem("disappeared", f"{role} {file.path} was there and is gone", retryable=True) from None
         except PermissionError as error:
-            raise PairProblem("unreadable", f"{role} {path} could not be read: {error}", retryable=True) from None
-        if hashlib.sha256(data).hexdigest() != item[f"{role}_sha256"]:
-            sentence = f"{role} {path} has changed since it was paired; run again to take it as it is then"
+            raise PairProblem("unreadable", f"{role} {file.path} could not be read: {error}", retryable=True) from None
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            sentence = f"{role} {file.path} has changed since it was paired; run again to take it as it is then"
             raise PairProblem("changed_while_running", sentence, retryable=True)
         try:
             return decode(data, self._limits)
         except DecodeError as error:
-            raise PairProblem(error.reason_code, f"{role} {path}: {error}") from None
+            raise PairProblem(error.reason_code, f"{role} {file.path}: {error}") from None
 
-    def _locate(self, item: Item, given: Picture) -> list[Located]:
+    def _locate(self, item: PairItem, given: Picture) -> tuple[Located, ...]:
         """The faces of a pair, from the table, the template, or the detector's look at the input."""
-        if item.get("points"):
-            return [Located(np.array(item["points"], np.float64).reshape(5, 2))]
+        if item.points:
+            return (Located(np.array(item.points, np.float64).reshape(5, 2)),)
         if self._detector is None:
-            return [Located(geometry.TEMPLATE)]
+            return (Located(geometry.TEMPLATE),)
         with self._compute:
             result = self._detector.run(given, Batch([], {}))
-        details = [face.outcome.detail for face in result.faces]
-        matrices = [np.array(detail["matrix"], np.float64) for detail in details]
-        return [
-            Located(geometry.transform(np.array(detail["points"], np.float64), matrix), matrix)
-            for detail, matrix in zip(details, matrices, strict=True)
-        ]
+        return tuple(_in_its_crop(face.outcome.detail) for face in result.faces)
 
-    def _measure(self, item: Item, pictures: Mapping[str, Picture], face: Located) -> Measured:
+    def _face(self, item: PairItem, pictures: Mapping[str, Picture], face: Located, event: Event) -> Made:
+        """Where a face lies, if that was lacking, and every metric that was."""
         crops = {role: _crop(picture.pixels, face.matrix) for role, picture in pictures.items()}
         pair = FacePair(crops[RESTORED], crops[INPUT], crops.get(TRUTH), face.points)
-        measured = Measured()
-        for name in item["metrics"]:
-            with self._compute:
-                began = time.perf_counter()
-                self._take(name, pair, measured)
-                measured.milliseconds[name] = (time.perf_counter() - began) * 1000
-        return measured
+        digests, kept = self.config.digests, dict[str, Pixels]()
+        events = [self._taken(at_stage(event, metric, digests), pair, kept) for metric in item.metrics]
+        if FACES in item.lacking:
+            found = at_stage(replace(event, detail=face.to_detail(), finished=datetime.now(UTC)), FACES, digests)
+            events = [found, *events]
+        return PairResult(item.key, event.face, "ok", tuple(events)), kept
 
-    def _take(self, name: str, pair: FacePair, into: Measured) -> None:
-        """One metric of one face; what cannot be measured is said, and costs the face no other number."""
-        try:
-            if name == FID:
-                into.features = self._meter.features(pair)
-                return
-            value = self._meter.measure(pair, [name])[name]
-        except Unmeasurable as error:
-            into.failed[name] = str(error)
-            return
-        if np.isfinite(value):
-            into.values[name] = float(value)
-        else:
-            into.failed[name] = f"{name} gave {value}, which is no number to be averaged"
-
-    def _row(self, item: Item, started: str, state: str, reason_code: str, reason: str) -> Row:
-        return {
-            "key": item["key"],
-            "image_id": item["key"],
-            "face": WHOLE_IMAGE,
-            "metrics": item["metrics"],
-            "state": state,
-            "reason_code": reason_code,
-            "reason": reason,
-            "worker": self._name,
-            "started": started,
-            "finished": _now(),
-        }
-
-    def _face_row(self, whole: Row, number: int, face: Located, measured: Measured) -> Row:
-        known = {"values": measured.values, "failed": measured.failed, "milliseconds": measured.milliseconds}
-        return whole | {"face": number, "detail": face.to_dict(), "finished": _now(), **known}
+    def _taken(self, event: Event, pair: FacePair, kept: dict[str, Pixels]) -> Event:
+        """The metric that an event is of; what cannot be measured is said, and costs the face no other number."""
+        with self._compute:
+            began = time.perf_counter()
+            try:
+                if event.stage != FID:
+                    event = replace(event, metrics=self._meter.measure(pair, [event.stage]))
+                elif (features := self._meter.features(pair)) is not None:
+                    kept[FID] = features
+            except Unmeasurable as error:
+                event = replace(event, state="quarantined", reason_code="measure_failed", reason=str(error))
+            milliseconds = (time.perf_counter() - began) * 1000
+        return replace(event, device_ms=milliseconds, finished=datetime.now(UTC))
 
 
-def _detector(config: MeasureConfig, paths: Mapping[str, Any]) -> DetectAlign:
-    settings = DetectAlignSettings.model_validate(config.detector)
+def _left_in(checkpoint: str, result: PairResult, kept: Mapping[str, Pixels]) -> PairResult:
+    """The result with the file that it lies in; rows whose images are kept name it, too."""
+    events = (replace(event, output_uri=checkpoint) if event.stage in kept else event for event in result.events)
+    return replace(result, events=tuple(events), checkpoint=checkpoint)
+
+
+def _detector(settings: DetectAlignSettings, paths: Mapping[str, Path], device: str) -> DetectAlign:
     detector = DetectAlign(settings, {name: paths[name] for name in DetectAlign.weights_needed(settings)})
-    detector.load(config.device, "float32")
+    detector.load(device, "float32")
     return detector
+
+
+def _in_its_crop(detail: Detail) -> Located:
+    """A face as the detector says it, with the landmarks where its crop shows them."""
+    found = Alignment.from_detail(detail)
+    return Located(geometry.transform(found.points, found.matrix), found.matrix)
 
 
 def _check_sizes(pictures: Mapping[str, Picture]) -> None:
@@ -269,7 +245,3 @@ def _crop(pixels: Pixels, matrix: NDArray[np.float64] | None) -> Pixels:
         pixels, matrix = pixels[top:bottom, left:right], matrix.copy()
         matrix[:, 2] += matrix[:, :2] @ np.array([left, top])
     return geometry.crop(pixels, matrix, antialias=True)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()

@@ -1,159 +1,146 @@
-"""Measures of a restored face: what each is called, what it needs, which way it points, and the meter that takes them.
+"""The one table of metrics: what each is called, how it is taken, what it needs, and which way it points.
 
-Metrics whose weights or package are absent are named with what they need; none ever stands in for another. The
-meter takes one face at a time, in float32, so that no number depends on a face's neighbours. The module knows
-nothing of files, pairs or data sets (see tasks.measure and tasks.challenge), and imports torch only to measure.
+A metric is one entry of the table and one instrument; every list of metrics anywhere is read from here. The module
+knows nothing of files, pairs or data sets, and naming metrics loads neither torch nor OpenCV.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.extras import EXTRAS, how_to_get, is_here
-from infra.weights import WeightsError
+from infra.problems import ForPeople
 from tasks.faces import ADAFACE, ONNX
-from tasks.measuring.instruments import LPIPS, FacePair, Instruments
-
-__all__ = [
-    "AGAINST_TRUTH",
-    "CHALLENGE",
-    "METRICS",
-    "FacePair",
-    "Meter",
-    "Metric",
-    "Resolved",
-    "UnknownMetric",
-    "Unmeasurable",
-    "default_metrics",
-    "metric_of",
-    "resolve",
-    "weights_of",
-]
+from tasks.measuring.instruments import (
+    ADAFACE_TO_INPUT,
+    ADAFACE_TO_TRUTH,
+    FEATURES,
+    LPIPS,
+    ONNX_TO_INPUT,
+    ONNX_TO_TRUTH,
+    PSNR,
+    SHARPNESS,
+    SSIM,
+    Instrument,
+    scored_by,
+)
 
 Kind = Literal["no_reference", "identity", "full_reference", "set"]
 Better = Literal["higher", "lower"]
+Floats = NDArray[np.float64]
+Worth = Callable[[Floats], Floats]
+IQA, COMPACT = "tasks.models.quality.iqa", "tasks.models.compact.table"
+BEFORE, AFTER = "aligned", "restored"
+"""The images of a face that metrics in the ledger are taken of (`quality.aligned`): as it was, and its result."""
+OLD_IMAGES = {"input": BEFORE, "final": AFTER}
+"""What ledgers of earlier versions call them."""
 
-SUBSTITUTES = {"identity": "identity_onnx", "identity_truth": "identity_truth_onnx"}
-CHALLENGE = ("niqe", "clipiqa", "maniqa", "musiq", "qalign", "fid", "identity")
-"""What the NTIRE 2025 challenge on real-world face restoration measures."""
-AGAINST_TRUTH = ("psnr", "ssim", "lpips", "identity_truth")
 
-
-class UnknownMetric(ValueError):
+class UnknownMetric(ForPeople):
     """No metric has this name; the message lists those that exist."""
 
-
-class Unmeasurable(ValueError):
-    """One metric cannot be taken of one face; the message says which and why."""
+    exit_code = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Metric:
-    """One measure. `version` is raised whenever the same face and weights would give another number.
+    """One measure.
 
-    `weights` are names of infra/weights.toml. `set_weights` are needed only where faces come together into one number.
-    `extra` is the pip extra that brings the package it needs, or nothing.
+    better: which way it points; "" where more is neither better nor worse.
+    instrument: how it is taken of a face; None: only a stage of a recipe takes it.
+    weights: names of infra/weights/weights.toml, in the order in which the instrument takes the files; set_weights
+    are needed only where faces come together into one number. version: raised whenever the same face and weights would
+    give another number. extra: the pip extra that brings the package it needs. substitute: the metric of a network of
+    one's own that is measured, under its own name, where this one's weights are absent.
+    usual: measured unless told otherwise. gate: measured by the nightly gate unless its settings say otherwise.
+    worth: its values on a scale from 0 to 1, higher is better, as terms of a score. challenge: its column in the files
+    of the NTIRE 2025 challenge; metrics with a column and a worth make up the challenge's Score.
+    leads: pictures are compared by it wherever it was taken. ranked: a fall is a regression. digits: of means.
+    parameters_m: millions of parameters of its network; None: nobody knows.
     """
 
     name: str
     title: str
     kind: Kind
-    better: Better
-    version: int = 1
+    better: Better | Literal[""]
+    instrument: Instrument | None = None
     weights: tuple[str, ...] = ()
     set_weights: tuple[str, ...] = ()
+    version: int = 1
     needs_truth: bool = False
     extra: str = ""
+    substitute: str = ""
+    usual: bool = False
+    gate: bool = False
+    worth: Worth | None = None
+    challenge: str = ""
+    leads: bool = False
+    ranked: bool = True
+    digits: int = 4
+    parameters_m: float | None = None
+
+    @property
+    def recognises(self) -> bool:
+        """Whether a recognition network takes it: it needs landmarks, and a threshold says who is the same person."""
+        return bool({ADAFACE, ONNX} & set(self.weights))
 
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("niqe", "NIQE", "no_reference", "lower", weights=("niqe_pristine",)),
-        Metric("clipiqa", "CLIPIQA", "no_reference", "higher", weights=("clip_rn50",), extra="iqa"),
-        Metric("maniqa", "MANIQA", "no_reference", "higher", weights=("maniqa_koniq",), extra="iqa"),
-        Metric("musiq", "MUSIQ", "no_reference", "higher", weights=("musiq_koniq",), extra="iqa"),
-        Metric("qalign", "Q-Align", "no_reference", "higher", weights=("one_align",), extra="iqa"),
-        Metric("liqe", "LIQE", "no_reference", "higher", weights=("clip_vit_b32", "liqe_koniq"), extra="iqa"),
-        Metric("niqe_basicsr", "NIQE as BasicSR takes it", "no_reference", "lower", weights=("niqe_pristine",)),
-        Metric("niqe_portraits", "NIQE fitted on portraits", "no_reference", "lower", weights=("niqe_portraits",)),
-        Metric("quality", "compact quality score", "no_reference", "higher", weights=("compact_quality",)),
-        Metric("sharpness", "sharpness", "no_reference", "higher"),
-        Metric("identity", "AdaFace similarity to the input", "identity", "higher", weights=(ADAFACE,)),
-        Metric("identity_onnx", "similarity to the input (own network)", "identity", "higher", weights=(ONNX,)),
-        Metric("psnr", "PSNR", "full_reference", "higher", needs_truth=True),
-        Metric("ssim", "SSIM", "full_reference", "higher", needs_truth=True),
-        Metric("lpips", "LPIPS (AlexNet)", "full_reference", "lower", weights=LPIPS, needs_truth=True),
-        Metric(
-            "identity_truth",
-            "AdaFace similarity to the truth",
-            "full_reference",
-            "higher",
-            weights=(ADAFACE,),
-            needs_truth=True,
-        ),
-        Metric(
-            "identity_truth_onnx",
-            "similarity to the truth (own network)",
-            "full_reference",
-            "higher",
-            weights=(ONNX,),
-            needs_truth=True,
-        ),
-        Metric("fid", "FID to FFHQ", "set", "lower", weights=("fid_inception",), set_weights=("fid_ffhq512",)),
-    )
-}
-"""name → metric, in the order of tables."""
+def _up_to(most: float) -> Worth:
+    return lambda values: values / most
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """What can be measured here (metric → digest), and what cannot (metric → sentence with what it needs).
-
-    `weights` are the sha256 of the files behind every metric that can: metric → weights' name → sha256.
-    """
-
-    present: dict[str, str] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    weights: dict[str, dict[str, str]] = field(default_factory=dict)
+def _down_from(most: float) -> Worth:
+    return lambda values: np.maximum(0, (most - values) / most)
 
 
-class Store(Protocol):
-    """What is asked of infra.weights.WeightsStore."""
-
-    def sha256(self, name: str) -> str: ...
-
-    def path(self, name: str) -> Path: ...
-
-
-def default_metrics(truth: bool) -> tuple[str, ...]:
-    """What is measured unless told otherwise: what the challenge and the project measure, and against a known truth."""
-    own = (*CHALLENGE, "quality", "sharpness")
-    return (*own, *AGAINST_TRUTH) if truth else own
-
-
-def resolve(names: Sequence[str], store: Store, truth: bool) -> Resolved:
-    """Which of `names` (none: `default_metrics`) can be measured with the files of `store`.
-
-    Where AdaFace is absent and `face_embedding_onnx` is there, `identity` is missing and `identity_onnx` present.
-    Raises UnknownMetric.
-    """
-    result = Resolved()
-    for name in names or default_metrics(truth):
-        _resolve_into(result, metric_of(name), store, truth)
-        if name in result.missing and name in SUBSTITUTES:
-            _add_substitute(result, metric_of(SUBSTITUTES[name]), store, truth)
-    return result
+# fmt: off
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (
+    Metric("niqe", "NIQE", "no_reference", "lower", scored_by(f"{IQA}:niqe_from"), ("niqe_pristine",),
+           usual=True, gate=True, worth=_down_from(10), challenge="NIQE", parameters_m=0.0),
+    Metric("clipiqa", "CLIP-IQA", "no_reference", "higher", scored_by(f"{IQA}:clipiqa_from"), ("clip_rn50",),
+           extra="iqa", usual=True, gate=True, worth=_up_to(1), challenge="CLIP_IQA", parameters_m=102.0),
+    Metric("maniqa", "MANIQA", "no_reference", "higher", scored_by(f"{IQA}:maniqa_from"), ("maniqa_koniq",),
+           extra="iqa", usual=True, gate=True, worth=_up_to(1), challenge="MANIQA"),
+    Metric("musiq", "MUSIQ", "no_reference", "higher", scored_by(f"{IQA}:musiq_from"), ("musiq_koniq",),
+           extra="iqa", usual=True, gate=True, worth=_up_to(100), challenge="MUSIQ", digits=2, parameters_m=27.1),
+    Metric("qalign", "Q-Align", "no_reference", "higher", scored_by(f"{IQA}:qalign_from"), ("one_align",),
+           extra="iqa", usual=True, worth=_up_to(5), challenge="QALIGN"),
+    Metric("fid", "FID to FFHQ", "set", "lower", FEATURES, ("fid_inception",), ("fid_ffhq512",),
+           usual=True, worth=_down_from(100), challenge="FID", digits=2),
+    Metric("identity", "AdaFace similarity to the input", "identity", "higher", ADAFACE_TO_INPUT, (ADAFACE,),
+           substitute="identity_onnx", usual=True, gate=True, challenge="ID_Sim"),
+    Metric("identity_onnx", "Similarity to the input (own network)", "identity", "higher", ONNX_TO_INPUT, (ONNX,)),
+    Metric("quality", "Compact quality", "no_reference", "higher", scored_by(f"{COMPACT}:load_compact"),
+           ("compact_quality",), usual=True, gate=True, worth=_up_to(1), leads=True, parameters_m=0.0),
+    Metric("sharpness", "Sharpness", "no_reference", "higher", SHARPNESS,
+           usual=True, gate=True, ranked=False, parameters_m=0.0),  # noise is sharp, too
+    Metric("liqe", "LIQE", "no_reference", "higher", scored_by(f"{IQA}:liqe_from"), ("clip_vit_b32", "liqe_koniq"),
+           extra="iqa"),
+    Metric("niqe_basicsr", "NIQE as BasicSR takes it", "no_reference", "lower",
+           scored_by(f"{IQA}:niqe_basicsr_from"), ("niqe_pristine",), parameters_m=0.0),
+    Metric("niqe_portraits", "NIQE fitted on portraits", "no_reference", "lower",
+           scored_by(f"{IQA}:niqe_from"), ("niqe_portraits",), parameters_m=0.0),
+    Metric("psnr", "PSNR", "full_reference", "higher", PSNR, needs_truth=True, usual=True, digits=2),
+    Metric("ssim", "SSIM", "full_reference", "higher", SSIM, needs_truth=True, usual=True),
+    Metric("lpips", "LPIPS (AlexNet)", "full_reference", "lower", LPIPS, ("lpips_alexnet", "lpips_alex"),
+           needs_truth=True, usual=True),
+    Metric("identity_truth", "AdaFace similarity to the truth", "full_reference", "higher", ADAFACE_TO_TRUTH,
+           (ADAFACE,), needs_truth=True, substitute="identity_truth_onnx", usual=True),
+    Metric("identity_truth_onnx", "Similarity to the truth (own network)", "full_reference", "higher", ONNX_TO_TRUTH,
+           (ONNX,), needs_truth=True),
+)}
+"""name → what can be measured of a face, in the order of tables."""
+RECORDED: dict[str, Metric] = {metric.name: metric for metric in (
+    Metric("identity", "Similarity to the input", "identity", "higher"),
+    Metric("identity_compact", "Similarity to the input (small judge)", "identity", "higher"),
+    Metric("change", "Change of pixels", "full_reference", ""),
+)}
+"""What stages record beside; `identity` there is by whichever judge the run had."""
+# fmt: on
 
 
 def metric_of(name: str) -> Metric:
@@ -163,74 +150,56 @@ def metric_of(name: str) -> Metric:
     return METRICS[name]
 
 
-def weights_of(names: Sequence[str]) -> tuple[str, ...]:
-    """The files that a Meter for these metrics loads, by their names in infra/weights.toml, each once."""
+def meaning_of(name: str) -> Metric:
+    """The metric of an evaluation; a name that the table does not know is a score of which more is better."""
+    return METRICS.get(name) or Metric(name, name.replace("_", " "), "no_reference", "higher")
+
+
+def recorded(name: str) -> Metric:
+    """The metric that a stage recorded under this name, without the image's (`quality` of `quality.aligned`)."""
+    return RECORDED.get(name) or meaning_of(name)
+
+
+def names_of(wanted: Callable[[Metric], bool]) -> tuple[str, ...]:
+    """The names of all metrics of a kind, in the order of tables."""
+    return tuple(name for name, metric in METRICS.items() if wanted(metric))
+
+
+def default_metrics(truth: bool) -> tuple[str, ...]:
+    """What is measured unless told otherwise: what the challenge and the project measure, and against a known truth."""
+    return names_of(lambda metric: metric.usual and (truth or not metric.needs_truth))
+
+
+def gate_metrics() -> tuple[str, ...]:
+    """What the nightly gate measures unless its settings say otherwise; Q-Align is left out for its size."""
+    return names_of(lambda metric: metric.gate)
+
+
+def challenge_metrics() -> tuple[str, ...]:
+    """What the NTIRE 2025 challenge on real-world face restoration measures."""
+    return names_of(lambda metric: bool(metric.challenge))
+
+
+def worths() -> dict[str, Worth]:
+    """Metrics that say by themselves how good a face is → their worth. Sharpness has none: noise is sharp."""
+    return {name: metric.worth for name, metric in METRICS.items() if metric.worth and metric.kind == "no_reference"}
+
+
+def identities() -> tuple[str, ...]:
+    """Similarities to the input; the first of these that was measured says who is who."""
+    return names_of(lambda metric: metric.kind == "identity")
+
+
+def weights_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The files that a Meter for these metrics loads, by their names in infra/weights/weights.toml, each once."""
     return tuple(dict.fromkeys(weight for name in names for weight in metric_of(name).weights))
 
 
-class Meter:
-    """Takes metrics of faces; built once per worker. Networks are loaded when first asked for."""
-
-    def __init__(self, names: Sequence[str], weights: Mapping[str, Path], device: str = "cpu") -> None:
-        """`names` are those of METRICS (present ones of a Resolved); `weights` maps `weights_of(names)` to files."""
-        self.names = tuple(metric_of(name).name for name in names)
-        lacking = [weight for weight in weights_of(names) if weight not in weights]
-        if lacking:
-            raise ValueError(f"expected files for {', '.join(weights_of(names))}; got none for {', '.join(lacking)}")
-        self._instruments = Instruments(weights, device)
-
-    def measure(self, face: FacePair, names: Sequence[str] | None = None) -> dict[str, float]:
-        """Metric → value of one face, for the meter's metrics but those of sets, or for `names`, a part of them.
-
-        Raises Unmeasurable.
-        """
-        chosen = self.names if names is None else names
-        return {name: self._take(name, face) for name in chosen if METRICS[name].kind != "set"}
-
-    def features(self, face: FacePair) -> NDArray[np.float32] | None:
-        """The restored face's 2048 Inception features, for FID; None where the meter has no `fid`."""
-        return self._instruments.inception_features(face.restored) if "fid" in self.names else None
-
-    def _take(self, name: str, face: FacePair) -> float:
-        if name not in self.names:
-            raise UnknownMetric(f"this meter takes {', '.join(self.names)}; it was asked for {name}")
-        try:
-            value = self._instruments.take(name, face)
-        except ValueError as error:
-            raise Unmeasurable(f"{name}: {error}") from error
-        if not math.isfinite(value):
-            raise Unmeasurable(f"{name}: expected a number, got {value}")
-        return value
+def of_today(metrics: Mapping[str, float]) -> dict[str, float]:
+    """A ledger row's metrics by today's names: earlier versions wrote `quality.input` and `quality.final`."""
+    return {_of_today(name): value for name, value in metrics.items()}
 
 
-def _resolve_into(result: Resolved, metric: Metric, store: Store, truth: bool) -> None:
-    hashes, problems = {}, []
-    if metric.needs_truth and not truth:
-        problems.append("it compares with the truth: give the folder of originals with --truth DIR")
-    if metric.extra and not is_here(metric.extra):
-        problems.append(how_to_get(metric.extra))
-    for weight in (*metric.weights, *metric.set_weights):
-        try:
-            hashes[weight] = store.sha256(weight)
-        except WeightsError as error:
-            problems.append(str(error))
-    if problems:
-        result.missing[metric.name] = f"{metric.title} needs more than is here: {'; '.join(problems)}"
-    else:
-        result.present[metric.name] = _digest(metric, hashes)
-        result.weights[metric.name] = hashes
-
-
-def _add_substitute(result: Resolved, other: Metric, store: Store, truth: bool) -> None:
-    """A network of the user's own, measured under its own name; said only where it is there."""
-    attempt = Resolved()
-    _resolve_into(attempt, other, store, truth)
-    result.present.update(attempt.present)
-    result.weights.update(attempt.weights)
-
-
-def _digest(metric: Metric, hashes: Mapping[str, str]) -> str:
-    """Changes with whatever changes the metric of one face. Statistics of a set do not, and features keep."""
-    package = f"{metric.extra} {importlib.metadata.version(EXTRAS[metric.extra])}" if metric.extra else ""
-    facts = [metric.name, metric.version, package, {name: hashes[name] for name in metric.weights}]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _of_today(name: str) -> str:
+    base, dot, image = name.rpartition(".")
+    return f"{base}{dot}{OLD_IMAGES.get(image, image)}"

@@ -1,9 +1,9 @@
 from .codec import decode as decode
 from .codec import encode as encode
 from .codec import read_header as read_header
+from .formats.table import SUFFIXES as SUFFIXES
 from .picture import LUMA as LUMA
 from .picture import DecodeError as DecodeError
-from .picture import Header as Header
 from .picture import Levels as Levels
 from .picture import Limits as Limits
 from .picture import Picture as Picture

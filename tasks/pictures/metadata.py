@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 
 from tasks.pictures.picture import Metadata, Picture
 
+EXIF_PREFIX = b"Exif\0\0"
+"""What stands before an EXIF block in JPEG, and in what Pillow takes and gives."""
 ORIENTATION = 0x0112
 PROJECT = "urn:mpsr-batch:provenance/1.0/"
 """Namespace of the provenance in XMP; one property per key of the provenance."""

@@ -1,6 +1,6 @@
 """A decoded picture and what its file looked like: the records that decoding, stages and encoding share.
 
-It knows no codec; `tasks.image_io` reads and writes these records.
+It knows no codec; `tasks.pictures.codec` reads and writes these records.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.float32]
 Levels = NDArray[np.unsignedinteger[Any]]
-Format = Literal["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF"]
 Depth = Literal[8, 16]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+FLIPS = {1: "", 2: "x", 3: "xy", 4: "y", 5: "t", 6: "tx", 7: "txy", 8: "ty"}
+"""Orientation → what makes it upright: t transposes, then x and y mirror."""
 
 
 class DecodeError(ValueError):
-    """A file that cannot be an input, with the code from `tasks.books.REASONS` and a sentence for people.
+    """A file that cannot be an input, with the code from `tasks.archive.REASONS` and a sentence for people.
 
     `header` is what was found out before it failed (None when even the header could not be read).
     """
@@ -73,14 +74,15 @@ class Picture:
 
     pixels: (H, W, 3) float32 RGB in [0, 1], in the file's own colour space (CMYK comes as sRGB).
     alpha: (H, W) at the file's own depth, or None. grey: the container is greyscale (the channels are equal).
-    depth: bits per channel of the file and of its result. mode: Pillow's name of what the file held.
+    format: name of its container. depth: bits per channel of the file and of its result. mode: Pillow's name of what
+    the file held.
     notes: sentences on what could not be kept (palette, CMYK, …), for the ledger.
     """
 
     pixels: Pixels
     alpha: Levels | None = None
     grey: bool = False
-    format: Format = "PNG"
+    format: str = "PNG"
     depth: Depth = 8
     mode: str = "RGB"
     notes: tuple[str, ...] = ()
@@ -102,6 +104,13 @@ def coded_levels(picture: Picture) -> Levels:
     if picture.alpha is None:
         return levels
     return np.dstack([levels, picture.alpha.astype(levels.dtype)])
+
+
+def upright(levels: Levels, orientation: int) -> Levels:
+    """Applies an EXIF orientation (1 to 8) to (H, W) or (H, W, C) levels."""
+    for step in FLIPS[orientation]:
+        levels = {"t": levels.swapaxes(0, 1), "x": levels[:, ::-1], "y": levels[::-1]}[step]
+    return np.ascontiguousarray(levels)
 
 
 def to_float(levels: Levels) -> Pixels:

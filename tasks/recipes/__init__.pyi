@@ -4,6 +4,7 @@ from .forecast import CLOSING_SECONDS as CLOSING_SECONDS
 from .forecast import FINE as FINE
 from .forecast import SECOND_START as SECOND_START
 from .forecast import Forecast as Forecast
+from .forecast import Held as Held
 from .forecast import Part as Part
 from .forecast import Rates as Rates
 from .forecast import Shape as Shape
@@ -19,7 +20,9 @@ from .memory import CUDA_GB as CUDA_GB
 from .memory import gpu_memory as gpu_memory
 from .recipe import COMMIT as COMMIT
 from .recipe import Recipe as Recipe
+from .recipe import RecipeFile as RecipeFile
 from .recipe import RecipeStage as RecipeStage
+from .recipe import StageEntry as StageEntry
 from .recipe import load_recipe as load_recipe
 from .recipe import recipe_names as recipe_names
 from .recipe import seed_of as seed_of

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from infra.problems import ForPeople
+
 _COMPARISON = re.compile(r"\s*([\w.]+)\s*(<=|>=|<|>)\s*(-?\d+(?:\.\d+)?)\s*$")
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": lambda a, b: a < b,
@@ -16,8 +18,10 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-class RecipeError(ValueError):
+class RecipeError(ForPeople):
     """A recipe cannot be used. The message says where, what was expected, what came and what to do."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)

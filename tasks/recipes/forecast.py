@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 FLOOR = 0.25
 """Megapixels added to every picture: reading, writing and faces do not shrink with its area."""
@@ -107,15 +107,45 @@ class Forecast(_Facts):
     measured: datetime
     assumed: str = ""
 
-    def cost(self, seconds: float) -> float | None:
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def device_hours(self) -> float:
+        """GPUs (or machines) × hours."""
+        return round(self.devices * self.seconds / 3600, 5)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def cost(self) -> float | None:
+        """In the price's currency; None without a price."""
+        return self.cost_of(self.seconds)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def cost_low(self) -> float | None:
+        """Of the lower end of the range."""
+        return self.cost_of(self.low)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def cost_high(self) -> float | None:
+        """Of the upper end of the range."""
+        return self.cost_of(self.high)
+
+    def cost_of(self, seconds: float) -> float | None:
         """What so many seconds cost, in the price's currency; None without a price."""
         price = self.price_per_gpu_hour
         return None if price is None else round(self.devices * seconds / 3600 * price, 4)
 
-    def told(self) -> dict[str, object]:
-        """For `--json`: the fields, and what it costs."""
-        money = {"cost": self.cost(self.seconds), "cost_low": self.cost(self.low), "cost_high": self.cost(self.high)}
-        return {**self.model_dump(mode="json"), "device_hours": round(self.devices * self.seconds / 3600, 5), **money}
+
+class Held(Forecast):
+    """A forecast beside what the run took. error_percent: how much more (below 0: less) was foretold than taken."""
+
+    model_config = ConfigDict(extra="ignore")  # what is computed is written, too
+
+    took_seconds: float
+    took_parts: dict[str, float]
+    error_percent: float
+    cost_of_run: float | None = None
 
 
 def size_of(pixels: float | None) -> float:

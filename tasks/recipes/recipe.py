@@ -11,13 +11,13 @@ import hashlib
 import importlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from tasks.recipes.condition import Condition, RecipeError
 from tasks.stage import FaceStage, ImageStage, Stage, StageSettings
@@ -33,13 +33,13 @@ class StageEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="the stage's name in ledger, report and dashboard")
-    use: str = Field(default="", description="the implementation, one of tasks.recipe.STAGES (default: the id)")
+    use: str = Field(default="", description="the implementation, one of tasks.stages.STAGES (default: the id)")
     when: str | None = Field(default=None, description="run only for faces for which this condition holds")
     unless: str | None = Field(default=None, description="run only for faces for which this condition does not hold")
     stop_when: str | None = Field(
         default=None, description="after this stage, leave alone the faces for which this condition holds"
     )
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
 
     @property
     def implementation(self) -> str:
@@ -63,7 +63,7 @@ class RecipeFile(BaseModel):
     stage: tuple[StageEntry, ...] = Field(min_length=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RecipeStage:
     """A stage of a recipe with its class imported and its settings validated."""
 
@@ -127,7 +127,7 @@ class RecipeStage:
         return self.cls.batch_size(self.settings)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """A validated recipe. Build one with `load_recipe` or `Recipe.parse`."""
 
@@ -140,7 +140,7 @@ class Recipe:
         return self.file.name
 
     @classmethod
-    def parse(cls, data: Mapping[str, Any], origin: str = "recipe") -> Recipe:
+    def parse(cls, data: Mapping[str, JsonValue], origin: str = "recipe") -> Recipe:
         """Validates `data` whole. Raises RecipeError naming the first thing that is wrong, and the nearest match."""
         try:
             file = RecipeFile.model_validate(data)
@@ -150,9 +150,10 @@ class Recipe:
         recipe._check_order(origin)
         return recipe
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """What `parse` takes: for handing a recipe to another process."""
-        return self.file.model_dump(mode="json")
+        given: dict[str, JsonValue] = self.file.model_dump(mode="json")
+        return given
 
     def stage(self, stage_id: str) -> RecipeStage:
         """The stage of that id. Raises KeyError."""
@@ -247,7 +248,7 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(name_or_path: str, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Mapping[str, Mapping[str, JsonValue]] | None = None) -> Recipe:
     """Reads a recipe by name, or from a `.toml` file; `overrides[stage_id]` replaces single settings.
 
     Raises RecipeError when it does not exist (with the nearest name) or does not validate.
@@ -310,7 +311,7 @@ def _provider(metric: str, earlier: tuple[RecipeStage, ...]) -> RecipeStage:
     raise KeyError(metric)
 
 
-def _explain(error: ValidationError, where: str, fields: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError, where: str, fields: Iterable[str]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -318,11 +319,11 @@ def _explain(error: ValidationError, where: str, fields: Mapping[str, Any]) -> s
     return f"{where}: {key}: {first['msg']}, got {first.get('input')!r}"
 
 
-def _nearest(word: str, known: Any) -> str:
+def _nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
 
 
-def _sha256(*parts: Any) -> str:
+def _sha256(*parts: JsonValue) -> str:
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -2,5 +2,4 @@ from .detect_align import WARP_LIMIT as WARP_LIMIT
 from .detect_align import DetectAlign as DetectAlign
 from .detect_align import DetectAlignSettings as DetectAlignSettings
 from .detect_align import fitted as fitted
-from .score import sharpness as sharpness
 from .table import STAGES as STAGES

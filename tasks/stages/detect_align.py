@@ -1,21 +1,22 @@
 """Detection and alignment: finds the faces of a picture and brings each to the 512-pixel template.
 
 Three detectors give the same record: YuNet (small, ONNX), the compact one that the project ships, and RetinaFace.
-`none` takes the picture itself for an aligned face. Alignment itself is `tasks.geometry`'s.
+`none` takes the picture itself for an aligned face. Alignment itself is `tasks.faces.geometry`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from tasks.faces import Found, YuNet, geometry
-from tasks.stage import Batch, FaceResult, ImageResult, ImageStage, Outcome, Pixels, StageSettings
+from tasks.faces import Alignment, Found, YuNet, geometry
+from tasks.stage import Batch, Detail, FaceResult, ImageResult, ImageStage, Outcome, Pixels, StageSettings
 
 if TYPE_CHECKING:
     from tasks.pictures import Picture
@@ -65,6 +66,28 @@ class DetectAlignSettings(StageSettings):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What is said of a picture as a whole: its size in pixels, and what became of the faces that were seen.
+
+    `found` is None where no detector looked; `too_small` were left for their size, `left_out` beyond `max_faces` or for
+    want of an alignment.
+    """
+
+    detector: str
+    size: tuple[int, int]
+    notes: tuple[str, ...]
+    found: int | None = None
+    too_small: int = 0
+    left_out: int = 0
+
+    def to_detail(self) -> Detail:
+        """For the ledger."""
+        said: dict[str, JsonValue] = {"detector": self.detector, "size": list(self.size), "notes": list(self.notes)}
+        counts = {"found": self.found, "too_small": self.too_small, "left_out": self.left_out}
+        return said if self.found is None else said | counts
+
+
 class DetectAlign(ImageStage):
     """Writes `aligned` (512, 512, 3) for every face, and where it lies: box, points, matrix (picture → crop)."""
 
@@ -72,6 +95,8 @@ class DetectAlign(ImageStage):
     code_version = 2
     Settings = DetectAlignSettings
     writes = ("aligned",)
+    working_gb = 0.1
+    float32_only = True
 
     settings: DetectAlignSettings
 
@@ -86,6 +111,12 @@ class DetectAlign(ImageStage):
         """YuNet, where the detector is `auto`."""
         assert isinstance(settings, DetectAlignSettings)
         return ("yunet",) if settings.detector == "auto" else ()
+
+    @classmethod
+    def parameters(cls, settings: StageSettings) -> float:
+        """RetinaFace's; the other detectors compute on the CPU."""
+        assert isinstance(settings, DetectAlignSettings)
+        return 27.3 if settings.detector == "retinaface" else 0.0
 
     @classmethod
     def provides(cls, settings: StageSettings) -> tuple[str, ...]:
@@ -118,21 +149,19 @@ class DetectAlign(ImageStage):
 
     def run(self, picture: Picture, batch: Batch) -> ImageResult:
         """The faces of a picture, the largest first. `no_face`, `face_too_small` and `too_small` are outcomes."""
-        said: dict[str, Any] = {
-            "detector": self.detector,
-            "size": [picture.width, picture.height],
-            "notes": list(picture.notes),
-        }
+        size = picture.width, picture.height
+        said = Detection(self.detector, size, picture.notes)
         if self._find is None:
-            side = f"{picture.width}×{picture.height} brought to {geometry.SIDE}×{geometry.SIDE}"
-            resized = [side] if (picture.width, picture.height) != (geometry.SIDE, geometry.SIDE) else []
-            return _result([_whole(picture)], "ok", said | {"notes": [*said["notes"], *resized]})
+            resized = f"{picture.width}×{picture.height} brought to {geometry.SIDE}×{geometry.SIDE}"
+            if size != (geometry.SIDE, geometry.SIDE):
+                said = replace(said, notes=(*picture.notes, resized))
+            return _result([_whole(picture)], "ok", said)
         if min(picture.width, picture.height) < self.settings.min_face_px:
             return _result([], "too_small", said)
         found = self._find(np.rint(picture.pixels * 255).astype(np.uint8))
         kept = sorted((f for f in found if self._large_enough(f)), key=lambda f: (-f.side, f.box))
         faces = [aligned for face in kept[: self.settings.max_faces] if (aligned := self._align(picture, face))]
-        said |= {"found": len(found), "too_small": len(found) - len(kept), "left_out": len(kept) - len(faces)}
+        said = replace(said, found=len(found), too_small=len(found) - len(kept), left_out=len(kept) - len(faces))
         return _result(faces, "ok" if faces else "face_too_small" if found else "no_face", said)
 
     def _large_enough(self, face: Found) -> bool:
@@ -147,7 +176,7 @@ class DetectAlign(ImageStage):
             return None
         pixels, near = _near(picture.pixels, face, matrix)
         crop = geometry.crop(pixels, near, antialias=self.settings.antialias)
-        return _face_result(self.detector, face, matrix, crop)
+        return _face_result(Alignment(self.detector, face.box, face.points, matrix), face.confidence, crop)
 
     def _yunet(self, confidence: float, device: str) -> Detector:
         return YuNet(self.weights["yunet"], confidence, self.settings.working_side).faces
@@ -195,8 +224,8 @@ def _whole(picture: Picture) -> FaceResult:
     across, down = geometry.SIDE / picture.width, geometry.SIDE / picture.height
     matrix = np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2]])
     points = geometry.transform(geometry.TEMPLATE, geometry.inverse(matrix))
-    face = Found((0.0, 0.0, float(picture.width), float(picture.height)), points, 1.0)
-    return _face_result("none", face, matrix, fitted(picture.pixels))
+    box = (0.0, 0.0, float(picture.width), float(picture.height))
+    return _face_result(Alignment("none", box, points, matrix), 1.0, fitted(picture.pixels))
 
 
 def fitted(pixels: Pixels) -> Pixels:
@@ -220,17 +249,11 @@ def _near(pixels: Pixels, face: Found, matrix: geometry.Matrix) -> tuple[Pixels,
     return part, moved
 
 
-def _face_result(detector: str, face: Found, matrix: geometry.Matrix, crop: Pixels) -> FaceResult:
-    detail = {
-        "detector": detector,
-        "box": [round(float(value), 2) for value in face.box],
-        "points": [[round(float(x), 3), round(float(y), 3)] for x, y in face.points],
-        "matrix": matrix.tolist(),
-        "scale": geometry.scale_of(matrix),
-    }
-    metrics = {"face_px": float(face.side), "confidence": float(face.confidence)}
-    return FaceResult(Outcome(metrics=metrics, detail=detail), {"aligned": crop})
+def _face_result(alignment: Alignment, confidence: float, crop: Pixels) -> FaceResult:
+    metrics = {"face_px": max(alignment.box[2:]), "confidence": float(confidence)}
+    return FaceResult(Outcome(metrics=metrics, detail=alignment.to_detail()), {"aligned": crop})
 
 
-def _result(faces: list[FaceResult], reason_code: str, said: dict[str, Any]) -> ImageResult:
-    return ImageResult(Outcome(reason_code=reason_code, metrics={"faces": len(faces)}, detail=said), faces)
+def _result(faces: list[FaceResult], reason_code: str, said: Detection) -> ImageResult:
+    outcome = Outcome(reason_code=reason_code, metrics={"faces": len(faces)}, detail=said.to_detail())
+    return ImageResult(outcome, faces)

@@ -7,12 +7,12 @@ can judge, the verdict is `undecidable`; that is recorded, and a setting says wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from tasks.faces import (
     ADAFACE,
@@ -28,7 +28,7 @@ from tasks.faces import (
     recognition_crop,
     threshold_at,
 )
-from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
+from tasks.stage import Batch, Detail, FaceResult, FaceStage, Outcome, Pixels, StageSettings
 
 
 class IdentitySettings(StageSettings):
@@ -51,7 +51,7 @@ class IdentitySettings(StageSettings):
     batch_size: int = Field(default=16, ge=1, le=256, description="faces per micro-batch")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One rung of the ladder."""
 
@@ -60,7 +60,7 @@ class Candidate:
     outcome: Outcome
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Likeness:
     """How alike input and candidate are, and what is said of it."""
 
@@ -68,7 +68,7 @@ class Likeness:
     said: str = "similarity"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sitting:
     """One judge with one input before it: compares recognition crops (112, 112, 3) with that input's."""
 
@@ -76,6 +76,27 @@ class Sitting:
     threshold: float
     compare: Callable[[Pixels], Likeness]
     beware: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of the ladder: the rung that is kept, or `original`, or `undecidable` and why.
+
+    `tried` holds the likeness of every rung that was looked at; all of them had to reach `threshold`.
+    """
+
+    verdict: str
+    judge: str
+    tried: Mapping[str, float] = field(default_factory=dict)
+    threshold: float = 0.0
+    why: str = ""
+
+    def to_detail(self) -> Detail:
+        """For the ledger; `judge` is the name of its weights."""
+        if self.why:
+            return {"verdict": self.verdict, "why": self.why, "judge": self.judge}
+        tried = dict[str, JsonValue](self.tried)
+        return {"verdict": self.verdict, "tried": tried, "judge": self.judge, "threshold": self.threshold}
 
 
 class Identity(FaceStage):
@@ -89,6 +110,9 @@ class Identity(FaceStage):
     on_device = True
     Settings = IdentitySettings
     writes = ("restored",)
+    parameters_m = 43.6
+    working_gb = 0.01
+    float32_only = True
 
     settings: IdentitySettings
 
@@ -137,9 +161,9 @@ class Identity(FaceStage):
                 return self._kept(candidate, sitting, tried)
             if candidate.name == "restored":
                 said = f"{likeness.said} {likeness.value:.2f} is below {sitting.threshold:.2f}"
-        detail = {"verdict": "original", "tried": tried, "judge": self.present, "threshold": sitting.threshold}
         reason = f"{said}, and no rung came nearer{sitting.beware}"
         metrics = {sitting.metric: tried["restored"]}
+        detail = Verdict("original", self.present, tried, sitting.threshold).to_detail()
         outcome = Outcome("rejected_identity", "identity_lost", reason, metrics, detail)
         return FaceResult(outcome, {"restored": images["aligned"]})
 
@@ -168,12 +192,12 @@ class Identity(FaceStage):
             if candidate.name == "restored"
             else f"kept {candidate.name}: the whole result was {tried['restored']:.2f}",
             {sitting.metric: tried[candidate.name]},
-            {"verdict": candidate.name, "tried": tried, "judge": self.present, "threshold": sitting.threshold},
+            Verdict(candidate.name, self.present, tried, sitting.threshold).to_detail(),
         )
         return FaceResult(outcome, {"restored": candidate.image})
 
     def _undecidable(self, images: dict[str, Pixels], why: str) -> FaceResult:
-        detail = {"verdict": "undecidable", "why": why, "judge": self.present}
+        detail = Verdict("undecidable", self.present, why=why).to_detail()
         if self.settings.undecidable == "pass":
             return FaceResult(Outcome(detail=detail), {"restored": images["restored"]})
         reason = f"{why}: get the weights {ADAFACE}, or set undecidable = 'pass'"

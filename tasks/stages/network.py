@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -12,6 +12,7 @@ from tasks.stage import Batch, FaceResult, FaceStage, Outcome, StageSettings
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 class NetworkSettings(StageSettings):
@@ -25,7 +26,8 @@ class NetworkStage(FaceStage):
     """A stage that sends one named image through one network and writes `restored`.
 
     Subclasses name the image in `source` and build the network in `build`; the network maps (N, 3, H, W) in
-    [0, 1] to the same. `channels_last` says that it computes the same in either memory layout.
+    [0, 1] to the same. `channels_last` says that it computes the same in either memory layout. What `build` loads
+    stays in float32 where the subclass is `float32_only`.
     """
 
     on_device = True
@@ -42,7 +44,7 @@ class NetworkStage(FaceStage):
         assert isinstance(settings, NetworkSettings)
         return settings.batch_size
 
-    def build(self) -> Any:
+    def build(self) -> nn.Module:
         """The network in eval mode, on the CPU, in float32."""
         raise NotImplementedError
 
@@ -53,8 +55,8 @@ class NetworkStage(FaceStage):
 
     def load(self, device: str, dtype: str) -> None:
         """Builds the network where the run computes."""
-        self._device, self._dtype = device, dtype
-        self._network = placed(self.build(), device, dtype, channels_last=self.channels_last)
+        self._device, self._dtype = device, "float32" if self.float32_only else dtype
+        self._network = placed(self.build(), device, self._dtype, channels_last=self.channels_last)
 
     def run(self, batch: Batch) -> list[FaceResult]:
         """Every face's `restored`, moved towards the network's answer by `strength`."""

@@ -1,7 +1,7 @@
 """Paste-back: puts restored faces where they came from, and leaves every other pixel what it was.
 
 The default adds the warped change, restored minus aligned, under a soft mask, so that a face that nobody changed
-stays bit-equal. It knows pixels and the matrices that detection recorded; files and metadata are `image_io`'s.
+stays bit-equal. It knows pixels and the matrices that detection recorded; files and metadata are `tasks.pictures`'s.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from tasks.faces import Tone, geometry, tone_of
+from tasks.faces import Alignment, Tone, geometry, tone_of
 from tasks.pictures import to_levels
-from tasks.stage import Batch, Face, ImageResult, ImageStage, Outcome, Pixels, StageSettings
+from tasks.stage import Batch, Detail, ImageResult, ImageStage, Outcome, Pixels, StageSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +56,8 @@ class PasteBack(ImageStage):
     code_version = 2
     Settings = PasteBackSettings
     reads = ("aligned", "restored")
+    working_gb = 0.44
+    float32_only = True
 
     settings: PasteBackSettings
 
@@ -64,6 +66,12 @@ class PasteBack(ImageStage):
         """The face parser's, where it draws the mask."""
         assert isinstance(settings, PasteBackSettings)
         return (PARSER,) if settings.mask == "parse" else ()
+
+    @classmethod
+    def parameters(cls, settings: StageSettings) -> float:
+        """The face parser's, where it draws the mask."""
+        assert isinstance(settings, PasteBackSettings)
+        return 21.3 if settings.mask == "parse" else 0.0
 
     @classmethod
     def batch_size(cls, settings: StageSettings) -> int:
@@ -86,14 +94,17 @@ class PasteBack(ImageStage):
         tone = tone_of(picture.pixels) if self.settings.keep_tone else None
         pairs = [(batch.images["aligned"][i], self._wanted(batch, i, tone)) for i in range(len(batch))]
         changed = [i for i, (before, after) in enumerate(pairs) if not np.array_equal(before, after)]
-        said = {"pasted": [batch.faces[i].face for i in changed], "toned": tone is not None}
-        if any(face.detail["detector"] == "none" for face in batch.faces):
+        alignments = [Alignment.from_detail(face.detail) for face in batch.faces]
+        if any(alignment.detector == "none" for alignment in alignments):
             result = _whole(picture, *pairs[0]) if changed else picture
         else:
-            result = self._pasted(picture, [batch.faces[i] for i in changed], [pairs[i] for i in changed])
-        if _same_levels(picture, result):
-            return ImageResult(Outcome(reason_code="nothing_changed", detail=said | {"pasted": []}))
-        return ImageResult(Outcome(detail=said), picture=result)
+            result = self._pasted(picture, [alignments[i].matrix for i in changed], [pairs[i] for i in changed])
+        same = _same_levels(picture, result)
+        pasted: list[JsonValue] = [] if same else [batch.faces[i].face for i in changed]
+        detail: Detail = {"pasted": pasted, "toned": tone is not None}
+        if same:
+            return ImageResult(Outcome(reason_code="nothing_changed", detail=detail))
+        return ImageResult(Outcome(detail=detail), picture=result)
 
     def _wanted(self, batch: Batch, index: int, tone: Tone | None) -> Pixels:
         """What a face shall become: the restored crop, in the picture's tone, as strongly as the settings say."""
@@ -106,10 +117,9 @@ class PasteBack(ImageStage):
             return toned
         return np.asarray(before + np.float32(self.settings.strength) * (toned - before), np.float32)
 
-    def _pasted(self, picture: Picture, faces: list[Face], pairs: list[tuple[Pixels, Pixels]]) -> Picture:
-        if not faces:
+    def _pasted(self, picture: Picture, matrices: list[geometry.Matrix], pairs: list[tuple[Pixels, Pixels]]) -> Picture:
+        if not matrices:
             return picture
-        matrices = [np.asarray(face.detail["matrix"], np.float64) for face in faces]
         pixels = picture.pixels.copy()
         wholes = [self._mask(after) for _, after in pairs]
         if self.settings.mode == "replace":

@@ -23,6 +23,9 @@ class Photometric(FaceStage):
     Settings = PhotometricSettings
     reads = ("restored",)
     writes = ("restored",)
+    parameters_m = 0.0
+    working_gb = 0.1
+    float32_only = True
 
     settings: PhotometricSettings
 

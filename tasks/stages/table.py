@@ -18,7 +18,7 @@ STAGES: dict[str, str] = {
     "photometric": "tasks.stages.photometric:Photometric",
     "identity": "tasks.stages.identity:Identity",
     "paste_back": "tasks.stages.paste_back:PasteBack",
-    "evaluate": "tasks.stages.evaluate:Evaluate",
+    "evaluate": "tasks.stages.score:Evaluate",
 }
 """What `use` may name, and where it lives. Modules are imported only when a recipe uses them. A stage of your own is
 named as `package.module:Class`; it must be importable wherever workers run."""

@@ -16,16 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.archive import LUMA, MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, Image, degrade, sample_degradation
-from tasks.faces import Levels
+from tasks.faces import Levels, geometry
 from tasks.training.scenes import draw_frame, elsewhere, framed
 
 POINT_NAMES = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-FFHQ_POINTS = np.array([(193.0, 239.9), (318.9, 240.2), (256.6, 314.0), (201.3, 371.4), (313.1, 371.2)])
+FFHQ_POINTS = geometry.TEMPLATE.round(1)
+"""Where the five points lie in an aligned face, to a tenth of a pixel: so the shipped networks were trained."""
 SIDE = 512
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Face:
     """An aligned face (512×512×3, 8-bit RGB), where it is real (512×512, 1 or 0), and its photograph."""
 
@@ -102,7 +103,7 @@ def _valid(points: NDArray[np.float64], shape: tuple[int, ...]) -> Levels:
     return np.asarray(cv2.erode(np.asarray(inside), np.ones((9, 9), np.uint8)), np.uint8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """What a network is given and what it should return, H×W×3 in [0, 1], and where the truth is real."""
 

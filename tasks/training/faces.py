@@ -26,7 +26,7 @@ FACE_FREE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Crop:
     """A 64×64×3 crop in [0, 1], its five points as fractions of the side, and whether it holds a face."""
 

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.archive import LUMA, MEDIUM, MILD, SEVERE, VERY_SEVERE, Degradation, Image, degrade, sample_degradation
-from tasks.faces import FFHQ_POINTS, RECOGNITION_POINTS, RECOGNITION_SIDE, Levels
+from tasks.faces import RECOGNITION_SIDE, Levels, geometry
 from tasks.models.compact.identity import PARTS
 from tasks.models.compact.table import load_compact
 from tasks.training.data import Face, relight, shrunk
 
 WORKING = 256
-CENTRES = np.concatenate([FFHQ_POINTS[:3], FFHQ_POINTS[3:].mean(axis=0, keepdims=True), [[256, 256]]])
-"""Where the five parts of tasks.models.compact_identity lie in the aligned face."""
+CENTRES = np.concatenate([geometry.TEMPLATE[:3], geometry.TEMPLATE[3:].mean(axis=0, keepdims=True), [[256, 256]]])
+"""Where the five parts of tasks.models.compact.identity lie in the aligned face."""
 Views: TypeAlias = dict[str, Tensor]
 SHARPNESS_OF_LOSS, MIDDLE = 12.0, 0.5
 RESTORER = Path(__file__).parents[1] / "models" / "weights" / "restorer.safetensors"
@@ -190,10 +190,9 @@ def _crop(image: Image, rng: np.random.Generator) -> Levels:
     """The recognition crop of a face at 256 pixels, hardly off its place, seen by a film of any colour response."""
     response = LUMA * np.exp(rng.normal(0, 0.5, 3)).astype(np.float32)
     grey = cv2.GaussianBlur(image @ (response / response.sum()), (0, 0), 0.7)
-    matrix, _ = cv2.estimateAffinePartial2D(FFHQ_POINTS / 2 - 0.25, RECOGNITION_POINTS, method=cv2.LMEDS)
     shake = cv2.getRotationMatrix2D(
         (RECOGNITION_SIDE / 2, RECOGNITION_SIDE / 2), float(rng.normal(0, 0.4)), float(rng.normal(1, 0.004))
     )
     shake[:, 2] += rng.normal(0, 0.3, 2)
-    matrix = shake @ np.vstack([matrix, [0, 0, 1]])
+    matrix = shake @ np.vstack([geometry.aligned_to_recognition(WORKING), [0, 0, 1]])
     return _levels(np.asarray(cv2.warpAffine(grey, matrix, (RECOGNITION_SIDE, RECOGNITION_SIDE)), np.float32))

@@ -36,7 +36,7 @@ REGIONS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
 HONEST = ("restored", "truth")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A degraded face and its candidates, as recognition crops; `names` are those of the candidates.
 

@@ -37,7 +37,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: Path = Field(description="folder of aligned faces, see tasks.train_data.load_faces")
+    data: Path = Field(description="folder of aligned faces, see tasks.training.data.load_faces")
     out: Path = Field(description="folder for <name>.safetensors and the checkpoint <name>.ckpt")
     yunet: Path | None = Field(
         default=None, description="YuNet's ONNX file: its mean over five scales in place of the table's points"
@@ -51,6 +51,9 @@ class TrainSettings(BaseModel):
     device: str = Field(default="cpu", description="torch device, such as cpu or cuda")
     half: bool = Field(default=True, description="compute in bfloat16 where that is safe")
     save_every: int = Field(default=200, ge=1, description="steps between checkpoints")
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after so many checkpoints without a better loss on held-out faces"
+    )
 
     @field_validator("device")
     @classmethod
@@ -59,12 +62,8 @@ class TrainSettings(BaseModel):
             raise ValueError("there is no CUDA device here; leave it at cpu")
         return device
 
-    patience: int | None = Field(
-        default=None, ge=1, description="stop after so many checkpoints without a better loss on held-out faces"
-    )
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrainResult:
     """Where the weights are, their sha256, and the mean loss of the last hundred steps of this call."""
 

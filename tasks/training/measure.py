@@ -40,7 +40,7 @@ Draw: TypeAlias = Callable[[int], Degradation]
 
 
 def measure(name: str, net: nn.Module, faces: list[Face]) -> Table:
-    """Rows of figures for one network of `tasks.train.NETWORKS`, in evaluation mode, float32."""
+    """Rows of figures for one network of `tasks.training.networks.NETWORKS`, in evaluation mode, float32."""
     if name == "landmarks":
         return measure_landmarks(net, faces)
     if name == "quality":
@@ -158,7 +158,7 @@ def measure_landmarks(net: nn.Module, faces: list[Face], views: int = 8) -> Tabl
     """Mean point error in per cent of the inter-eye distance, and how faces and non-faces are told apart.
 
     Boxes are shifted by ± 15 %, scaled by ± 20 %, turned by ± 30°, and degraded as in training. The truth is the
-    faces' points: those of `tasks.train_points` are less uncertain than the table's. The constant guess is the
+    faces' points: those of `tasks.training.points` are less uncertain than the table's. The constant guess is the
     mean of the truths themselves, the best that any constant can be.
     """
     rng = np.random.default_rng(0)

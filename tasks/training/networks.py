@@ -23,7 +23,7 @@ from tasks.training.identity import identity_loss, identity_views
 Batch: TypeAlias = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Network:
     """How a network is trained: its shape, what it is shown, and what it is blamed for.
 

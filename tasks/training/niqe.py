@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tasks.archive import Image
-from tasks.models.quality.iqa import load
+from tasks.models.quality.iqa import niqe_from
 from tasks.models.quality.niqe import fit
 from tasks.training.data import Face, load_faces, to_float
 from tasks.training.measure import Table, measure_scores
@@ -22,7 +22,7 @@ from tasks.training.measure import Table, measure_scores
 NAME = "niqe_portraits"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fitted:
     """Where the statistics are, and of how many faces they are."""
 
@@ -31,7 +31,7 @@ class Fitted:
 
 
 def fit_niqe(data: Path, out: Path) -> Fitted:
-    """Fit NIQE on the split `fit` of a folder of aligned faces (see tasks.train_data.load_faces), real pixels alone.
+    """Fit NIQE on the split `fit` of a folder of aligned faces (see tasks.training.data.load_faces), real pixels alone.
 
     Writes `niqe_portraits.npz` into `out`: `mu_pris_param` (1, 36) and `cov_pris_param` (36, 36), float64, the names of
     the published file. Raises FileNotFoundError where there are no faces, ValueError where they hold too few blocks.
@@ -47,7 +47,7 @@ def fit_niqe(data: Path, out: Path) -> Fitted:
 
 def measure_niqe(weights: Path, faces: list[Face]) -> Table:
     """Spearman correlation with the true PSNR, and mean scores: over all degradations and within each."""
-    network = load(NAME, weights)
+    network = niqe_from(weights)
     return measure_scores(lambda picture: float(network(_tensor(picture)[None])), faces)
 
 

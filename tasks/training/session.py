@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 from infra.problems import ForPeople
+
+if TYPE_CHECKING:
+    from tasks.training.measure import Table
 
 
 class TrainingRefused(ForPeople):
@@ -16,15 +22,44 @@ class TrainingRefused(ForPeople):
     exit_code = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network's weights on disk, and what it gains over its own absence on the validation faces.
+
+    `figures` are rows of `tasks.training.measure`; `pictures` is a strip of validation faces (given, made, truth) to
+    look at, for networks that make pictures. A network took `steps`; `niqe` was fitted to `faces`.
+    """
+
+    weights: Path
+    sha256: str
+    figures: Table
+    steps: int | None = None
+    faces: int | None = None
+    pictures: Path | None = None
+
+    def told(self) -> dict[str, JsonValue]:
+        """As the command line prints and the flow returns it: one line of figures for every row."""
+        told: dict[str, JsonValue] = {"weights": str(self.weights), "sha256": self.sha256}
+        told |= {name: count for name, count in (("steps", self.steps), ("faces", self.faces)) if count is not None}
+        told |= {row: _in_words(values) for row, values in self.figures.items()}
+        return told | ({"pictures": str(self.pictures)} if self.pictures else {})
+
+
+def _in_words(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
+
+
 def train_one(
-    name: str, data: Path, output: Path, settings: dict[str, Any], tell: Callable[[int, int, float], None] | None = None
-) -> dict[str, Any]:
+    name: str,
+    data: Path,
+    output: Path,
+    settings: Mapping[str, JsonValue],
+    tell: Callable[[int, int, float], None] | None = None,
+) -> Trained:
     """Trains (or goes on training) a network and measures it against its own absence on the validation faces.
 
     `niqe` is no network: its pristine statistics are fitted to the faces in one go, and there are no settings.
-    `tell` hears (step, steps, loss) after every step.
-    Returns where the weights are, their sha256, one line of figures for every row of `tasks.train_measure`, and, for
-    networks that make pictures, a strip of validation faces (given, made, truth) to look at.
+    `settings` are those of `TrainSettings` but for its two folders; `tell` hears (step, steps, loss) after every step.
     Raises TrainingRefused for an unknown network, for settings that cannot be, and where the folder holds no faces.
     """
     if name == "niqe":
@@ -42,17 +77,15 @@ def train_one(
         held_out = ("choose",) if chosen.patience else ()
         faces = [faces_of(chosen, split) for split in (*held_out, "val")][-1]  # what lacks is said before, not after
         result = train(name, chosen, tell)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         raise TrainingRefused(str(error)) from None
     network = load_compact(result.weights)
-    figures = {row: _in_words(values) for row, values in measure(name, network, faces).items()}
-    strip = write_strip(name, network, faces, output / f"{name}.png")
-    return {"weights": str(result.weights), "sha256": result.sha256, "steps": result.steps, **figures} | (
-        {"pictures": str(strip)} if strip else {}
-    )
+    pictures = write_strip(name, network, faces, output / f"{name}.png")
+    figures = measure(name, network, faces)
+    return Trained(result.weights, result.sha256, figures, steps=result.steps, pictures=pictures)
 
 
-def _fit_niqe(data: Path, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _fit_niqe(data: Path, output: Path, settings: Mapping[str, JsonValue]) -> Trained:
     from tasks.training.data import load_faces
     from tasks.training.niqe import fit_niqe, measure_niqe
 
@@ -61,12 +94,7 @@ def _fit_niqe(data: Path, output: Path, settings: dict[str, Any]) -> dict[str, A
     try:
         fitted = fit_niqe(data, output)
         figures = measure_niqe(fitted.weights, load_faces(data, "val"))
-    except (FileNotFoundError, ValueError) as error:
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         raise TrainingRefused(str(error)) from None
     digest = hashlib.sha256(fitted.weights.read_bytes()).hexdigest()
-    rows = {row: _in_words(values) for row, values in figures.items()}
-    return {"weights": str(fitted.weights), "sha256": digest, "faces": fitted.faces, **rows}
-
-
-def _in_words(values: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
+    return Trained(fitted.weights, digest, figures, faces=fitted.faces)

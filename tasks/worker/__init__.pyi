@@ -1,4 +1,9 @@
 from . import intermediate as intermediate
-from .intermediate import Row as Row
+from .intermediate import Entry as Entry
+from .items import FaceItem as FaceItem
+from .items import Item as Item
+from .items import PasteItem as PasteItem
+from .items import PictureItem as PictureItem
+from .items import Result as Result
 from .worker import RESTORED as RESTORED
 from .worker import WorkerConfig as WorkerConfig

@@ -1,7 +1,8 @@
 """Intermediates: what a micro-batch left behind, in one Arrow file.
 
-A file holds the rows of a micro-batch and the named images that its stage wrote, lossless in the recipe's
-`intermediate_dtype`. Its presence means that the micro-batch is done: a resumed run reads it and computes nothing.
+A file holds the results of a micro-batch, as JSON that its writer understands, and the named images that its stage
+wrote, lossless in the recipe's `intermediate_dtype`. Its presence means that the micro-batch is done: a resumed run
+reads it and computes nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,16 @@ from numpy.typing import NDArray
 from infra.storage import Storage
 from tasks.stage import Pixels
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One result and the named images that go with it."""
+
+    key: str
+    """How its images are found again; unique in the file."""
+    text: str
+    """The result, as JSON."""
+    images: Mapping[str, Pixels] = field(default_factory=dict)
 
 
 class Intermediate:
@@ -31,12 +42,13 @@ class Intermediate:
         self._shapes = json.loads(table.schema.metadata[b"images"])
 
     @property
-    def rows(self) -> list[Row]:
-        """The rows as the stage returned them."""
-        return [json.loads(text) for text in self._table.column("row").to_pylist()]
+    def texts(self) -> list[str]:
+        """The results, in the order in which they were written."""
+        texts: list[str] = self._table.column("row").to_pylist()
+        return texts
 
     def image(self, key: str, name: str) -> Pixels:
-        """The named image of one row, (H, W, 3) float32. Raises KeyError when the file has none."""
+        """The named image of one result, (H, W, 3) float32. Raises KeyError when the file has none."""
         dtype, *shape = self._shapes[name]
         cell = self._table.column(name)[self._position[key]].as_buffer()
         if cell is None:
@@ -44,12 +56,13 @@ class Intermediate:
         return np.frombuffer(cell, dtype=dtype).reshape(shape).astype(np.float32)
 
 
-def write(storage: Storage, path: str, rows: Sequence[Row], images: Sequence[Mapping[str, Pixels]], dtype: str) -> None:
-    """Writes rows and their images (all images of one name have one shape) atomically."""
+def write(storage: Storage, path: str, entries: Sequence[Entry], dtype: str) -> None:
+    """Writes results and their images (all images of one name have one shape) atomically."""
+    images = [entry.images for entry in entries]
     names = sorted({name for each in images for name in each})
     columns: dict[str, pa.Array] = {
-        "key": pa.array([row_key(row) for row in rows], pa.string()),
-        "row": pa.array([json.dumps(row) for row in rows], pa.string()),
+        "key": pa.array([entry.key for entry in entries], pa.string()),
+        "row": pa.array([entry.text for entry in entries], pa.string()),
     }
     shapes = {}
     for name in names:
@@ -73,11 +86,6 @@ def read(storage: Storage, path: str) -> Intermediate | None:
         return Intermediate(pa.ipc.open_file(source).read_all())
     except (FileNotFoundError, pa.ArrowInvalid):
         return None
-
-
-def row_key(row: Mapping[str, Any]) -> str:
-    """How a row is found in its file."""
-    return f"{row['image_id']}:{row['face']}"
 
 
 def _cell(image: Pixels | None, dtype: str) -> bytes | None:

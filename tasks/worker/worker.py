@@ -1,8 +1,8 @@
 """What runs inside a worker process: it reads images, runs a stage on a micro-batch, and writes what comes of it.
 
 Pixels go straight from and to storage here and never through the driver. A finished micro-batch leaves an
-intermediate file (tasks.intermediate); one that is found again is not computed again. The worker decides nothing:
-which faces go through which stage, and what the ledger says of it, is the driver's business.
+intermediate file; one that is found again is not computed again. The worker decides nothing: which faces go through
+which stage, and what the ledger says of it, is the driver's business.
 """
 
 from __future__ import annotations
@@ -14,25 +14,31 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from infra.ledger import Event
 from infra.storage import Storage, decode_name
 from infra.weights import open_store
-from tasks.archive import books
+from tasks.archive import REASONS
 from tasks.pictures import DecodeError, Limits, Picture, decode, encode
-from tasks.recipes import Recipe, RecipeStage, seed_of
-from tasks.stage import WHOLE_IMAGE, Batch, Face, FaceStage, ImageStage, Outcome, Pixels, Stage
+from tasks.recipes import Recipe, RecipeStage, seed_of, stage_key
+from tasks.stage import WHOLE_IMAGE, Batch, Face, FaceStage, ImageStage, Outcome, Pixels, Stage, State
 from tasks.worker import intermediate
-from tasks.worker.intermediate import Row, row_key
+from tasks.worker.intermediate import Entry
+from tasks.worker.items import FaceItem, Item, PasteItem, PictureItem, Result
 
-Item = dict[str, Any]
 RESTORED = "restored"
+"""The folder of a workspace with the restored files."""
 UNSETTLED = ("failed_retryable", "quarantined")
+Said = TypeVar("Said")
+Made = tuple[Result, Mapping[str, Pixels]]
+"""A result, and the named images that its stage wrote."""
 
 
 class WorkerConfig(BaseModel):
@@ -55,7 +61,7 @@ class WorkerConfig(BaseModel):
     software: str = "mpsr-batch"
 
 
-def build(config: dict[str, Any]) -> Worker:
+def build(config: Mapping[str, object]) -> Worker:
     """The executor's factory. Weights that do not fit fail here, before a single face is touched."""
     worker = Worker(WorkerConfig.model_validate(config))
     if worker.config.load_at_once:
@@ -79,125 +85,132 @@ class Worker:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         _limit_threads(config.threads)
 
-    def run(self, call: str, items: list[Item]) -> list[Row]:
-        """Runs stage `call` on a micro-batch and returns its rows, each with the `key` of its item."""
+    def run(self, call: str, items: list[Item]) -> list[Result]:
+        """Runs stage `call` on a micro-batch: one result per face, and one per picture looked at."""
         stage = self.recipe.stage(call)
         checkpoint = self._checkpoint(stage, items)
-        pastes = any("faces" in item for item in items)  # what lies in the restored tree may be of another recipe
-        found = None if pastes else intermediate.read(self.workspace, checkpoint)
-        if found is not None and all(row["state"] not in UNSETTLED for row in found.rows):
-            return [{**row, "reused": True} for row in found.rows]  # a failure is no result to be reused
-        work = self._images if stage.scope == "image" else self._faces
-        rows, images = work(stage, items, checkpoint)
+        pastes = any(isinstance(item, PasteItem) for item in items)  # there may lie what another recipe restored
+        if not pastes and (left := self._left(checkpoint)):
+            return left
+        made = (
+            self._faces(stage, _faces_of(items), checkpoint)
+            if stage.scope == "face"
+            else [each for item in items for each in self._picture(stage, item, checkpoint)]
+        )
         if not pastes:
-            intermediate.write(self.workspace, checkpoint, rows, images, self.recipe.file.intermediate_dtype)
-        return rows
+            entries = [Entry(_name(result.event), result.to_json(), images) for result, images in made]
+            intermediate.write(self.workspace, checkpoint, entries, self.recipe.file.intermediate_dtype)
+        return [result for result, _ in made]
+
+    def _left(self, checkpoint: str) -> list[Result] | None:
+        """What an earlier run left of the same micro-batch; a failure is no result to be reused."""
+        found = intermediate.read(self.workspace, checkpoint)
+        try:
+            left = [Result.from_json(text) for text in found.texts] if found else []
+        except ValidationError:
+            return None  # another version wrote it: it is made anew
+        settled = all(result.event.state not in UNSETTLED for result in left)
+        return [replace(result, reused=True) for result in left] if settled else None
 
     def _checkpoint(self, stage: RecipeStage, items: Sequence[Item]) -> str:
-        members = hashlib.sha256(json.dumps([(i["stage_key"], i.get("paths")) for i in items]).encode()).hexdigest()
+        named = [(item.stage_key, None if isinstance(item, FaceItem) else item.paths) for item in items]
+        members = hashlib.sha256(json.dumps(named).encode()).hexdigest()
         digest = self.config.digests[stage.id]
         return f"intermediates/{stage.id}-{digest[:16]}/{members[:2]}/{members[2:34]}.arrow"
 
-    def _faces(
-        self, stage: RecipeStage, items: list[Item], checkpoint: str
-    ) -> tuple[list[Row], list[dict[str, Pixels]]]:
+    def _faces(self, stage: RecipeStage, items: Sequence[FaceItem], checkpoint: str) -> list[Made]:
         loaded = self.stage(stage)
         assert isinstance(loaded, FaceStage)
         batch = self._batch(stage, items)
-        started = _now()
+        started = datetime.now(UTC)
         with self._compute:
             results, milliseconds = _timed(lambda: loaded.run(batch))
-        rows = [
-            self._row(item, item["face"], result.outcome, started, milliseconds / len(items))
-            for item, result in zip(items, results, strict=True)
-        ]
-        images = [dict(result.images) for result in results]
-        for row, written in zip(rows, images, strict=True):
-            row["output_uri"] = checkpoint if written else None
-            row["checkpoint"] = checkpoint
-            if not all(np.isfinite(image).all() for image in written.values()):
-                reason = f"{stage.id} gave numbers that are not finite"
-                row |= {"state": "quarantined", "reason_code": "stage_error", "reason": reason, "output_uri": None}
-        return rows, images
+        made: list[Made] = []
+        for item, result in zip(items, results, strict=True):
+            outcome, output_uri = result.outcome, checkpoint if result.images else None
+            if not all(np.isfinite(image).all() for image in result.images.values()):
+                outcome = _quarantined(outcome, "stage_error", f"{stage.id} gave numbers that are not finite")
+                output_uri = None
+            event = self._event(stage, item.image_id, item.face, outcome, started)
+            event = replace(event, output_uri=output_uri, device_ms=milliseconds / len(items))
+            made.append((Result(item.key, event, checkpoint), result.images))
+        return made
 
-    def _images(
-        self, stage: RecipeStage, items: list[Item], checkpoint: str
-    ) -> tuple[list[Row], list[dict[str, Pixels]]]:
-        rows: list[Row] = []
-        images: list[dict[str, Pixels]] = []
-        for item in items:
-            new_rows, new_images = self._image(stage, item, checkpoint)
-            rows += new_rows
-            images += new_images
-        return rows, images
+    def _picture(self, stage: RecipeStage, item: Item, checkpoint: str) -> list[Made]:
+        """A picture looked at as a whole: its own result, and one for each face that was found in it."""
+        assert not isinstance(item, FaceItem)
+        started = datetime.now(UTC)
 
-    def _image(self, stage: RecipeStage, item: Item, checkpoint: str) -> tuple[list[Row], list[dict[str, Pixels]]]:
-        started = _now()
+        def told(outcome: Outcome) -> Event:
+            return self._event(stage, item.image_id, WHOLE_IMAGE, outcome, started)
+
         data, problem = self._original(item)
-        if data is None or problem is not None:
-            return [self._row(item, WHOLE_IMAGE, problem or Outcome(), started, 0.0)], [{}]
-        if item.get("copy"):
-            return [self._copy(item, data, started)], [{}]
+        if data is None:
+            return [(Result(item.key, told(problem)), {})]
+        if isinstance(item, PasteItem) and not item.faces:
+            copied = self._written(told(Outcome(reason_code="nothing_changed")), item, data, data)
+            return [(Result(item.key, copied), {})]
         try:
             picture = decode(data, Limits(max_pixels=self.config.max_pixels))
         except DecodeError as error:
             outcome = Outcome(_state_of(error.reason_code), error.reason_code, str(error))
-            return [self._row(item, WHOLE_IMAGE, outcome, started, 0.0)], [{}]
+            return [(Result(item.key, told(outcome)), {})]
         loaded = self.stage(stage)
         assert isinstance(loaded, ImageStage)
-        batch = self._batch(stage, item.get("faces", []))
+        batch = self._batch(stage, item.faces if isinstance(item, PasteItem) else ())
         with self._compute:
             result, milliseconds = _timed(lambda: loaded.run(picture, batch))
-        image_row = self._row(item, WHOLE_IMAGE, result.outcome, started, milliseconds)
-        if result.picture is not None:
-            self._encode_restored(item, data, result.picture, image_row)
-        elif "faces" in item:  # pasting changed nothing: the restored tree gets the original, byte for byte
-            self._write_restored(item, data, data, image_row)
-        face_rows = [self._row(item, n, face.outcome, started, 0.0) for n, face in enumerate(result.faces)]
-        for row in face_rows:
-            row["output_uri"] = row["checkpoint"] = checkpoint
-        return [image_row, *face_rows], [{}, *(dict(face.images) for face in result.faces)]
+        event = replace(told(result.outcome), device_ms=milliseconds)
+        if isinstance(item, PasteItem):
+            event = self._pasted(event, item, data, result.picture)
+        faces = [
+            replace(self._event(stage, item.image_id, n, face.outcome, started), output_uri=checkpoint)
+            for n, face in enumerate(result.faces)
+        ]
+        found = zip(faces, (face.images for face in result.faces), strict=True)
+        return [
+            (Result(item.key, event), {}),
+            *((Result(item.key, each, checkpoint), images) for each, images in found),
+        ]
 
-    def _original(self, item: Item) -> tuple[bytes | None, Outcome | None]:
-        """The bytes of an item's image, or why they cannot be had. A file that changed since the scan is left."""
-        path = item["paths"][0]
+    def _original(self, item: PictureItem | PasteItem) -> tuple[bytes | None, Outcome]:
+        """The bytes of an item's picture, or why they cannot be had. A file that changed since the scan is left."""
+        path = item.paths[0]
         try:
             data = self.source.read_bytes(decode_name(path))
         except FileNotFoundError:
             return None, Outcome("failed_retryable", "disappeared", f"{path} was there at the scan and is gone now")
         except PermissionError as error:
             return None, Outcome("failed_retryable", "unreadable", f"{path} could not be read: {error}")
-        if hashlib.sha256(data).hexdigest() != item["image_id"]:
+        if hashlib.sha256(data).hexdigest() != item.image_id:
             reason = f"{path} has changed since the scan; the next run takes it as it is then"
             return None, Outcome("failed_retryable", "changed_while_running", reason)
-        return data, None
+        return data, Outcome()
 
-    def _copy(self, item: Item, data: bytes, started: str) -> Row:
-        row = self._row(item, WHOLE_IMAGE, Outcome(reason_code="nothing_changed"), started, 0.0)
-        self._write_restored(item, data, data, row)
-        return row
-
-    def _encode_restored(self, item: Item, data: bytes, picture: Picture, row: Row) -> None:
+    def _pasted(self, event: Event, item: PasteItem, data: bytes, picture: Picture | None) -> Event:
+        """Writes the finished picture; where pasting changed nothing, the restored tree gets the original's bytes."""
+        if picture is None:
+            return self._written(event, item, data, data)
         try:
             output = encode(picture, data, self._provenance(item))
         except (ValueError, OSError) as error:  # no storage is touched here: it is the picture that cannot be coded
-            row |= {"state": "quarantined", "reason_code": "write_failed", "reason": f"could not be coded: {error}"}
-            return
-        self._write_restored(item, data, output, row)
+            reason = f"could not be coded: {error}"
+            return replace(event, state="quarantined", reason_code="write_failed", reason=reason)
+        return self._written(event, item, data, output)
 
-    def _write_restored(self, item: Item, original: bytes, output: bytes, row: Row) -> None:
-        for path in item["paths"]:
-            self.workspace.write_atomic(decode_name(f"{RESTORED}/{path}"), output)
-        row["outputs"] = [f"{RESTORED}/{path}" for path in item["paths"]]
-        row["output_uri"] = row["outputs"][0]
-        row["output_sha256"] = item["image_id"] if output is original else hashlib.sha256(output).hexdigest()
+    def _written(self, event: Event, item: PasteItem, original: bytes, output: bytes) -> Event:
+        places = [f"{RESTORED}/{path}" for path in item.paths]
+        for place in places:
+            self.workspace.write_atomic(decode_name(place), output)
+        sha256 = item.image_id if output is original else hashlib.sha256(output).hexdigest()
+        return replace(event, output_uri=places[0], output_sha256=sha256)
 
-    def _provenance(self, item: Item) -> dict[str, str]:
+    def _provenance(self, item: PasteItem) -> dict[str, str]:
         return {
             "software": self.config.software,
             "recipe": self.recipe.name,
-            "key": item["stage_key"],
-            "original": item["image_id"],
+            "key": item.stage_key,
+            "original": item.image_id,
             "weights": " ".join(f"{name}:{sha[:16]}" for name, sha in sorted(self.config.weights.items())),
         }
 
@@ -211,24 +224,18 @@ class Worker:
                 self._stages[stage.id] = loaded
         return self._stages[stage.id]
 
-    def _batch(self, stage: RecipeStage, items: Sequence[Item]) -> Batch:
+    def _batch(self, stage: RecipeStage, items: Sequence[FaceItem]) -> Batch:
         faces = [
-            Face(
-                i["image_id"],
-                i["face"],
-                seed_of(i["image_id"], i["face"], stage.id),
-                i.get("metrics", {}),
-                i.get("detail", {}),
-            )
-            for i in items
+            Face(item.image_id, item.face, seed_of(item.image_id, item.face, stage.id), item.metrics, item.detail)
+            for item in items
         ]
         if not items:
             return Batch(faces, {})
-        return Batch(faces, {name: np.stack([self._pixels(i, name) for i in items]) for name in stage.reads})
+        return Batch(faces, {name: np.stack([self._pixels(item, name) for item in items]) for name in stage.reads})
 
-    def _pixels(self, item: Item, name: str) -> Pixels:
-        path, image = item["images"][name]
-        return self._opened(path).image(row_key(item), image)
+    def _pixels(self, item: FaceItem, name: str) -> Pixels:
+        path, image = item.images[name]
+        return self._opened(path).image(item.key, image)
 
     def _open(self, path: str) -> intermediate.Intermediate:
         found = intermediate.read(self.workspace, path)
@@ -237,37 +244,49 @@ class Worker:
             raise OSError(f"the intermediate {path} is gone or cut short; run again and it will be made anew")
         return found
 
-    def _row(self, item: Item, face: int, outcome: Outcome, started: str, milliseconds: float) -> Row:
-        return {
-            "key": item["key"],
-            "image_id": item["image_id"],
-            "face": face,
-            "state": outcome.state,
-            "reason_code": outcome.reason_code,
-            "reason": outcome.reason,
-            "metrics": {name: float(value) for name, value in outcome.metrics.items()},
-            "detail": dict(outcome.detail),
-            "output_uri": None,
-            "worker": self._name,
-            "started": started,
-            "finished": _now(),
-            "device_ms": milliseconds,
-        }
+    def _event(self, stage: RecipeStage, image_id: str, face: int, outcome: Outcome, started: datetime) -> Event:
+        digest = self.config.digests[stage.id]
+        return Event(
+            image_id=image_id,
+            face=face,
+            stage=stage.id,
+            stage_key=stage_key(image_id, face, digest),
+            stage_digest=digest,
+            state=outcome.state,
+            reason_code=outcome.reason_code,
+            reason=outcome.reason,
+            metrics={name: float(value) for name, value in outcome.metrics.items()},
+            detail=dict(outcome.detail),
+            worker=self._name,
+            started=started,
+            finished=datetime.now(UTC),
+            device_ms=0.0,
+        )
 
 
-def _state_of(reason_code: str) -> Any:
-    states: Mapping[str, str] = {"quarantined": "quarantined", "skipped": "skipped", "failed": "failed_retryable"}
-    return states.get(books.REASONS[reason_code][0], "done")
+def _faces_of(items: Sequence[Item]) -> list[FaceItem]:
+    return [item for item in items if isinstance(item, FaceItem)]
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+def _name(event: Event) -> str:
+    """How a face's images are found in an intermediate: as the key of its item."""
+    return f"{event.image_id}:{event.face}"
+
+
+def _quarantined(outcome: Outcome, reason_code: str, reason: str) -> Outcome:
+    return replace(outcome, state="quarantined", reason_code=reason_code, reason=reason)
+
+
+def _state_of(reason_code: str) -> State:
+    states: Mapping[str, State] = {"quarantined": "quarantined", "skipped": "skipped", "failed": "failed_retryable"}
+    return states.get(REASONS[reason_code][0], "done")
+
+
+def _timed(work: Callable[[], Said]) -> tuple[Said, float]:
+    """What the work gives, and its milliseconds."""
     began = time.perf_counter()
     result = work()
     return result, (time.perf_counter() - began) * 1000
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
 
 
 def _limit_threads(threads: int) -> None:

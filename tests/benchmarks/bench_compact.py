@@ -16,17 +16,17 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from places import SHARED
 
 from tasks.archive.degradation import PRESETS, Degradation, Image, degrade
+from tasks.faces import Judge, onnx_judge
 from tasks.training.data import Face, ita, load_faces, to_float
 from tasks.training.measure import psnr
 
@@ -156,24 +156,47 @@ def _file(name: str, folder: Path | None) -> Path:
 
 
 @cache
-def _judge() -> Any:
-    from tasks.faces.judges import onnx_judge
-
+def _judge() -> Judge | None:
     return onnx_judge(JUDGE) if JUDGE.exists() else None
 
 
 def likeness(one: Image, other: Image) -> float:
     """Cosine of the judge's vectors; not a number where the judge is absent."""
-    from tasks.faces.judges import recognition_crop
+    from tasks.faces.geometry import recognition_crop
 
-    if _judge() is None:
+    judge = _judge()
+    if judge is None:
         return float("nan")
-    a, b = _judge()(np.stack([recognition_crop(one), recognition_crop(other)]))
+    a, b = judge(np.stack([recognition_crop(one), recognition_crop(other)]))
     return float(a @ b)
 
 
-def measure_level(level: str, faces: list[Face], ways: Mapping[str, Callable[[Image], Image]]) -> dict[str, Any]:
-    """One row per face: PSNR of input, baselines and ours, likeness before and after, ITA of truth and ours."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One face: PSNR in dB of what came in, of ours and of the rivals, likeness to the truth, ITA in degrees."""
+
+    name: str
+    input: float
+    ours: float
+    rivals: dict[str, float]
+    likeness_input: float
+    likeness: float
+    ita: float
+    ita_ours: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One degradation: its faces, and the means over them that `summary` draws."""
+
+    level: str
+    faces: list[Measured]
+    summary: dict[str, float]
+
+
+def measure_level(level: str, faces: list[Face], ways: Mapping[str, Callable[[Image], Image]]) -> Level:
+    """Every face restored by ours and by its rivals."""
     rows = []
     for seed, face in enumerate(faces):
         truth = to_float(face.aligned)
@@ -181,44 +204,42 @@ def measure_level(level: str, faces: list[Face], ways: Mapping[str, Callable[[Im
         began = time.process_time()
         made = ways["ours"](given)
         seconds = time.process_time() - began
-        others = {name: psnr(way(given), face, truth) for name, way in ways.items() if name != "ours"}
+        rivals = {name: psnr(way(given), face, truth) for name, way in ways.items() if name != "ours"}
         rows.append(
-            {
-                "name": face.name,
-                "input": psnr(given, face, truth),
-                "ours": psnr(made, face, truth),
-                **others,
-                "likeness_input": likeness(given, truth),
-                "likeness": likeness(made, truth),
-                "ita": ita(truth),
-                "ita_ours": ita(made),
-                "seconds": seconds,
-            }
+            Measured(
+                face.name,
+                input=psnr(given, face, truth),
+                ours=psnr(made, face, truth),
+                rivals=rivals,
+                likeness_input=likeness(given, truth),
+                likeness=likeness(made, truth),
+                ita=ita(truth),
+                ita_ours=ita(made),
+                seconds=seconds,
+            )
         )
-    return {"level": level, "faces": rows, "summary": summary(level, rows, sorted({"input", *others} - set(TONES)))}
+    return Level(level, rows, summary(level, rows))
 
 
-def summary(level: str, rows: list[dict[str, Any]], rivals: list[str]) -> dict[str, float]:
+def summary(level: str, rows: list[Measured]) -> dict[str, float]:
     """Means over faces; by terciles of the truth's ITA how far the worst lies below, and how far tones moved."""
-    column = {key: np.array([row[key] for row in rows]) for key in rows[0] if key != "name"}
-    if level in TONES:
-        rivals = [name for name in rivals if name != "input"]
-    baseline = np.max([column[name] for name in rivals], axis=0)
-    gain, same = column["ours"] - baseline, column["likeness"] - column["likeness_input"]
-    moved = column["ita_ours"] - column["ita"]
-    thirds = np.array_split(np.argsort(column["ita"]), 3)
+    given, ours, tone = (np.array(values) for values in zip(*((r.input, r.ours, r.ita) for r in rows), strict=True))
+    baseline = np.array([max([*row.rivals.values(), *([] if level in TONES else [row.input])]) for row in rows])
+    gain, same = ours - baseline, np.array([row.likeness - row.likeness_input for row in rows])
+    moved = np.array([row.ita_ours - row.ita for row in rows])
+    thirds = np.array_split(np.argsort(tone), 3)
     return {
-        "input": float(column["input"].mean()),
+        "input": float(given.mean()),
         "baseline": float(baseline.mean()),
-        "ours": float(column["ours"].mean()),
+        "ours": float(ours.mean()),
         "gain": float(gain.mean()),
-        "worse_than_input": float((column["ours"] < column["input"] - 0.05).mean()),
-        "likeness_input": float(column["likeness_input"].mean()),
+        "worse_than_input": float((ours < given - 0.05).mean()),
+        "likeness_input": float(np.mean([row.likeness_input for row in rows])),
         "likeness_gain": float(same.mean()),
         "worst_third_db": float(min(gain[t].mean() for t in thirds) - gain.mean()),
         "worst_third_likeness": float(min(same[t].mean() for t in thirds) - same.mean()),
         **{f"ita_{n}": float(moved[t].mean()) for n, t in zip(THIRDS, thirds, strict=True)},
-        "seconds": float(np.median(column["seconds"])),
+        "seconds": float(np.median([row.seconds for row in rows])),
     }
 
 
@@ -235,13 +256,13 @@ def verdict(level: str, row: dict[str, float]) -> str:
     return "met" if not missed else "missed: " + ", ".join(missed)
 
 
-def print_table(results: list[dict[str, Any]]) -> None:
+def print_table(results: list[Level]) -> None:
     """Markdown."""
     print("| degradation | input dB | baseline dB | ours dB | gain | identity, input | change ", end="")
     print("| worst third: dB, identity | ITA dark, middle, light | targets |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for result in results:
-        level, row = result["level"], result["summary"]
+        level, row = result.level, result.summary
         tones = ", ".join(f"{row[f'ita_{n}']:+.1f}" for n in THIRDS)
         print(
             f"| {level} | {row['input']:.2f} | {row['baseline']:.2f} | {row['ours']:.2f} | {row['gain']:+.2f} "
@@ -278,10 +299,10 @@ def main() -> None:
             rivals = {"classical": TUNED[level]}
         results.append(measure_level(level, faces, {"ours": ours, **rivals}))
     print_table(results)
-    seconds = float(np.median([row["seconds"] for result in results for row in result["faces"]]))
+    seconds = float(np.median([row.seconds for result in results for row in result.faces]))
     print(f"{len(faces)} faces of {given.split}; {seconds:.2f} s of one core a face: {2 / seconds:.1f} faces/s on two")
     if given.json:
-        given.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        given.json.write_text(json.dumps([asdict(result) for result in results], indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

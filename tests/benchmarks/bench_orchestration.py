@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ id = "paste_back"
 """
 
 from flows.cli.local import quiet_prefect  # noqa: E402
+from infra.ledger import Event, FileRow  # noqa: E402
+from tasks.recipes import stage_key  # noqa: E402
 from tasks.stage import FaceStage  # noqa: E402
+from tasks.worker import Item, Result  # noqa: E402
 
 
 class NoOp(FaceStage):
@@ -54,25 +58,41 @@ class NoOp(FaceStage):
 
 
 class Host:
-    """Answers every call at once: one face per image, no pixels."""
+    """Answers every call at once: one face per image, no pixels; the rest as a worker would."""
 
-    def run(self, call: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        now = datetime.now(UTC).isoformat()
-        rows = []
+    def __init__(self, digests: dict[str, str]) -> None:
+        self.digests = digests
+
+    def run(self, call: str, items: list[Item]) -> list[Result]:
+        results = []
         for item in items:
-            row = {"key": item["key"], "image_id": item["image_id"], "face": item.get("face", -1), "state": "done"}
-            row |= {"reason_code": "ok", "reason": "", "metrics": {}, "detail": {}, "output_uri": None}
-            row |= {"started": now, "finished": now, "device_ms": 0.0}
             if call == "detect_align":
-                rows.append(row | {"face": 0, "output_uri": "intermediates/none"})
-                row["metrics"] = {"faces": 1.0}
-            rows.append(row)
-        return rows
+                face = replace(self._event(call, item.image_id, 0), output_uri="intermediates/none")
+                picture = replace(self._event(call, item.image_id, -1), metrics={"faces": 1.0})
+                results += [Result(item.key, face), Result(item.key, picture)]
+            else:
+                results.append(Result(item.key, self._event(call, item.image_id, getattr(item, "face", -1))))
+        return results
+
+    def _event(self, stage: str, image_id: str, face: int) -> Event:
+        now, digest = datetime.now(UTC), self.digests[stage]
+        return Event(
+            image_id=image_id,
+            face=face,
+            stage=stage,
+            stage_key=stage_key(image_id, face, digest),
+            stage_digest=digest,
+            state="done",
+            reason_code="ok",
+            started=now,
+            finished=now,
+            device_ms=0.0,
+        )
 
 
 def build(config: dict[str, Any]) -> Host:
     """The executor's factory."""
-    return Host()
+    return Host(config["digests"])
 
 
 def once(images: int) -> tuple[float, float]:
@@ -81,10 +101,12 @@ def once(images: int) -> tuple[float, float]:
     from prefect import flow
 
     from flows.jobs.restoration import Job
+    from flows.restoration import run as running
     from flows.restoration.plan import make_plan
-    from flows.restoration.run import open_run, workers
+    from flows.restoration.run import open_run
     from flows.restore_dataset import restore_shards
 
+    running.FACTORY = "bench_orchestration:build"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "archive").mkdir()
@@ -100,11 +122,10 @@ def once(images: int) -> tuple[float, float]:
         def story() -> tuple[float, float]:
             began = time.perf_counter()
             with open_run(job) as run:
-                run.factory = "bench_orchestration:build"
                 run.ledger.append_inventory(list(inventory(images)), run.id)
                 plan = make_plan(run)
                 run.progress.planned(plan.images)
-                with workers(run):
+                with run.workers():
                     ready = time.perf_counter()
                     restore_shards(run, plan)
                 run.ledger.fold()
@@ -118,7 +139,7 @@ def inventory(images: int) -> Any:
     """Rows as a scan would give them."""
     for n in range(images):
         image_id = hashlib.sha256(str(n).encode()).hexdigest()
-        yield {"path": f"{n // 1000:04}/{n:08}.jpg", "image_id": image_id, "bytes": 1, "format": "JPEG"}
+        yield FileRow(path=f"{n // 1000:04}/{n:08}.jpg", image_id=image_id, bytes=1, format="JPEG")
 
 
 def main() -> None:

@@ -123,7 +123,7 @@ def pipeline(archive: Path, workspace: Path) -> tuple[float, float, dict[str, An
     from flows.restore_dataset import restore_dataset
 
     began = time.perf_counter()
-    summary = restore_dataset(source=str(archive), workspace=str(workspace), recipe=RECIPE, aligned=True)
+    summary = restore_dataset(source=str(archive), workspace=str(workspace), recipe=RECIPE, aligned=True).model_dump()
     return summary["startup_seconds"], time.perf_counter() - began - summary["startup_seconds"], summary
 
 

@@ -4,7 +4,7 @@
 
 Needs neither GPU nor memory: the networks run on tensors without data, and every storage that an operation makes is
 counted from its birth to its end. Attention is counted as the fused kernels have it, without its matrix. What cuDNN
-takes for itself while it convolves is not seen. The constants of `tasks/gpu_memory.py` come from here.
+takes for itself while it convolves is not seen. The `parameters_m` and `working_gb` of the stages come from here.
 """
 
 from __future__ import annotations

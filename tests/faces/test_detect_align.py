@@ -1,5 +1,6 @@
 """Detection and alignment: the right faces, brought to the template, with every left-out face accounted for."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from skimage import data
 
 from tasks.archive import books
 from tasks.faces import geometry
+from tasks.faces.alignment import Alignment
 from tasks.faces.yunet import Found, YuNet, apart
 from tasks.pictures.codec import decode
 from tasks.pictures.picture import Picture
@@ -60,6 +62,16 @@ def test_the_crop_holds_the_landmarks_where_the_template_has_them():
     assert np.allclose(placed, geometry.TEMPLATE, atol=0.05)
     assert face.outcome.detail["scale"] == pytest.approx(3, rel=1e-3)
     assert face.outcome.metrics == {"face_px": 100, "confidence": 0.9}
+
+
+def test_what_is_said_of_a_face_can_be_read_again():
+    (face,) = stage_with([face_at(200, 150)]).run(ASTRONAUT, NONE).faces
+    told = json.loads(json.dumps(face.outcome.detail))
+    assert list(told) == ["detector", "box", "points", "matrix", "scale"]
+    read = Alignment.from_detail(told)
+    assert read.to_detail() == told
+    assert read.matrix.shape == (2, 3)
+    assert read.box == (150, 100, 100, 100)
 
 
 def test_faces_come_largest_first_and_the_left_out_are_counted():

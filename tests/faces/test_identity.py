@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.faces.judges import onnx_judge, recognition_crop
+from tasks.faces.geometry import recognition_crop
+from tasks.faces.judges import onnx_judge
 from tasks.stage import Batch, Face
 from tasks.stages.identity import Identity, IdentitySettings
 

@@ -8,15 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from astronaut import aligned_astronaut
-from places import WEIGHTS
+from places import WEIGHTS, aligned_astronaut
 from test_identity import judge
 
 from tasks.archive.degradation import MEDIUM, MILD, SEVERE, degrade
-from tasks.comparing.gate import IDENTITIES
 from tasks.faces.judges import ADAFACE, ONNX
 from tasks.faces.small_judge import COMPACT, THRESHOLDS, TRUSTED, CompactJudge, threshold_at
-from tasks.measuring.metrics import METRICS
+from tasks.measuring.metrics import METRICS, identities
 from tasks.stage import Batch, Face
 from tasks.stages.identity import Identity, IdentitySettings
 from tasks.training.data import FFHQ_POINTS, load_faces, to_float
@@ -109,7 +107,7 @@ def test_recognition_networks_come_first_and_keep_their_metric(monkeypatch):
 
 def test_the_small_judge_is_no_measure_of_gate_or_challenge():
     assert not any(COMPACT in metric.weights for metric in METRICS.values())
-    assert "identity_compact" not in (*METRICS, *IDENTITIES)
+    assert "identity_compact" not in (*METRICS, *identities())
 
 
 def test_the_better_the_input_is_seen_the_more_alike_a_part_must_be():

@@ -8,6 +8,7 @@ import pytest
 from places import PARITY
 
 from tasks.faces import geometry
+from tasks.faces.alignment import Alignment
 from tasks.faces.tone import tone_of
 from tasks.pictures.picture import Picture, to_levels
 from tasks.stage import Batch, Face
@@ -49,10 +50,18 @@ def matrix_at(x, y, side, turn=0.0):
     return matrix
 
 
+def face_at(matrix, number=0, detector="yunet"):
+    """A face as detection leaves it: the crop's own square is its box."""
+    points = geometry.transform(geometry.TEMPLATE, geometry.inverse(matrix))
+    left, top = geometry.inverse(matrix)[:, 2]
+    side = geometry.SIDE / geometry.scale_of(matrix)
+    return Face("id", number, detail=Alignment(detector, (left, top, side, side), points, matrix).to_detail())
+
+
 def batch_of(pixels, matrices, restore=lambda crop, number: crop):
     aligned = [geometry.crop(pixels, matrix) for matrix in matrices]
     restored = [restore(crop, number) for number, crop in enumerate(aligned)]
-    faces = [Face("id", n, detail={"detector": "yunet", "matrix": m.tolist()}) for n, m in enumerate(matrices)]
+    faces = [face_at(matrix, n) for n, matrix in enumerate(matrices)]
     return Batch(faces, {"aligned": np.stack(aligned), "restored": np.stack(restored).astype(np.float32)})
 
 
@@ -236,8 +245,7 @@ def test_no_strength_is_no_change():
 
 
 def whole_batch(aligned, restored):
-    face = Face("id", 0, detail={"detector": "none", "matrix": np.eye(3)[:2].tolist()})
-    return Batch([face], {"aligned": aligned[None], "restored": restored[None]})
+    return Batch([face_at(np.eye(3)[:2], detector="none")], {"aligned": aligned[None], "restored": restored[None]})
 
 
 def test_an_aligned_picture_becomes_its_restored_face():

@@ -4,15 +4,17 @@ import hashlib
 import io
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from infra.ledger.ledger import Ledger
+from infra.ledger.rows import Event, FileRow
 from infra.ledger.schema import bucket_of
 from infra.storage.storage import Storage
-from tasks.measuring.files import faces_schema, write_evaluation
+from tasks.measuring.files import EvaluationFacts, faces_schema, write_evaluation
 from tasks.worker import intermediate
 
 SUBSETS = {"CelebA": 0.5, "LFW-Test": 0.6, "</script><b>": 0.3}
@@ -91,17 +93,17 @@ class Maker:
     def _ledger(self, kept):
         ledger = Ledger.open(self.workspace, buckets=1)
         ledger.append_inventory(
-            [{"path": stem(k) + ".jpg", "image_id": self.ids[k], "bytes": 900} for k in range(self.n)]
-            + [{"path": "broken.jpg", "problem": "corrupt"}],
+            [FileRow(path=stem(k) + ".jpg", image_id=self.ids[k], bytes=900) for k in range(self.n)]
+            + [FileRow(path="broken.jpg", image_id=sha("broken"), problem="corrupt")],
             "r1",
         )
         for stage in STAGES:
             rows = [self._row(stage, k) for k in range(self.n)]
             if stage in ("detect_align", "pisa_sr", "skin_tone"):
-                self._keep(stage, rows[:kept])
+                rows[:kept] = self._keep(stage, rows[:kept])
             ledger.append_events(rows, run_id="r1", token=1, stage=stage, bucket=0)
         verdict = {"state": "done", "reason_code": "ok", "outcome": "restored", "stage_digest": "d"}
-        rows = [{"image_id": i, "detail": json.dumps({"faces": {"restored": 1}}), **verdict} for i in self.ids]
+        rows = [Event(image_id=i, detail={"faces": {"restored": 1}}, **verdict) for i in self.ids]
         ledger.append_events(rows, run_id="r1", token=1, stage="commit", bucket=bucket_of(self.ids[0], 1))
         ledger.fold()
 
@@ -110,21 +112,22 @@ class Maker:
         metrics = {f"{name}.aligned": float(v) for name, v in scores.items()} if stage == "score_input" else {}
         severe = self.clipiqa[k] < 0.3 and self.musiq[k] < 17
         spared = stage == "gfpgan" and not severe
-        return {
-            "image_id": self.ids[k], "face": 0, "state": "skipped" if spared else "done",
-            "reason_code": "gate_not_met" if spared else "ok", "metrics": metrics, "stage_digest": sha(stage),
-            "device_ms": 4.0, "output_uri": None,
-        }  # fmt: skip
+        return Event(
+            image_id=self.ids[k], face=0, state="skipped" if spared else "done",
+            reason_code="gate_not_met" if spared else "ok", metrics=metrics, stage_digest=sha(stage), device_ms=4.0,
+        )  # fmt: skip
 
     def _keep(self, stage, rows):
-        """Writes the intermediate that a worker would have left, and names it in the rows."""
+        """Writes the intermediate that a worker would have left; the rows with its name."""
         uri = f"intermediates/{stage}.arrow"
         name = "aligned" if stage == "detect_align" else "restored"
-        images = [{name: np.full((64, 64, 3), (k + 1) / 9, np.float32)} for k, _ in enumerate(rows)]
         if rows:
-            intermediate.write(self.workspace, uri, [dict(row) for row in rows], images, "float16")
-        for row in rows:
-            row["output_uri"] = uri
+            entries = [
+                intermediate.Entry(f"{row.image_id}:0", "{}", {name: np.full((64, 64, 3), (k + 1) / 9, np.float32)})
+                for k, row in enumerate(rows)
+            ]
+            intermediate.write(self.workspace, uri, entries, "float16")
+        return [replace(row, output_uri=uri) for row in rows]
 
     def _evaluation(self):
         names = list(SUBSETS)
@@ -168,7 +171,7 @@ class Maker:
             subsets[name] = said | {"identity_failures": failed}
         failed = sum(s["identity_failures"] for s in subsets.values())
         means = {m: float(np.mean([row[m] for row in rows])) for m in METRICS}
-        return {
+        return EvaluationFacts.model_validate({
             "dataset": None, "restored": f"{self.workspace.url}/restored", "against": str(self.root / "archive"),
             "truth": str(self.root / "truth") if self.truth else None, "workspace": self.workspace.url,
             "software": "test", "started": "2026-11-20T23:00:00+00:00", "finished": "2026-11-20T23:05:00+00:00",
@@ -179,4 +182,4 @@ class Maker:
                         "score_missing": ["maniqa", "qalign", "fid"], "identity_failures": failed,
                         "valid": failed <= 10},
             "problems": {"input_missing": 1}, "stages": dict.fromkeys(METRICS, 12.5),
-        }  # fmt: skip
+        })  # fmt: skip

@@ -7,11 +7,32 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from infra.workers.errors import ResourceExhausted
 
-Row = dict[str, object]
+
+@dataclass(frozen=True)
+class FakeItem:
+    """What a FakeHost is to do, and with how much of what."""
+
+    key: str
+    do: str = "echo"
+    seconds: float = 0.0
+    size: int = 1
+    fails: int = 0
+    marker: str = ""
+    forget: bool = False
+
+
+@dataclass(frozen=True)
+class FakeResult:
+    """Who answered which call."""
+
+    key: str
+    call: str
+    pid: int
 
 
 class FakeHost:
@@ -25,16 +46,16 @@ class FakeHost:
         note = self.config.get("log")
         if note:
             with Path(note).open("a") as file:
-                file.write(f"{call} {os.getpid()} {len(items)} {','.join(item['key'] for item in items)}\n")
+                file.write(f"{call} {os.getpid()} {len(items)} {','.join(item.key for item in items)}\n")
         largest = self.config.get("memory", sys.maxsize)
-        if sum(item.get("size", 1) for item in items) > largest:
+        if sum(item.size for item in items) > largest:
             raise ResourceExhausted(f"{len(items)} items")
         return [self.one(call, item) for item in items]
 
     def one(self, call, item):
-        getattr(self, f"do_{item.get('do', 'echo')}")(item)
-        time.sleep(item.get("seconds", 0.0))
-        return {"key": item["key"], "call": call, "pid": os.getpid()}
+        getattr(self, f"do_{item.do}")(item)
+        time.sleep(item.seconds)
+        return FakeResult(item.key, call, os.getpid())
 
     def do_echo(self, item):
         pass
@@ -53,12 +74,12 @@ class FakeHost:
         time.sleep(3600)
 
     def do_flaky(self, item):
-        """Fails until it was tried `item["fails"]` times; the marker file counts."""
-        marker = Path(item["marker"])
+        """Fails until it was tried `item.fails` times; the marker file counts."""
+        marker = Path(item.marker)
         with self.lock:
             tried = len(marker.read_text()) if marker.exists() else 0
             marker.write_text("x" * (tried + 1))
-        if tried < item["fails"]:
+        if tried < item.fails:
             raise OSError(5, "storage went away")
 
 
@@ -66,7 +87,7 @@ class SilentHost(FakeHost):
     """Forgets to answer for items that say so."""
 
     def run(self, call, items):
-        return [row for row, item in zip(super().run(call, items), items, strict=True) if not item.get("forget")]
+        return [row for row, item in zip(super().run(call, items), items, strict=True) if not item.forget]
 
 
 def build(config):

@@ -14,13 +14,13 @@ JOURNAL, SLOWLY = "journal.txt", "slowly"
 class JournallingMeasurer(Measurer):
     """One line per pair and metric."""
 
-    def _measure(self, item, pictures, face):
+    def _face(self, item, pictures, face, event):
         folder = Path(self.config.workspace)
         with (folder / JOURNAL).open("a") as journal:
-            journal.writelines(f"{item['key']} {name}\n" for name in item["metrics"])
+            journal.writelines(f"{item.key} {name}\n" for name in item.metrics)
         if (folder / SLOWLY).exists():
             time.sleep(1.0)
-        return super()._measure(item, pictures, face)
+        return super()._face(item, pictures, face, event)
 
 
 def build(config):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import cv2
@@ -10,25 +12,44 @@ import pyarrow as pa
 import pytest
 
 from flows.evaluation.plan import PAIRS, _located
-from flows.evaluation.rows import events_of, given_up
 from flows.evaluation.totals import _joined, _measured
 from infra.ledger.ledger import Ledger
+from infra.ledger.rows import Event
 from infra.storage.storage import Storage
 from tasks.archive.scan import scan_archive
-from tasks.measuring.matching import INPUT, RESTORED, Rules, Trees, matched
-from tasks.measuring.measurer import FACES
+from tasks.measuring.matching import Rules, Trees, matched
+from tasks.measuring.pairs import (
+    FACES,
+    INPUT,
+    RESTORED,
+    Located,
+    PairItem,
+    PairResult,
+    at_stage,
+    given_up,
+    result_of_whole,
+)
+from tasks.stages.detect_align import DetectAlignSettings
 
 PAIR = "ab" * 32
-NOW = "2026-01-01T00:00:00+00:00"
 
 
-def rows_of(faces, metrics):
+def item(lacking):
+    return PairItem(PAIR, {}, tuple(lacking))
+
+
+def results_of(faces, metrics, lacking, digests):
     """What a worker says of a pair with so many faces; face n has the value n + 1."""
-    said = {"image_id": PAIR, "state": "done", "reason_code": "ok", "reason": "", "started": NOW, "finished": NOW}
-    said |= {"metrics": metrics, "milliseconds": {}, "failed": {}, "output_uri": None, "face": -1}
-    where = {"points": [1.0] * 10, "matrix": [1, 0, 0, 0, 1, 0]}
-    values = [{"face": n, "detail": where, "values": dict.fromkeys(metrics, n + 1.0)} for n in range(faces)]
-    return [said, *(said | each for each in values)]
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    seen = Event(image_id=PAIR, state="done", reason_code="ok", started=now, finished=now)
+    where = Located(np.ones((5, 2)), np.eye(2, 3)).to_detail()
+    results = [result_of_whole(item(lacking), seen, digests)]
+    for n in range(faces):
+        face = replace(seen, face=n)
+        events = [at_stage(replace(face, detail=where), FACES, digests)] if FACES in lacking else []
+        events += [at_stage(replace(face, metrics={name: n + 1.0}), name, digests) for name in metrics]
+        results.append(PairResult(PAIR, n, "ok", tuple(events)))
+    return results
 
 
 class Numbers:
@@ -37,16 +58,15 @@ class Numbers:
     def __init__(self, folder):
         self.ledger, self.token = Ledger.open(Storage(folder), buckets=1), 0
 
-    def record(self, rows, lacking, digests):
+    def record(self, results):
         self.token += 1
-        for stage in lacking:
-            events = [event for row in rows for event in events_of(row, lacking, digests) if event["stage"] == stage]
+        events = [event for result in results for event in result.events]
+        for stage in sorted({event.stage for event in events}):
             told = {"run_id": f"run-{self.token}", "token": self.token, "bucket": 0}
-            if events:
-                self.ledger.append_events(events, stage=stage, **told)
+            self.ledger.append_events([event for event in events if event.stage == stage], stage=stage, **told)
 
     def run(self, digests):
-        return SimpleNamespace(detector={}, ledger=self.ledger, digests=digests)
+        return SimpleNamespace(detector=DetectAlignSettings(), ledger=self.ledger, digests=digests)
 
     def faces(self, digests):
         metrics = [name for name in digests if name != FACES]
@@ -61,27 +81,38 @@ def numbers(tmp_path):
 
 
 def test_a_further_metric_is_taken_of_the_faces_that_todays_detector_has_seen(numbers):
-    numbers.record(rows_of(3, ["sharpness"]), [FACES, "sharpness"], {FACES: "compact", "sharpness": "1"})
+    numbers.record(results_of(3, ["sharpness"], [FACES, "sharpness"], {FACES: "compact", "sharpness": "1"}))
     today = {FACES: "yunet", "sharpness": "2", "quality": "3"}
-    numbers.record(rows_of(2, ["sharpness"]), [FACES, "sharpness"], today)
-    assert len(_located(numbers.run(today), [PAIR])[PAIR]) == 2
-    numbers.record(rows_of(2, ["quality"]), ["quality"], today)
+    numbers.record(results_of(2, ["sharpness"], [FACES, "sharpness"], today))
+    found = _located(numbers.run(today), [PAIR])[PAIR]
+    assert [(face.points.tolist(), face.matrix.tolist()) for face in found] == [
+        (np.ones((5, 2)).tolist(), np.eye(2, 3).tolist())
+    ] * 2
+    numbers.record(results_of(2, ["quality"], ["quality"], today))
     assert numbers.faces(today).select(["face", "quality", "problem"]).to_pylist() == [
         {"face": 0, "quality": 1.0, "problem": ""},
         {"face": 1, "quality": 2.0, "problem": ""},
     ]
+    assert numbers.faces(today)["points"].to_pylist() == [[1.0] * 10] * 2
+    assert numbers.faces(today)["matrix"].to_pylist() == [[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]] * 2
 
 
 def test_a_pair_given_up_for_one_metric_leaves_no_silent_hole(numbers):
     digests = {FACES: "d", "sharpness": "1", "quality": "2"}
-    numbers.record(rows_of(2, ["sharpness"]), [FACES, "sharpness"], digests)
-    failure = SimpleNamespace(item={"key": PAIR}, reason_code="out_of_memory", reason="no room on the GPU")
-    numbers.record([given_up(failure)], ["quality"], digests)
+    numbers.record(results_of(2, ["sharpness"], [FACES, "sharpness"], digests))
+    numbers.record([given_up(item(["quality"]), "out_of_memory", "no room on the GPU", digests)])
     for face in numbers.faces(digests).to_pylist():
         assert (face["problem"], face["sharpness"] > 0, face["quality"]) == ("measure_failed", True, None)
         assert face["problem_text"] == "no quality: no room on the GPU"
-    numbers.record(rows_of(2, ["quality"]), ["quality"], digests)
+    numbers.record(results_of(2, ["quality"], ["quality"], digests))
     assert [face["problem"] for face in numbers.faces(digests).to_pylist()] == ["", ""], "another try mends it"
+
+
+def test_a_result_is_read_as_it_was_written():
+    digests = {FACES: "d", "sharpness": "1"}
+    lost = given_up(item([FACES, "sharpness"]), "out_of_memory", "no room on the GPU", digests)
+    for result in (*results_of(1, ["sharpness"], [FACES, "sharpness"], digests), lost):
+        assert PairResult.from_json(result.to_json()) == result
 
 
 def test_pictures_with_unusual_names_are_paired_like_all_others(tmp_path):
@@ -92,10 +123,12 @@ def test_pictures_with_unusual_names_are_paired_like_all_others(tmp_path):
     Storage(tmp_path / "out").write_atomic("README", b"no picture")
     Storage(tmp_path / "out").write_atomic("broken.jpg", b"no picture, but says so")
     trees = Trees({RESTORED: Storage(tmp_path / "out"), INPUT: Storage(tmp_path / "in")}, Rules())
-    files = {RESTORED: [], INPUT: []}
-    for row in scan_archive(trees, {}):
-        files[trees.role(row["path"])].append(row | {"path": row["path"].partition("/")[2]})
-    pairs = {row["path"]: row["problem"] for row in matched(files, Rules())}
+    rows = [(row, *row.path.split("/", 1)) for row in scan_archive(trees, {})]
+    files = {
+        role: [replace(row, path=path) for row, folder, path in rows if folder == name]
+        for role, name in trees.names.items()
+    }
+    pairs = {pair.path: pair.problem for pair in matched(files, Rules())}
     assert pairs == {
         "broken.jpg": "not_an_image",
         "four.2019": "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import resource
@@ -18,6 +19,7 @@ from places import ROOT
 from s3_server import fresh_bucket, s3_options
 
 from infra.storage.base import (
+    AddressUnknownError,
     FileInfo,
     PathRefusedError,
     StorageDeniedError,
@@ -290,6 +292,67 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, little_space
             write("out.png", bytes(50_000))
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
     assert storage.read_bytes("out.png") == b"old"
+
+
+def wrapped(cause):
+    """An error as libraries hand it on: another one, raised from the first."""
+    error = RuntimeError("the upload failed")
+    error.__cause__ = OSError("could not write")
+    error.__cause__.__context__ = cause
+    return error
+
+
+class Answered(Exception):
+    """As botocore's ClientError."""
+
+    response = {"Error": {"Code": "XMinioStorageFull"}}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("wrap", [lambda cause: cause, wrapped])
+def test_a_full_disk_is_one_wherever_it_is_told(number, wrap, tmp_path, monkeypatch):
+    error = wrap(OSError(number, os.strerror(number)))
+    remote = Storage("memory://full")
+    monkeypatch.setattr(type(remote.filesystem), "pipe_file", lambda *_, **__: (_ for _ in ()).throw(error))
+    for write in (remote.write_atomic, remote.create_new):
+        with pytest.raises(StorageFullError, match=rf"a/x: {os.strerror(number)}; free some space"):
+            write("a/x", b"1")
+    monkeypatch.setattr("infra.storage.local.os.fsync", lambda _: (_ for _ in ()).throw(OSError(number, "full")))
+    with pytest.raises(StorageFullError):
+        Storage(tmp_path).write_atomic("x", b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_over_its_quota_is_full(monkeypatch):
+    storage = Storage("memory://quota")
+    monkeypatch.setattr(type(storage.filesystem), "pipe_file", lambda *_, **__: (_ for _ in ()).throw(error))
+    error = OSError(errno.EIO, "Storage backend has reached its minimum free drive threshold")
+    error.__cause__ = Answered()
+    with pytest.raises(StorageFullError, match="free some space"):
+        storage.write_atomic("x", b"1")
+
+
+def test_what_fails_after_a_full_disk_is_told_as_what_it_is(tmp_path):
+    try:
+        raise StorageFullError("full")
+    except StorageFullError:
+        with pytest.raises(StorageMissingError):
+            Storage(tmp_path).read_bytes("x")
+
+
+def test_a_folder_is_where_files_can_be_looked_for(storage):
+    storage.write_atomic("a/x", b"1")
+    assert [storage.is_folder(path) for path in ("", "a", "b")] == [True, True, False]
+    if storage.is_local:
+        assert not storage.is_folder("a/x")
+
+
+@pytest.mark.parametrize("url", ["zzz://bucket/x", "zzz://me:secret@bucket/x"])
+def test_an_address_of_no_known_kind_is_wrong_usage_and_keeps_its_secrets(url):
+    with pytest.raises(AddressUnknownError, match="Protocol not known: zzz") as told:
+        Storage(url).exists("")
+    assert told.value.exit_code == 2
+    assert "secret" not in str(told.value)
 
 
 def test_a_write_cut_short_shows_nothing_and_is_found_as_leftover(tmp_path):

@@ -31,6 +31,7 @@ TESTS = str(HELPERS)
 
 JOIN = """
 import json, sys
+from fake_hosts import FakeItem
 from infra.workers.cluster import ClusterSettings, ClusterUnreachable, PoolWants, plan_pool, start_or_join
 from infra.workers.executor import Executor
 try:
@@ -38,8 +39,9 @@ try:
         facts = cluster.facts()
         pool = plan_pool(facts, PoolWants(memory=1e6))
         with Executor("fake_hosts:build", {}, pool=pool) as executor:
-            rows = [row for done in executor.map("call", [{"key": str(i)} for i in range(9)], 2) for row in done.rows]
-        print(json.dumps({"cpus": facts.cpus, "actors": pool.actors, "keys": sorted(row["key"] for row in rows)}))
+            every = [FakeItem(str(i)) for i in range(9)]
+            keys = [result.key for done in executor.map("call", every, 2) for result in done.results]
+        print(json.dumps({"cpus": facts.cpus, "actors": pool.actors, "keys": sorted(keys)}))
 except ClusterUnreachable as error:
     print(json.dumps({"refused": str(error)}))
 """

@@ -11,6 +11,8 @@ import time
 from collections import Counter
 
 import pytest
+from fake_hosts import FakeItem
+from inline_worker import work_inline
 from places import HELPERS
 
 from infra.workers.actor import PoolSize
@@ -44,7 +46,16 @@ def cluster():
     patch.undo()
 
 
-def settings(backend="inline", **changes):
+@pytest.fixture(scope="module", autouse=True)
+def _some_work_inline():
+    """Executors whose config says so work in threads of this process, beside those on Ray."""
+    patch = pytest.MonkeyPatch()
+    work_inline(patch)
+    yield
+    patch.undo()
+
+
+def settings(**changes):
     values = {
         "retry_wait": 0.01,
         "restart_wait": 0.01,
@@ -52,12 +63,13 @@ def settings(backend="inline", **changes):
         "call_timeout": 60.0,
         "cancel_grace": 20.0,
     }
-    return ExecutorSettings(backend=backend, **{**values, **changes})
+    return ExecutorSettings(**{**values, **changes})
 
 
 def executor(factory="build", config=CONFIG, actors=2, backend="inline", **changes):
     pool = PoolSize(actors, cpus_per_actor=SHARE)
-    return Executor(f"fake_hosts:{factory}", config, pool=pool, settings=settings(backend, **changes))
+    told = {**config, "inline": backend == "inline"}
+    return Executor(f"fake_hosts:{factory}", told, pool=pool, settings=settings(**changes))
 
 
 @pytest.fixture(scope="module")
@@ -80,25 +92,28 @@ def pool(request):
 
 def items(count, **special):
     """Items 0…count-1; `special` maps "i7" to what item 7 is made of."""
-    return [{"key": str(i), **special.get(f"i{i}", {})} for i in range(count)]
+    return [FakeItem(str(i), **special.get(f"i{i}", {})) for i in range(count)]
+
+
+def each(count, **changes):
+    """Items that are all made of the same."""
+    return [FakeItem(str(i), **changes) for i in range(count)]
 
 
 def books(results: list[Done]):
-    """Row counts per key, and failures per key."""
-    rows = Counter(row["key"] for done in results for row in done.rows)
-    return rows, {done.failure.item["key"]: done.failure for done in results if done.failure}
+    """Result counts per key, and failures per key."""
+    rows = Counter(result.key for done in results for result in done.results)
+    return rows, {done.failure.item.key: done.failure for done in results if done.failure}
 
 
 def test_every_item_comes_back_exactly_once(pool):
-    told = []
-    results = list(pool.map("sharpen", items(1000), 16, on_rows=told.extend))
+    results = list(pool.map("sharpen", items(1000), 16))
     rows, failures = books(results)
     assert rows == Counter(str(i) for i in range(1000))
     assert not failures
-    assert max(len(done.rows) for done in results) == 16
-    assert len(told) == 1000
-    assert {row["attempt"] for row in told} == {1}
-    assert {row["call"] for row in told} == {"sharpen"}
+    assert max(len(done.results) for done in results) == 16
+    assert {done.attempt for done in results} == {1}
+    assert {result.call for done in results for result in done.results} == {"sharpen"}
     assert pool.stats().calls["sharpen"].items == 1000
 
 
@@ -106,8 +121,8 @@ def test_an_empty_map_ends_at_once(pool):
     assert list(pool.map("sharpen", [], 8)) == []
 
 
-def test_an_item_that_kills_its_worker_is_isolated_while_its_neighbours_finish(pool):
-    how = "die" if _is_ray(pool) else "exit"
+def test_an_item_that_kills_its_worker_is_isolated_while_its_neighbours_finish(pool, request):
+    how = "die" if "ray" in request.node.callspec.id else "exit"
     before = pool.stats().deaths
     rows, failures = books(list(pool.map("poison", items(24, i13={"do": how}), 8)))
     assert set(failures) == {"13"}
@@ -117,10 +132,6 @@ def test_an_item_that_kills_its_worker_is_isolated_while_its_neighbours_finish(p
     assert pool.stats().deaths - before >= 5
 
 
-def _is_ray(pool):
-    return pool._settings.backend == "ray"
-
-
 def test_an_exception_is_bisected_to_its_item(pool):
     results = list(pool.map("break", items(32, i5={"do": "break"}, i6={"do": "break"}), 16))
     rows, failures = books(results)
@@ -128,14 +139,14 @@ def test_an_exception_is_bisected_to_its_item(pool):
     assert failures["5"].reason_code == "stage_error"
     assert failures["5"].reason == "KeyError: 'no such eye'"
     assert rows == Counter(str(i) for i in range(32) if i not in (5, 6))
-    attempts = {row["key"]: row["attempt"] for done in results for row in done.rows}
+    attempts = {result.key: done.attempt for done in results for result in done.results}
     assert attempts["20"] == 1
     assert attempts["4"] > 1
 
 
 def test_too_little_memory_halves_the_batch(pool):
     before = pool.stats().halvings
-    rows, failures = books(list(pool.map("hungry", [{**item, "size": 30} for item in items(32)], 8)))
+    rows, failures = books(list(pool.map("hungry", each(32, size=30), 8)))
     assert rows == Counter(str(i) for i in range(32))
     assert not failures
     # 8 × 30 > 100: halved twice, to 2; the next new micro-batches start smaller instead of failing first
@@ -158,7 +169,7 @@ def test_flaky_storage_is_retried(pool, tmp_path):
     rows, failures = books(results)
     assert len(rows) == 8
     assert not failures
-    assert {row["attempt"] for done in results for row in done.rows} == {4}
+    assert {done.attempt for done in results if done.results} == {4}
     assert pool.stats().retries == before + 3
 
 
@@ -172,7 +183,7 @@ def test_storage_that_stays_away_fails_only_what_needs_it(pool, tmp_path):
 
 
 def test_a_reader_that_stops_early_leaves_the_pool_usable(pool):
-    reader = pool.map("long", [{**item, "seconds": 0.01} for item in items(2000)], 4)
+    reader = pool.map("long", each(2000, seconds=0.01), 4)
     next(reader)
     reader.close()
     begun = time.monotonic()
@@ -184,7 +195,7 @@ def test_maps_of_several_threads_share_the_pool(pool):
     found = {}
 
     def shard(name):
-        found[name] = books(list(pool.map(name, [{**i, "seconds": 0.001} for i in items(200)], 8)))[0]
+        found[name] = books(list(pool.map(name, each(200, seconds=0.001), 8)))[0]
 
     threads = [threading.Thread(target=shard, args=(f"shard{n}",)) for n in range(3)]
     for thread in threads:
@@ -206,7 +217,7 @@ def test_workers_killed_from_outside_cost_nothing_but_time(cluster, tmp_path):
             pid = int(log.read_text().splitlines()[-1].split()[1])
             _kill(pid)
 
-    work = [{**item, "seconds": 0.01} for item in items(800)]
+    work = each(800, seconds=0.01)
     with executor(config={"log": str(log)}, backend="ray") as chaotic:
         chaotic.wait_ready(60)
         results = chaotic.map("chaos", work, 16)
@@ -261,7 +272,7 @@ def test_cancel_delivers_what_was_finished_and_hands_out_no_more(request, backen
     if backend == "ray":
         request.getfixturevalue("cluster")
     log = tmp_path / "calls"
-    work = [{**item, "seconds": 0.2} for item in items(100)]
+    work = each(100, seconds=0.2)
     with executor(config={"log": str(log)}, backend=backend) as cancelled:
         results = cancelled.map("slow", work, 2)
         delivered = [next(results)]
@@ -278,7 +289,7 @@ def test_cancel_delivers_what_was_finished_and_hands_out_no_more(request, backen
 def test_a_slow_stage_of_one_shard_does_not_starve_another(tmp_path):
     log = tmp_path / "calls"
     with executor(config={"log": str(log)}, actors=1, window=1) as one:
-        slow = one.map("slow", [{**item, "seconds": 0.01} for item in items(200)], 1)
+        slow = one.map("slow", each(200, seconds=0.01), 1)
         next(slow)
         assert len(list(one.map("fast", items(10), 1))) == 10
         slow.close()
@@ -291,7 +302,7 @@ def test_calls_run_in_the_pool_that_placement_names(tmp_path):
     pools = {"gpu": PoolSize(1), "cpu": PoolSize(2)}
     with Executor(
         "fake_hosts:build",
-        {"log": str(tmp_path / "calls")},
+        {"log": str(tmp_path / "calls"), "inline": True},
         pool=PoolSize(0),
         settings=settings(),
         pools=pools,
@@ -306,7 +317,7 @@ def test_calls_run_in_the_pool_that_placement_names(tmp_path):
 
 
 def test_workers_that_only_die_end_the_run():
-    every = [{**item, "do": "exit"} for item in items(64)]
+    every = each(64, do="exit")
     with (
         executor(actors=1, restarts_per_worker=3) as dying,
         pytest.raises(WorkersKeepDying, match="more than 3 times in a row"),
@@ -350,9 +361,8 @@ def test_a_host_that_forgets_an_item_is_found_out():
 
 def test_items_need_keys_of_their_own():
     with executor() as one:
-        for wrong in ([{"key": "a"}, {"key": "a"}], [{"key": 1}], [{}]):
-            with pytest.raises(ValueError, match="'key' of its own"):
-                one.map("any", wrong, 1)
+        with pytest.raises(ValueError, match="key of its own"):
+            one.map("any", [FakeItem("a"), FakeItem("a")], 1)
         with pytest.raises(ValueError, match="batch_size"):
             one.map("any", items(1), 0)
 

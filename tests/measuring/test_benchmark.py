@@ -16,12 +16,13 @@ from PIL import Image
 from test_comparison import evaluation
 from typer.testing import CliRunner
 
-from flows.cli.main import app, exit_code_of
+from flows.cli.main import app
 from flows.jobs.benchmark import BenchmarkJob
 from flows.jobs.comparison import ComparisonJob, side_of, two_sides
 from flows.jobs.data_set import JobError
 from infra.storage.storage import Storage
 from tasks.archive.degradation import SEVERE
+from tasks.comparing.facts import BenchmarkFacts, ComparisonFacts
 from tasks.comparing.grid import CELLS, NoFaces, default_faces, described, faces_of, write_archive
 from tasks.comparing.table import rows
 from tasks.measuring.files import read_evaluation, write_evaluation
@@ -145,8 +146,8 @@ def test_names_of_files_are_no_markup():
 
 def test_a_benchmark_says_what_its_pictures_say(benched):
     out, facts = benched
-    assert facts["recipes"] == ["careful"]
-    found = {(row["cell"], row["metric"]): row for row in facts["rows"]}
+    assert facts.recipes == ("careful",)
+    found = {(row.cell, row.metric): row for row in facts.rows}
     assert set(found) == {(cell, metric) for cell in CHOSEN for metric in ("psnr", "ssim")}
     for cell in CHOSEN:
         clean, aged, restored = (
@@ -154,20 +155,22 @@ def test_a_benchmark_says_what_its_pictures_say(benched):
             for tree in (out / "truth", out / "archive", out / "recipes/careful/restored")
         )
         row = found[cell, "psnr"]
-        assert row["input"] == pytest.approx(np.mean([psnr(c, a) for c, a in zip(clean, aged, strict=True)]), abs=0.01)
-        assert row["restored"] == pytest.approx(
+        assert row.input == pytest.approx(np.mean([psnr(c, a) for c, a in zip(clean, aged, strict=True)]), abs=0.01)
+        assert row.restored == pytest.approx(
             np.mean([psnr(c, r) for c, r in zip(clean, restored, strict=True)]), abs=0.01
         )
-        assert row["gain"] == pytest.approx(row["restored"] - row["input"])
-        assert (row["low"], row["verdict"], row["faces"]) == (None, "not told apart", 2), "two faces tell nothing"
-    assert found["severe", "psnr"]["gain"] > 0.2
-    assert found["haze", "psnr"]["gain"] > 1
+        assert row.gain == pytest.approx(row.restored - row.input)
+        assert (row.low, row.verdict, row.faces) == (None, "not told apart", 2), "two faces tell nothing"
+    assert found["severe", "psnr"].gain > 0.2
+    assert found["haze", "psnr"].gain > 1
 
 
 def test_a_benchmark_leaves_tables_curves_and_pictures(benched):
     out, facts = benched
-    assert json.loads((out / "benchmark.json").read_text())["rows"] == facts["rows"]
-    assert pq.read_table(out / "benchmark.parquet").num_rows == len(facts["rows"])
+    written = (out / "benchmark.json").read_text()
+    assert BenchmarkFacts.model_validate_json(written) == facts
+    assert json.loads(written)["schema"] == 1
+    assert pq.read_table(out / "benchmark.parquet").num_rows == len(facts.rows)
     markdown, page = (out / "benchmark.md").read_text(), (out / "index.html").read_text()
     assert "one person" in markdown, "what the numbers do not say"
     for path in ("curves/psnr.svg", "curves/ssim.svg", "pictures/severe.jpg", "pictures/haze.jpg"):
@@ -175,10 +178,10 @@ def test_a_benchmark_leaves_tables_curves_and_pictures(benched):
         assert path in page
         assert (out / path).stat().st_size > 500
     assert Image.open(out / "pictures/haze.jpg").size == (3 * 192 + 2 * 4, 192)
-    effort = facts["effort"]["careful"]
-    assert set(effort["stages"]) == {"detect_align", "pisa_sr", "dehaze", "paste_back"}
-    assert effort["cost"] == pytest.approx(effort["seconds"] / 1000)
-    assert effort["pictures"] == effort["faces"] == 4
+    effort = facts.effort["careful"]
+    assert set(effort.stages) == {"detect_align", "pisa_sr", "dehaze", "paste_back"}
+    assert effort.cost == pytest.approx(effort.seconds / 1000)
+    assert effort.pictures == effort.faces == 4
 
 
 def write_planted(found, tree, storage):
@@ -190,7 +193,8 @@ def write_planted(found, tree, storage):
     ]
     place = faces.column_names.index("psnr")
     faces = faces.set_column(place, faces.schema.field("psnr"), pa.array(values, pa.float64()))
-    write_evaluation(storage, {**found.facts, "restored": str(tree), "workspace": None}, faces)
+    facts = found.facts.model_copy(update={"restored": str(tree), "workspace": None})
+    write_evaluation(storage, facts, faces)
 
 
 def test_a_planted_loss_is_found_shown_and_said(benched, tmp_path):
@@ -212,12 +216,12 @@ def test_a_planted_loss_is_found_shown_and_said(benched, tmp_path):
         **sides, truth=str(out / "truth"), output=str(answer), metrics=["psnr", "ssim"], aligned=True, settings=SETTINGS
     )
     assert {p: p.stat().st_mtime_ns for p in (answer / "careful/restored").rglob("*.png")} == before, "only resumed"
-    assert (facts["pairs"], facts["only_a"], facts["only_a_faces"]) == (3, 1, (("severe/collins", 0),))
-    assert [(each["key"], each["path_b"]) for each in facts["worst"]] == [("haze/collins", "haze/collins.png")]
-    assert [(d["metric"], d["losses"], d["ties"]) for d in facts["differences"]] == [("psnr", 1, 2), ("ssim", 0, 3)]
-    assert facts["sides"]["a"]["effort"]["recipe"] == "careful"
-    assert facts["sides"]["b"]["effort"] is None
-    strip = pixels(answer / facts["worst_pictures"][0])
+    assert (facts.pairs, facts.only_a, facts.only_a_faces) == (3, 1, (("severe/collins", 0),))
+    assert [(each.key, each.path_b) for each in facts.worst] == [("haze/collins", "haze/collins.png")]
+    assert [(d.metric, d.losses, d.ties) for d in facts.differences] == [("psnr", 1, 2), ("ssim", 0, 3)]
+    assert facts.sides["a"].effort.recipe == "careful"
+    assert facts.sides["b"].effort is None
+    strip = pixels(answer / facts.worst_pictures[0])
     assert strip.shape == (256, 3 * 256 + 2 * 4, 3)
     after = [pixels(tree / "haze/collins.png") for tree in (out / "archive", out / "recipes/careful/restored", planted)]
     for place, picture in enumerate(after):
@@ -226,7 +230,7 @@ def test_a_planted_loss_is_found_shown_and_said(benched, tmp_path):
     page = (answer / "index.html").read_text()
     assert "haze/collins, face 1" in page
     assert "In A only, 1 faces: severe/collins." in page
-    assert json.loads((answer / "comparison.json").read_text())["pairs"] == 3
+    assert ComparisonFacts.model_validate_json((answer / "comparison.json").read_text()) == facts
     assert pq.read_table(answer / "comparison.parquet")["side"].to_pylist().count("a") == 1
     assert not {p.name for p in planted.rglob("*")} - {p.name for p in (out / "archive").rglob("*")}, "only read"
 
@@ -269,7 +273,7 @@ def test_what_cannot_be_compared_is_said_before_anything_is_done(tmp_path):
 def test_the_commands_refuse_in_words(tmp_path):
     runner = CliRunner()
     same = runner.invoke(app, ["compare", str(tmp_path), str(tmp_path), "--against", str(tmp_path / "photos")])
-    assert exit_code_of(same.exception) == 2
+    assert same.exception.exit_code == 2
     stage = runner.invoke(app, ["benchmark", "--set", "identity.threshold=1"])
     assert stage.exit_code == 2
     assert "recipe" in stage.output

@@ -31,7 +31,8 @@ from tasks.measuring.challenge import (
     weighted,
 )
 from tasks.measuring.challenge_files import challenge_csv, markdown_row, place
-from tasks.measuring.metrics import CHALLENGE
+from tasks.measuring.files import EvaluationFacts
+from tasks.measuring.metrics import challenge_metrics
 
 TABLE = Path(os.environ.get("MPSR_SHARED", ROOT.parent / "shared")) / "parity" / "score_table1.json"
 DEVIATION = 1.1e-4
@@ -57,7 +58,7 @@ def small(counts=(2, 1), thresholds=(0.5, 0.3), **more):
         name: {"images": count, "identity_threshold": threshold}
         for name, count, threshold in zip("AB", counts, thresholds, strict=True)
     }
-    return Protocol.model_validate({"subsets": subsets, "metrics": CHALLENGE, **more})
+    return Protocol.model_validate({"subsets": subsets, "metrics": challenge_metrics(), **more})
 
 
 def face(path, subset, **values):
@@ -120,7 +121,7 @@ class TestManifest:
             "Wider-Test": (100, 0.3),
         }
         assert (protocol.images, protocol.max_failures, protocol.fid_cap) == (450, 10, 3000)
-        assert protocol.metrics == CHALLENGE
+        assert protocol.metrics == challenge_metrics()
         assert protocol.aligned
         assert described["aligned"]
         assert described["recipe"] == "mpsr-ntire2025"
@@ -239,11 +240,11 @@ class TestSummary:
 
     def test_facts_are_json(self):
         summary = summarise(ROWS, small(), fid=40.0)
-        overall = json.loads(json.dumps(summary.overall_facts(), allow_nan=False))
-        assert set(overall) == {
+        facts = json.loads(EvaluationFacts(subsets=summary.subsets, overall=summary).to_json())
+        assert set(facts["overall"]) == {
             *("images", "means", "fid", "score", "score_terms", "score_missing", "identity_failures", "valid")
         }
-        subset = json.loads(json.dumps(summary.subset_facts()))["B"]
+        subset = facts["subsets"]["B"]
         assert (subset["expected"], subset["threshold"], subset["identity_failures"]) == (1, 0.3, 1)
 
 

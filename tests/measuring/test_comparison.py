@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,8 @@ import pytest
 from tasks.comparing.comparison import compare
 from tasks.comparing.intervals import GROUPS, intervals, pictures_needed
 from tasks.comparing.pairing import ComparisonError
-from tasks.measuring.files import COLUMNS, Evaluation, faces_schema
+from tasks.measuring.challenge import Overall, SubsetSummary
+from tasks.measuring.files import COLUMNS, Evaluation, EvaluationFacts, MetricFacts, faces_schema
 
 BETTER = {"quality": "higher", "identity": "higher", "niqe": "lower"}
 FACES = 12
@@ -35,14 +37,18 @@ def evaluation(values, *, faces_of=None, subset="", inputs=None, truth=None, mis
         "problem": [""] * number,
         "problem_text": [""] * number,
     }
-    facts = {
-        "metrics": {m: {"title": m, "better": BETTER[m], "digest": digest, "kind": "no_reference"} for m in values},
-        "missing": missing or {},
-        "subsets": subsets or {},
-        "overall": {"score": None, "fid": None},
-        "restored": "somewhere",
-    }
+    facts = EvaluationFacts(
+        metrics={m: MetricFacts(title=m, better=BETTER[m], digest=digest, kind="no_reference") for m in values},
+        missing=missing or {},
+        subsets=subsets or {},
+        restored="somewhere",
+    )
     return Evaluation(facts, pa.table({**columns, **values}, schema=faces_schema(list(values))))
+
+
+def but(evaluation, **facts):
+    """The evaluation with other facts."""
+    return replace(evaluation, facts=evaluation.facts.model_copy(update=facts))
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def test_the_same_seed_gives_the_same_numbers(before):
     after = {name: values + np.random.default_rng(0).normal(0, 0.1, FACES) for name, values in before.items()}
     first, second = (compare(evaluation(before), evaluation(after), resamples=500) for _ in range(2))
     other = compare(evaluation(before), evaluation(after), resamples=500, seed=1)
-    assert first.as_dict() == second.as_dict()
+    assert first.model_dump() == second.model_dump()
     assert first.difference("niqe").low != other.difference("niqe").low
 
 
@@ -109,29 +115,24 @@ def test_copies_of_a_picture_are_one_witness():
 
 
 def test_faces_that_were_looked_for_in_different_ways_are_not_compared(before):
-    a, b = evaluation(before), evaluation(before)
-    a.facts["detector"], b.facts["detector"] = {"detector": "yunet"}, {"detector": "compact"}
+    found = evaluation(before)
+    a, b = (but(found, detector={"detector": name}) for name in ("yunet", "compact"))
     with pytest.raises(ComparisonError, match="measured with yunet, B with compact"):
         compare(a, b)
-    b.facts["detector"] = None
     with pytest.raises(ComparisonError, match="aligned pictures"):
-        compare(a, b)
+        compare(a, but(b, detector=None))
 
 
 def test_numbers_of_whole_sets_stand_side_by_side_only_where_they_mean_the_same(before):
-    a, b = evaluation(before), evaluation(before)
-    for side, reference in ((a, "1"), (b, "2")):
-        side.facts["overall"] = {"fid": 60.0, "score": 4.0}
-        side.facts["metrics"]["fid"] = {
-            "title": "FID",
-            "better": "lower",
-            "kind": "set",
-            "weights": {"fid_ffhq512": reference},
-        }
-    found = compare(a, b, resamples=200)
+    measured = evaluation(before)
+
+    def with_fid(reference):
+        fid = MetricFacts(title="FID", better="lower", kind="set", weights={"fid_ffhq512": reference})
+        return but(measured, overall=Overall(fid=60.0, score=4.0), metrics=measured.facts.metrics | {"fid": fid})
+
+    found = compare(with_fid("1"), with_fid("2"), resamples=200)
     assert (found.sets, sorted(found.not_compared)) == ({}, ["fid", "score"])
-    b.facts["metrics"]["fid"] = a.facts["metrics"]["fid"]
-    assert compare(a, b, resamples=200).sets == {"fid": (60.0, 60.0), "score": (4.0, 4.0)}
+    assert compare(with_fid("1"), with_fid("1"), resamples=200).sets == {"fid": (60.0, 60.0), "score": (4.0, 4.0)}
 
 
 def test_few_pictures_are_never_told_apart():
@@ -163,7 +164,7 @@ def test_a_planted_regression_is_found_and_named(before):
 def test_a_planted_identity_swap_is_found_and_named(before):
     after = {name: values.copy() for name, values in before.items()}
     after["identity"][4], after["identity"][9] = 0.05, 0.45
-    subsets = {"": {"threshold": 0.6}}
+    subsets = {"": SubsetSummary(threshold=0.6)}
     found = compare(evaluation(before, subsets=subsets), evaluation(after, subsets=subsets), resamples=200)
     changes = {change.threshold: change for change in found.identity}
     assert set(changes) == {0.3, 0.5, 0.6, None}
@@ -186,7 +187,7 @@ def test_faces_that_cannot_be_paired_are_counted_and_named(before):
     assert found.only_b_faces == (("new", 0), ("p03", 1))
     assert found.other_input_faces == (("p05", 0),)
     assert len(found.table) == FACES - 3 + 2 + 2 + 1, "the table accounts for every face"
-    assert json.loads(json.dumps(found.as_dict()))["only_a"] == 2
+    assert json.loads(found.to_json())["only_a"] == 2
 
 
 def test_metrics_that_one_side_lacks_are_named_never_compared(before):

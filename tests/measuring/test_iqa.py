@@ -16,7 +16,6 @@ import pytest
 import torch
 from places import SHARED
 
-from infra.weights.table import WeightsTable
 from tasks.models.quality import iqa
 
 PARITY = SHARED / "parity"
@@ -59,28 +58,17 @@ class Bare(torch.nn.Module):
         return self.weight * x.mean(dim=(1, 2, 3))[:, None]
 
 
-def test_every_file_is_in_the_table():
-    table = WeightsTable.load()
-    assert all(file in table for metric in iqa.METRICS.values() for file in metric.files)
-
-
-def test_unknown_metrics_files_and_packages_are_named(tmp_path, monkeypatch):
-    with pytest.raises(iqa.IQAUnavailableError, match="known are clipiqa"):
-        iqa.load("beauty")
-    with pytest.raises(iqa.IQAUnavailableError, match=r"musiq_koniq\), got 0"):
-        iqa.load("musiq")
-    with pytest.raises(iqa.IQAUnavailableError, match="found nothing there"):
-        iqa.load("musiq", tmp_path / "absent.pth")
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     (tmp_path / "musiq.pth").touch()
     with pytest.raises(iqa.IQAUnavailableError, match=r"EXTRAS=iqa.*non-commercial"):
-        iqa.load("musiq", tmp_path / "musiq.pth")
+        iqa.musiq_from(tmp_path / "musiq.pth")
 
 
 @pytest.mark.skipif(not PRISTINE.is_file(), reason=f"{PRISTINE} is not there")
 def test_niqe_needs_no_pyiqa(faces, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
-    scorer = iqa.load("niqe", PRISTINE)
+    scorer = iqa.niqe_from(PRISTINE)
     smooth = torch.nn.functional.avg_pool2d(faces, 5, 1, 2)
     assert scorer(faces).shape == (2,)
     assert torch.allclose(scorer(faces)[1:], scorer(faces[1:]))
@@ -94,9 +82,9 @@ def test_both_kinds_of_niqe_are_told_apart():
     with np.load(PARITY / "niqe_images.npz") as pictures:
         for name in ("a", "b"):
             rgb = torch.from_numpy(pictures[name].transpose(2, 0, 1).copy())[None].float() / 255
-            assert float(iqa.load("niqe", PRISTINE)(rgb)) == pytest.approx(facts[name]["pyiqa_niqe"], abs=1e-4)
+            assert float(iqa.niqe_from(PRISTINE)(rgb)) == pytest.approx(facts[name]["pyiqa_niqe"], abs=1e-4)
             basicsr = facts["basicsr_1.4.2_niqe"][name]
-            assert float(iqa.load("niqe_basicsr", PRISTINE)(rgb)) == pytest.approx(basicsr, abs=1e-3)
+            assert float(iqa.niqe_basicsr_from(PRISTINE)(rgb)) == pytest.approx(basicsr, abs=1e-3)
             assert abs(basicsr - facts[name]["pyiqa_niqe"]) > 0.1
 
 
@@ -104,7 +92,7 @@ def test_the_other_niqe_differs_by_its_luma_alone(tmp_path, faces):
     np.savez(tmp_path / "niqe.npz", mu_pris_param=np.full((1, 36), 0.5), cov_pris_param=np.eye(36))
     weights = torch.tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1)
     grey = (((faces * weights).sum(1, keepdim=True) + 16).round() / 255).expand(-1, 3, -1, -1)
-    niqe, other = (iqa.load(name, tmp_path / "niqe.npz") for name in ("niqe", "niqe_basicsr"))
+    niqe, other = (build(tmp_path / "niqe.npz") for build in (iqa.niqe_from, iqa.niqe_basicsr_from))
     assert torch.equal(other(faces), niqe(grey))
     assert not torch.allclose(other(faces), niqe(faces), atol=1e-3)
 
@@ -117,7 +105,7 @@ def test_files_are_read_without_running_them(tmp_path, monkeypatch):
     fake(monkeypatch, "musiq", MUSIQ=Bare)
     torch.save({"weight": torch.ones(1), "more": Evil()}, tmp_path / "musiq.pth")
     with pytest.raises(pickle.UnpicklingError):
-        iqa.load("musiq", tmp_path / "musiq.pth")
+        iqa.musiq_from(tmp_path / "musiq.pth")
     assert not (tmp_path / "executed").exists()
 
 
@@ -126,7 +114,7 @@ def test_networks_are_built_bare_and_filled(tmp_path, monkeypatch, faces, wrappe
     fake(monkeypatch, "musiq", MUSIQ=Bare)
     state = {"module.weight": torch.full((1,), 2.0)}
     torch.save({"params": state} if wrapped else state, tmp_path / "musiq.pth")
-    scorer = iqa.load("musiq", tmp_path / "musiq.pth")
+    scorer = iqa.musiq_from(tmp_path / "musiq.pth")
     assert Bare.built == {"pretrained": False}
     assert not scorer.training
     assert torch.allclose(scorer(faces), 2 * faces.mean(dim=(1, 2, 3)))
@@ -136,7 +124,7 @@ def test_another_network_is_refused(tmp_path, monkeypatch):
     fake(monkeypatch, "musiq", MUSIQ=Bare)
     torch.save({"bias": torch.ones(1)}, tmp_path / "musiq.pth")
     with pytest.raises(RuntimeError, match="Missing key"):
-        iqa.load("musiq", tmp_path / "musiq.pth")
+        iqa.musiq_from(tmp_path / "musiq.pth")
 
 
 def test_maniqa_builds_its_transformer_without_fetching(tmp_path, monkeypatch):
@@ -151,7 +139,7 @@ def test_maniqa_builds_its_transformer_without_fetching(tmp_path, monkeypatch):
 
     fake(monkeypatch, "maniqa", MANIQA=MANIQA, timm=timm)
     torch.save({"weight": torch.ones(1)}, tmp_path / "maniqa.pt")
-    iqa.load("maniqa", tmp_path / "maniqa.pt")
+    iqa.maniqa_from(tmp_path / "maniqa.pt")
     assert asked == [("vit_base_patch8_224", False)]
     assert timm.create_model is original
     assert MANIQA.built == {"train_dataset": "koniq", "scale": 0.8, "pretrained": False}
@@ -176,7 +164,7 @@ def test_liqe_describes_quality_with_the_weights_it_was_given(tmp_path, monkeypa
     )
     (tmp_path / "clip.pt").touch()
     torch.save({"params": {"weight": torch.full((1,), 3.0)}}, tmp_path / "liqe.pt")
-    scorer = iqa.load("liqe", tmp_path / "clip.pt", tmp_path / "liqe.pt")
+    scorer = iqa.liqe_from(tmp_path / "clip.pt", tmp_path / "liqe.pt")
     assert float(scorer.net.text_features) == 3
     assert backbones == [(str(tmp_path / "clip.pt"), "cpu")]
     assert module.DEFAULT_CACHE_DIR == "/common"
@@ -203,7 +191,7 @@ def test_qalign_reads_the_folder_it_was_given(tmp_path, monkeypatch, faces):
             return x.mean()
 
     module = fake(monkeypatch, "qalign", QAlign=QAlign, MPLUGOwl2LlamaForCausalLM=Class, CLIPImageProcessor=Class)
-    scorer = iqa.load("qalign", tmp_path)
+    scorer = iqa.qalign_from(tmp_path)
     assert opened == [(str(tmp_path), True)] * 2
     assert module.CLIPImageProcessor is Class
     assert torch.allclose(scorer(faces), faces.mean(dim=(1, 2, 3)))
@@ -219,7 +207,7 @@ class TestWithPyiqa:
         torch.manual_seed(0)
         original = MUSIQ(pretrained=False).eval()
         torch.save(original.state_dict(), tmp_path / "musiq.pth")
-        scorer = iqa.load("musiq", tmp_path / "musiq.pth")
+        scorer = iqa.musiq_from(tmp_path / "musiq.pth")
         with torch.inference_mode():
             assert torch.allclose(scorer(faces), original(faces).flatten(), atol=1e-5)
             assert torch.allclose(scorer(faces)[:1], scorer(faces[:1]), atol=1e-4)
@@ -230,7 +218,7 @@ class TestWithPyiqa:
         torch.manual_seed(0)
         clip = CLIP(64, 224, (1, 1, 1, 1), 16, None, 77, 49408, 64, 1, 1)
         _save_as_program(clip.state_dict(), tmp_path / "RN50.pt")
-        scorer = iqa.load("clipiqa", tmp_path / "RN50.pt")
+        scorer = iqa.clipiqa_from(tmp_path / "RN50.pt")
         with torch.inference_mode():
             scores = scorer(faces)
         assert scores.shape == (2,)
@@ -244,7 +232,7 @@ class TestWithPyiqa:
         _save_as_program(before.state_dict(), tmp_path / "ViT-B-32.pt")
         state = {f"clip_model.{key}": value for key, value in after.state_dict().items()}
         torch.save({"params": state}, tmp_path / "liqe.pt")
-        scorer = iqa.load("liqe", tmp_path / "ViT-B-32.pt", tmp_path / "liqe.pt")
+        scorer = iqa.liqe_from(tmp_path / "ViT-B-32.pt", tmp_path / "liqe.pt")
         assert not (Path(liqe_arch.DEFAULT_CACHE_DIR) / "liqe_text_feat.pt").exists()
         with torch.inference_mode():
             text = after.encode_text(scorer.net.joint_texts)
@@ -257,7 +245,7 @@ class TestWithPyiqa:
         with iqa._replaced(maniqa_arch.timm, "create_model", _bare_transformer(maniqa_arch.timm.create_model)):
             original = maniqa_arch.MANIQA(train_dataset="koniq", scale=0.8, pretrained=False)
         torch.save(original.state_dict(), tmp_path / "maniqa.pt")
-        scorer = iqa.load("maniqa", tmp_path / "maniqa.pt")
+        scorer = iqa.maniqa_from(tmp_path / "maniqa.pt")
         filled = scorer.net.state_dict()
         assert all(torch.equal(filled[key], value) for key, value in original.state_dict().items())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,10 +19,11 @@ from infra.weights.store import open_store
 from infra.weights.table import WeightsTable
 from tasks.faces import geometry
 from tasks.measuring import formulas as full_reference
+from tasks.measuring import meter as metering
 from tasks.measuring import metrics
-from tasks.measuring.instruments import FacePair, recognition_crop
-from tasks.measuring.metrics import CHALLENGE, METRICS, Meter, UnknownMetric, Unmeasurable, resolve, weights_of
-from tasks.models.quality import iqa
+from tasks.measuring.instruments import FacePair
+from tasks.measuring.meter import Meter, Unmeasurable, resolve
+from tasks.measuring.metrics import METRICS, UnknownMetric, weights_of
 from tasks.models.quality.lpips import CONVOLUTIONS, SCALE, SHIFT, lpips_for
 
 HERE = ("niqe", "quality", "sharpness", "identity", "psnr", "ssim", "lpips", "identity_truth", "fid")
@@ -78,15 +80,14 @@ class TestTable:
         for metric in METRICS.values():
             assert all(name in table for name in (*metric.weights, *metric.set_weights)), metric.name
 
-    def test_scores_need_what_their_networks_need_and_point_the_same_way(self):
-        for name, scorer in iqa.METRICS.items():
-            assert METRICS[name].weights == scorer.files
-            assert (METRICS[name].better == "higher") == scorer.higher_is_better
-
     def test_the_challenges_files_are_pulled_with_one_word(self):
         table = WeightsTable.load()
-        wanted = {file for name in CHALLENGE for file in (*METRICS[name].weights, *METRICS[name].set_weights)}
-        listed = set(table.for_recipe("evaluate")) | set(table.for_recipe("mpsr-ntire2025"))
+        wanted = {
+            file
+            for name in metrics.challenge_metrics()
+            for file in (*METRICS[name].weights, *METRICS[name].set_weights)
+        }
+        listed = {name for name, row in table.items() if {"evaluate", "mpsr-ntire2025"} & set(row.recipes)}
         assert wanted <= listed
 
     def test_neither_torch_nor_opencv_is_loaded_to_name_metrics(self):
@@ -108,7 +109,7 @@ class TestResolve:
             assert METRICS[name].weights[0] in found.missing[name]
 
     def test_a_missing_package_is_named_with_the_command_and_its_terms(self, store, monkeypatch):
-        monkeypatch.setattr(metrics, "is_here", lambda extra: False)
+        monkeypatch.setattr(metering, "is_here", lambda extra: False)
         sentence = resolve(("musiq",), store, truth=False).missing["musiq"]
         assert "make extras EXTRAS=iqa" in sentence
         assert "non-commercial" in sentence
@@ -152,7 +153,7 @@ class TestResolve:
 
     def test_digests_follow_the_version(self, store, monkeypatch):
         before = resolve(("sharpness",), store, truth=False).present
-        monkeypatch.setitem(METRICS, "sharpness", metrics.Metric("sharpness", "s", "no_reference", "higher", version=2))
+        monkeypatch.setitem(METRICS, "sharpness", replace(METRICS["sharpness"], version=2))
         assert resolve(("sharpness",), store, truth=False).present != before
 
     def test_unknown_names_are_refused_with_those_that_exist(self, store):
@@ -266,16 +267,22 @@ class TestIdentity:
         levels = (ME * 255).round().astype(np.uint8)
         points = POINTS * 0.9 + 30
         expected = geometry.crop(levels, geometry.recognition_matrix(points), 112, border=(0, 0, 0))
-        found = recognition_crop(ME, points)
+        found = geometry.recognition_crop(ME, points)
         assert found.dtype == np.float32
         assert np.array_equal((found * 255).round().astype(np.uint8), expected)
-        outside = recognition_crop(ME, POINTS - 300)
+        outside = geometry.recognition_crop(ME, POINTS - 300)
         assert (outside[:20, :20] == 0).all()
+
+    def test_an_aligned_face_is_cut_as_the_judges_learnt_it(self):
+        matrix = [[0.292090042, 4.44976311e-05, -18.9301414], [-4.44976311e-05, 0.292090042, -17.8600205]]
+        assert np.allclose(geometry.aligned_to_recognition(), matrix, rtol=1e-8)
+        expected = cv2.warpAffine(cv2.GaussianBlur(ME, (0, 0), 1.4), geometry.aligned_to_recognition(), (112, 112))
+        assert np.array_equal(geometry.recognition_crop(ME), expected.clip(0, 1))
 
     def test_a_picture_of_another_size_is_cut_alike(self):
         smooth = picture(5, 512)
         half = cv2.resize(smooth, (256, 256), interpolation=cv2.INTER_AREA)
-        assert np.abs(recognition_crop(half, POINTS) - recognition_crop(smooth, POINTS)).mean() < 0.02
+        assert np.abs(geometry.recognition_crop(half, POINTS) - geometry.recognition_crop(smooth, POINTS)).mean() < 0.02
 
 
 class TestFullReference:

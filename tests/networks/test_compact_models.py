@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from astronaut import aligned_astronaut
-from places import WEIGHTS
+from places import WEIGHTS, aligned_astronaut
 from safetensors.torch import save_file
 
 from tasks.archive.degradation import MEDIUM, MILD, SEVERE, degrade

@@ -19,6 +19,7 @@ import torch
 from places import ROOT
 from safetensors.torch import load_file
 
+from flows.train_compact import NETWORKS as NAMES
 from flows.train_compact import settings_of, train_compact
 from tasks.archive.degradation import Degradation
 from tasks.models.compact.table import build, load_compact
@@ -191,6 +192,7 @@ def test_examples_of_a_pool_are_drawn_once_and_are_the_same_again(folder, tmp_pa
 def test_the_flow_trains_measures_and_lists_the_networks(folder, tmp_path, prefect_server):
     few = {"all": {"steps": 1, "batch": 2}, "skin_tone": {"steps": 2}}
     (row,) = train_compact(data=str(folder), out=str(tmp_path), names=("skin_tone",), settings=few)
+    assert {*NAMES} == {*NETWORKS, "niqe"}
     assert (row["name"], row["steps"]) == ("skin_tone", 2)
     assert "gain" in row["colour_cast"]
     load_compact(Path(row["weights"]))

@@ -13,7 +13,8 @@ from places import PARITY, WEIGHTS
 
 from infra.weights.store import WeightsStore
 from tasks.archive.degradation import MEDIUM, MILD, SEVERE, degrade
-from tasks.measuring.metrics import Meter, resolve, weights_of
+from tasks.measuring.meter import Meter, resolve
+from tasks.measuring.metrics import weights_of
 from tasks.models.quality import iqa
 from tasks.models.quality.niqe import _sharp, fit
 from tasks.training.niqe import fit_niqe
@@ -81,7 +82,7 @@ def test_too_few_blocks_are_refused(astronaut):
 
 
 def test_the_shipped_statistics_order_the_levels_of_damage(astronaut):
-    niqe = iqa.load("niqe_portraits", SHIPPED)
+    niqe = iqa.niqe_from(SHIPPED)
     spoiled = [astronaut, *(degrade(astronaut, level, 0) for level in (MILD, MEDIUM, SEVERE))]
     clean, mild, medium, severe = (float(niqe(tensor(picture)[None])) for picture in spoiled)
     assert 0 < clean < mild < medium < severe
@@ -99,7 +100,7 @@ def test_a_folder_of_portraits_becomes_a_file_that_the_metric_reads(tmp_path, as
         cv2.imwrite(str(tmp_path / f"{number}.png"), levels)
     fitted = fit_niqe(tmp_path, tmp_path / "out")
     assert fitted.faces == 9
-    assert torch.isfinite(iqa.load("niqe_portraits", fitted.weights)(views(astronaut, 1)[0][None])).all()
+    assert torch.isfinite(iqa.niqe_from(fitted.weights)(views(astronaut, 1)[0][None])).all()
 
 
 def test_the_command_says_what_it_lacks(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from itertools import pairwise
 from math import ceil
 
@@ -15,13 +16,18 @@ from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.evaluation.page import write_evaluation_report
+from infra.ledger.histories import History
+from infra.ledger.rows import Event
 from infra.storage.storage import Storage
+from tasks.measuring.challenge import Overall
 from tasks.measuring.files import read_evaluation, write_evaluation
 from tasks.pages.evaluation.charts import plane_of
-from tasks.pages.evaluation.page import CHUNK
 from tasks.pages.evaluation.pictures import SMALL
-from tasks.pages.evaluation.restoring import Gate, Restoring
+from tasks.pages.evaluation.restoring import Gate, Restoring, Wanted, restoring_of
 from tasks.pages.evaluation.sheet import failures, sheet_of
+from tasks.pages.shared.records import RunFacts
+from tasks.pages.shared.shell import CHUNK
+from tasks.recipes.condition import Condition
 
 FACES = 60
 
@@ -54,7 +60,7 @@ def page(made, browser):
     browser.errors.clear()
     browser.look()
     browser.open(f"file://{pathname(made.page)}")
-    browser.until("!!faces && !!document.querySelector('.card')")
+    browser.until("!!rows && !!document.querySelector('.card')")
     yield browser
     browser.js("1")
     assert browser.errors == []
@@ -77,7 +83,7 @@ def change(page, control, value):
 
 
 def names(page):
-    return page.js("[...document.querySelectorAll('.card .name, .faces .name')].map((n) => n.textContent)")
+    return page.js("[...document.querySelectorAll('.card .name, #results .list .name')].map((n) => n.textContent)")
 
 
 def press(page, inside, text):
@@ -89,10 +95,10 @@ def press(page, inside, text):
 
 def test_tables_hold_the_evaluations_numbers(made):
     html, facts = text_of(made), read_evaluation(made.folder).facts
-    for name, value in facts["overall"]["means"].items():
+    for name, value in facts.overall.means.items():
         assert f'<td class="n">{value:.4f}</td>' in html, name
-    for subset in facts["subsets"].values():
-        assert f'<td class="n">{subset["means"]["musiq"]:.4f}</td>' in html
+    for subset in facts.subsets.values():
+        assert f'<td class="n">{subset.means["musiq"]:.4f}</td>' in html
     assert "4.2231" in html  # the published score
     assert "There is no score without MANIQA, Q-Align, FID" in html
     assert "needs &lt;weights&gt;" in html
@@ -101,7 +107,7 @@ def test_tables_hold_the_evaluations_numbers(made):
 
 
 def test_columns_hold_every_face(made):
-    columns, table = chunk(made, "faces"), read_evaluation(made.folder).faces
+    columns, table = chunk(made, "rows"), read_evaluation(made.folder).faces
     assert columns["path"] == table.column("path").to_pylist()
     assert columns["values"]["niqe"][:-1] == pytest.approx(table.column("niqe").to_pylist()[:-1], rel=1e-3)
     assert columns["values"]["niqe"][-1] is None
@@ -116,7 +122,7 @@ def test_failures_are_those_below_their_subsets_threshold(made):
         -1 if row["problem"] else int(row["identity"] < SUBSETS[row["subset"]]) for row in evaluation.faces.to_pylist()
     ]
     assert failed.tolist() == expected
-    assert 0 < (failed == 1).sum() == evaluation.facts["overall"]["identity_failures"]
+    assert 0 < (failed == 1).sum() == evaluation.facts.overall.identity_failures
 
 
 def test_gates_are_told_with_their_thresholds(made):
@@ -139,6 +145,24 @@ def test_a_gate_over_one_metric_has_no_plane():
     assert plane.x.fires == (0.0, plane.x.mark)
 
 
+def test_a_gate_may_ask_twice_for_a_metric_and_sees_what_earlier_stages_took():
+    def event(stage, code="ok", **metrics):
+        named = {name.replace("_", "."): value for name, value in metrics.items()}
+        return Event(image_id="a", face=0, stage=stage, state="done", reason_code=code, metrics=named, run_id="r")
+
+    verdict = Event(image_id="a", stage="commit", state="done", outcome="restored")
+    steps = (event("score", musiq_aligned=20.0), event("severe", "gate_not_met"), event("evaluate", musiq_input=21.0))
+    history = History("a", (), (*steps, verdict))
+    facts = RunFacts("r", "", "", "", "", datetime.now(UTC), stages=("score", "severe", "evaluate"))
+    conditions = {"severe": Condition("musiq.input > 3 and musiq.input < 17")}
+    restoring = restoring_of(facts, conditions, {}, [history], Wanted(("musiq",), {"a"}, {"a"}))
+    (gate,) = restoring.gates
+    assert gate.values.tolist() == [[20.0, 20.0]]
+    assert gate.ran.tolist() == [False]
+    assert restoring.before == {("a", 0): {"musiq": 21.0}}
+    assert [step.stage for step in restoring.records["a"][0].steps] == ["score", "severe", "evaluate"]
+
+
 def test_a_face_is_found_again_by_its_landmarks():
     points = np.arange(10.0).reshape(5, 2)
     known = {"photo": {0: points + 300, 1: points}}
@@ -150,7 +174,7 @@ def test_a_face_is_found_again_by_its_landmarks():
 
 
 def test_pictures_lie_side_by_side_and_are_made_once(made):
-    columns = chunk(made, "faces")
+    columns = chunk(made, "rows")
     name = f"report/pictures/{columns['picture'][5]}.jpg"
     with Image.open(made.folder.local_path(name)) as image:
         assert image.size == (3 * SMALL, SMALL)
@@ -174,26 +198,25 @@ def test_private_means_no_pixel(private):
     assert maker.folder.exists("report/pictures")
     write_evaluation_report(maker.folder, pictures=False)
     assert not maker.folder.exists("report/pictures")
-    assert set(chunk(maker, "faces")["picture"]) == {""}
+    assert set(chunk(maker, "rows")["picture"]) == {""}
 
 
 def test_without_a_workspace_it_says_what_it_cannot_know(private, tmp_path):
     evaluation = read_evaluation(private.folder)
     apart = Storage(tmp_path / "apart")
-    write_evaluation(apart, evaluation.facts | {"workspace": None}, evaluation.faces)
+    write_evaluation(apart, evaluation.facts.model_copy(update={"workspace": None}), evaluation.faces)
     write_evaluation_report(apart)
     assert apart.read_bytes("report/index.html").decode().count("there is no ledger of their making") == 4
-    gone = evaluation.facts | {"workspace": str(tmp_path / "gone"), "against": str(tmp_path / "gone too")}
-    write_evaluation(apart, gone, evaluation.faces)
+    gone = {"workspace": str(tmp_path / "gone"), "against": str(tmp_path / "gone too")}
+    write_evaluation(apart, evaluation.facts.model_copy(update=gone), evaluation.faces)
     write_evaluation_report(apart)
     assert "could not be asked" in apart.read_bytes("report/index.html").decode()
 
 
 def test_nothing_measured_is_a_page_too(private, tmp_path):
     evaluation, folder = read_evaluation(private.folder), Storage(tmp_path)
-    overall = dict.fromkeys(("fid", "score", "identity_failures", "valid"))
-    overall |= {"images": 0, "means": {}, "score_missing": []}
-    facts = evaluation.facts | {"overall": overall, "subsets": {}, "metrics": {}, "stages": {}, "workspace": None}
+    none = {"overall": Overall(), "subsets": {}, "metrics": {}, "stages": {}, "workspace": None}
+    facts = evaluation.facts.model_copy(update=none)
     write_evaluation(folder, facts, evaluation.faces.slice(3).select(range(14)))
     write_evaluation_report(folder)
     assert "No face was measured" in folder.read_bytes("report/index.html").decode()
@@ -215,7 +238,7 @@ def test_hostile_names_stay_text(page):
 
 
 def test_every_order_is_the_columns_order(page, made):
-    columns = chunk(made, "faces")
+    columns = chunk(made, "rows")
     for order in ("-clipiqa", "niqe", "identity", "-musiq.gain"):
         change(page, "order", order)
         values = columns["values"][order.lstrip("-")]
@@ -226,12 +249,12 @@ def test_every_order_is_the_columns_order(page, made):
 
 
 def test_filters_by_subset_failure_problem_and_text(page, made):
-    failed = sum(flag == 1 for flag in chunk(made, "faces")["failed"])
+    failed = sum(flag == 1 for flag in chunk(made, "rows")["failed"])
     change(page, "problem", "identity failure")
     assert page.js("current.length") == failed
     assert page.js("document.querySelectorAll('.card .low').length") == min(24, failed)
     change(page, "subset", "1")
-    assert page.js("current.every((n) => faces.subset[n] === 1 && faces.failed[n] === 1)")
+    assert page.js("current.every((n) => rows.subset[n] === 1 && rows.failed[n] === 1)")
     page.js("document.querySelector('[data-problem]').click()")
     assert page.js("current.length") == 0
     assert page.js("document.querySelector('.empty-title').textContent") == "No face matches."
@@ -250,7 +273,7 @@ def test_pages_replace_each_other(page):
     first = names(page)
     press(page, ".pager", "Later")
     assert not set(first) & set(names(page))
-    assert page.js("document.activeElement.id") == "faces-title"
+    assert page.js("document.activeElement.id") == "list-title"
     assert page.js("document.querySelectorAll('.card').length") == 24
     assert page.js("[...document.querySelectorAll('#results img')].every((i) => i.loading === 'lazy')")
 
@@ -263,7 +286,7 @@ def test_the_list_sorts_by_its_heads(page):
     assert page.js("document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "descending"
     assert page.js("document.activeElement.id") == "sort-identity"
     page.press("Enter", 13, "\r")
-    assert page.js("faces.values.identity[current[0]] <= faces.values.identity[current[1]]")
+    assert page.js("rows.values.identity[current[0]] <= rows.values.identity[current[1]]")
 
 
 def test_the_slider_moves_by_keyboard(page):
@@ -331,13 +354,15 @@ def test_thousands_of_faces_stay_small_and_quick(browser, private, tmp_path):
         for k, v in enumerate(rng.normal(5, 1, rows))
     ]
     folder = Storage(tmp_path / "many")
-    write_evaluation(folder, few.facts | {"workspace": None}, pa.Table.from_pylist(varied, few.faces.schema))
+    write_evaluation(
+        folder, few.facts.model_copy(update={"workspace": None}), pa.Table.from_pylist(varied, few.faces.schema)
+    )
     address = write_evaluation_report(folder, pictures=False)
     assert folder.size("report/index.html") < 200_000
     assert len(list(folder.walk("report/data"))) == 1 + ceil(rows / CHUNK)
     browser.look()
     browser.open(f"file://{pathname(address)}")
-    browser.until("!!faces && !!document.querySelector('.card')")
+    browser.until("!!rows && !!document.querySelector('#results .name')")
     spent = browser.js(
         "(() => { const t = performance.now(); choose('order', 'niqe'); return performance.now() - t; })()"
     )

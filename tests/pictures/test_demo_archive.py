@@ -47,11 +47,11 @@ def test_it_lists_every_file_and_only_outcomes_that_exist(folder, expected):
 
 
 def test_it_has_files_of_every_kind(folder, expected):
-    rows = {row["path"]: row for row in scan_archive(Storage(folder / "archive"), {})}
-    assert {"JPEG", "PNG", "WEBP", "TIFF", "BMP", None} == {row["format"] for row in rows.values()}
-    assert {row["problem"] for row in rows.values()} == {None, "empty_file", "not_an_image"}
-    assert sorted(Counter(row["image_id"] for row in rows.values()).values())[-1] == 2, "one duplicate"
-    assert rows["phone/really a png.jpg"]["format"] == "PNG"
+    rows = {row.path: row for row in scan_archive(Storage(folder / "archive"), {})}
+    assert {"JPEG", "PNG", "WEBP", "TIFF", "BMP", None} == {row.format for row in rows.values()}
+    assert {row.problem for row in rows.values()} == {None, "empty_file", "not_an_image"}
+    assert sorted(Counter(row.image_id for row in rows.values()).values())[-1] == 2, "one duplicate"
+    assert rows["phone/really a png.jpg"].format == "PNG"
     pictures = {each.path: decode(each.source.read_bytes()) for each in expected if each.truth}
     assert {picture.depth for picture in pictures.values()} == {8, 16}
     assert any(picture.alpha is not None for picture in pictures.values())

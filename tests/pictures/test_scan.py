@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from infra.ledger import FileRow, unreadable_id
 from infra.storage.base import StorageMissingError
 from infra.storage.storage import Storage
 from tasks.archive import books
-from tasks.archive.scan import matcher, scan_archive, unreadable_id
+from tasks.archive.scan import matcher, scan_archive
 from tasks.pictures.picture import Limits
 
 
@@ -52,12 +53,12 @@ class Counting(Storage):
 
 
 def rows_of(folder, known=None, **options):
-    return {row["path"]: row for row in scan_archive(Storage(folder), known or {}, **options)}
+    return {row.path: row for row in scan_archive(Storage(folder), known or {}, **options)}
 
 
 def test_every_file_gets_one_row_that_says_what_it_is(archive):
     rows = rows_of(archive)
-    problems = {path: row["problem"] for path, row in rows.items()}
+    problems = {path: row.problem for path, row in rows.items()}
     assert problems == {
         "1936/b.JPG": None,
         "1936/copy of b.png": None,
@@ -67,11 +68,11 @@ def test_every_file_gets_one_row_that_says_what_it_is(archive):
         "x/cut.jpg": "corrupt",
     }
     picture = rows["1936/b.JPG"]
-    assert picture["image_id"] == hashlib.sha256(png(2)).hexdigest() == rows["1936/copy of b.png"]["image_id"]
-    assert (picture["format"], picture["width"], picture["height"], picture["mode"]) == ("PNG", 30, 20, "RGB")
-    assert picture["bytes"] == len(png(2))
-    assert all(row["problem"] in books.REASONS for row in rows.values() if row["problem"])
-    assert all(row["problem_text"] for row in rows.values() if row["problem"])
+    assert picture.image_id == hashlib.sha256(png(2)).hexdigest() == rows["1936/copy of b.png"].image_id
+    assert (picture.format, picture.width, picture.height, picture.mode) == ("PNG", 30, 20, "RGB")
+    assert picture.bytes == len(png(2))
+    assert all(row.problem in books.REASONS for row in rows.values() if row.problem)
+    assert all(row.problem_text for row in rows.values() if row.problem)
 
 
 def test_an_unchanged_archive_is_not_opened_and_yields_nothing(archive):
@@ -89,9 +90,9 @@ def test_new_changed_and_vanished_files_are_noticed(archive):
     (archive / "1936" / "b.JPG").unlink()
     news = rows_of(archive, known)
     assert set(news) == {"a.png", "new.png", "1936/b.JPG"}
-    assert news["a.png"]["image_id"] == hashlib.sha256(png(9)).hexdigest()
-    assert news["1936/b.JPG"]["present"] is False
-    assert news["1936/b.JPG"]["image_id"] == known["1936/b.JPG"]["image_id"]
+    assert news["a.png"].image_id == hashlib.sha256(png(9)).hexdigest()
+    assert news["1936/b.JPG"].present is False
+    assert news["1936/b.JPG"].image_id == known["1936/b.JPG"].image_id
     assert rows_of(archive, known | news) == {}
 
 
@@ -100,16 +101,16 @@ def test_a_file_that_comes_back_is_present_again(archive):
     data, stat = (archive / "a.png").read_bytes(), (archive / "a.png").stat()
     (archive / "a.png").unlink()
     known |= rows_of(archive, known)
-    assert known["a.png"]["present"] is False
+    assert known["a.png"].present is False
     (archive / "a.png").write_bytes(data)
     os.utime(archive / "a.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert rows_of(archive, known)["a.png"]["present"] is True
+    assert rows_of(archive, known)["a.png"].present is True
 
 
 def test_excluded_files_are_counted_but_not_opened(archive):
     storage = Counting(archive)
-    rows = {row["path"]: row for row in scan_archive(storage, {}, include=["1936"], exclude=["*.txt"])}
-    assert {path for path, row in rows.items() if row["problem"] == "excluded"} == {
+    rows = {row.path: row for row in scan_archive(storage, {}, include=["1936"], exclude=["*.txt"])}
+    assert {path for path, row in rows.items() if row.problem == "excluded"} == {
         "1936/notes.txt",
         "a.png",
         "x/cut.jpg",
@@ -117,15 +118,15 @@ def test_excluded_files_are_counted_but_not_opened(archive):
     assert len(rows) == 6
     assert set(storage.opened) == {"1936/b.JPG", "1936/copy of b.png", "1936/empty.jpg"}
     later = rows_of(archive, rows)
-    assert later["a.png"]["problem"] is None, "excluded once is not excluded for ever"
+    assert later["a.png"].problem is None, "excluded once is not excluded for ever"
 
 
 def test_a_raised_limit_is_noticed_without_hashing_again(archive):
     known = rows_of(archive, limits=Limits(max_pixels=100))
-    assert known["a.png"]["problem"] == "too_large"
-    assert known["a.png"]["width"] == 30
+    assert known["a.png"].problem == "too_large"
+    assert known["a.png"].width == 30
     assert rows_of(archive, known, limits=Limits(max_pixels=100)) == {}
-    assert rows_of(archive, known)["a.png"]["problem"] is None
+    assert rows_of(archive, known)["a.png"].problem is None
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may read everything")
@@ -138,7 +139,7 @@ def test_forbidden_file_and_folder_have_a_reason(archive):
         rows = rows_of(archive, known)
     finally:
         (archive / "1936").chmod(0o755)
-    assert rows["a.png"]["problem"] == rows["1936"]["problem"] == "unreadable"
+    assert rows["a.png"].problem == rows["1936"].problem == "unreadable"
     assert set(rows) == {"a.png", "1936"}, "files of a folder that cannot be listed are not gone"
 
 
@@ -154,11 +155,11 @@ class Refusing(Storage):
 
 
 def test_unreadable_file_stands_for_its_path_and_is_tried_again(archive):
-    rows = {row["path"]: row for row in scan_archive(Refusing(archive), {})}
-    assert rows["a.png"]["problem"] == "unreadable"
-    assert rows["a.png"]["image_id"] == unreadable_id("a.png")
+    rows = {row.path: row for row in scan_archive(Refusing(archive), {})}
+    assert rows["a.png"].problem == "unreadable"
+    assert rows["a.png"].image_id == unreadable_id("a.png")
     assert "x/cut.jpg" not in rows
-    assert rows_of(archive, rows)["a.png"]["problem"] is None
+    assert rows_of(archive, rows)["a.png"].problem is None
 
 
 class Growing(Storage):
@@ -169,22 +170,22 @@ class Growing(Storage):
 
 
 def test_a_file_still_being_written_is_left_for_the_next_run(archive):
-    rows = {row["path"]: row for row in scan_archive(Growing(archive), {})}
-    assert rows["a.png"]["problem"] == "changed_while_running"
-    assert rows_of(archive, rows)["a.png"]["problem"] is None
+    rows = {row.path: row for row in scan_archive(Growing(archive), {})}
+    assert rows["a.png"].problem == "changed_while_running"
+    assert rows_of(archive, rows)["a.png"].problem is None
 
 
 def test_a_file_too_large_for_memory_is_streamed(archive, monkeypatch):
     monkeypatch.setattr("tasks.archive.scan.IN_MEMORY", 10)
-    assert rows_of(archive)["a.png"]["image_id"] == hashlib.sha256(png(1)).hexdigest()
+    assert rows_of(archive)["a.png"].image_id == hashlib.sha256(png(1)).hexdigest()
 
 
 def test_symlink_loop_and_broken_link_are_files_with_a_problem(archive):
     (archive / "1936" / "up").symlink_to(archive, target_is_directory=True)
     (archive / "dangling.png").symlink_to(archive / "nowhere.png")
     rows = rows_of(archive)
-    assert rows["1936/up"]["problem"] == "symlink_loop"
-    assert rows["dangling.png"]["problem"] == "unreadable"
+    assert rows["1936/up"].problem == "symlink_loop"
+    assert rows["dangling.png"].problem == "unreadable"
 
 
 def test_names_that_are_not_utf8_and_255_bytes_long(archive):
@@ -192,12 +193,12 @@ def test_names_that_are_not_utf8_and_255_bytes_long(archive):
     (archive / os.fsdecode(name)).write_bytes(png(5))
     (archive / ("n" * 251 + ".png")).write_bytes(png(6))
     rows = rows_of(archive)
-    assert rows["caf%E9 100%25.png"]["problem"] is None
-    assert rows["n" * 251 + ".png"]["problem"] is None
+    assert rows["caf%E9 100%25.png"].problem is None
+    assert rows["n" * 251 + ".png"].problem is None
 
 
 def test_missing_source_is_an_error_not_an_empty_archive(tmp_path):
-    known = {"a.png": {"path": "a.png", "present": True}}
+    known = {"a.png": FileRow(path="a.png", image_id=unreadable_id("a.png"))}
     with pytest.raises(StorageMissingError):
         list(scan_archive(Storage(tmp_path / "nowhere"), known))
 

@@ -50,7 +50,7 @@ def start(place):
     code = (
         "from flows.restore_dataset import restore_dataset; import sys; "
         "s = restore_dataset(source=sys.argv[1], workspace=sys.argv[2], recipe=sys.argv[3], "
-        f"settings={{'workers': {WORKERS}, 'threads': 1}}); print(s['outcomes']['restored'])"
+        f"settings={{'workers': {WORKERS}, 'threads': 1}}); print(s.outcomes['restored'])"
     )
     arguments = [str(place / name) for name in ("archive", "ws", "chaos.toml")]
     environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""}

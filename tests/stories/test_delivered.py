@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import time
+from dataclasses import replace
 
 import pytest
 
-from flows.gate.moves import Place, deliver_kept
+from flows.gate.moves import deliver_kept
 from flows.restoration.delivered import deliver, make_way
+from flows.session.session import Session
 from infra.ledger.lease import Lease
 from infra.ledger.ledger import Ledger
+from infra.ledger.rows import Event, FileRow
 from infra.ledger.schema import COMMIT
 from infra.storage.storage import Storage
+from tasks.archive.books import VerdictDetail
 
 
 def sha(text):
@@ -20,7 +24,8 @@ def sha(text):
 
 
 def verdict(name, path):
-    return {"image_id": sha(name), "output_uri": f"restored/{path}", "output_sha256": sha(f"restored {name}")}
+    made = {"output_uri": f"restored/{path}", "output_sha256": sha(f"restored {name}")}
+    return Event(image_id=sha(name), state="done", reason_code="ok", outcome="restored", **made)
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def files(storage):
 
 
 def now_at(path, name, before):
-    return {"path": path, "image_id": sha(before)}, {"path": path, "image_id": sha(name)}
+    return FileRow(path=path, image_id=sha(before)), FileRow(path=path, image_id=sha(name))
 
 
 def test_results_follow_pictures_that_are_renumbered(storage):
@@ -55,8 +60,8 @@ def test_results_follow_pictures_that_are_renumbered(storage):
 
 def test_a_file_that_is_the_present_pictures_result_already_stays(storage):
     """A night without the network drive: every file was unreadable, then is what it had been."""
-    unreadable = {"path": "1.jpg", "image_id": "0" * 64}
-    back = {"path": "1.jpg", "image_id": sha("A")}
+    unreadable = FileRow(path="1.jpg", image_id="0" * 64)
+    back = FileRow(path="1.jpg", image_id=sha("A"))
     make_way(storage, [(unreadable, back)], {sha("A"): sha("restored A")})
     assert shown(storage)["1.jpg"] == "restored A"
 
@@ -64,7 +69,7 @@ def test_a_file_that_is_the_present_pictures_result_already_stays(storage):
 def test_a_copy_that_is_not_the_result_is_never_delivered(storage):
     storage.write_atomic("restored/1.jpg", b"restored by another recipe")
     assert not deliver(storage, ["1.jpg", "9.jpg"], verdict("A", "1.jpg"))
-    assert not deliver(storage, ["1.jpg"], verdict("A", "1.jpg") | {"output_sha256": None})
+    assert not deliver(storage, ["1.jpg"], replace(verdict("A", "1.jpg"), output_sha256=None))
     assert "9.jpg" not in shown(storage)
 
 
@@ -75,16 +80,15 @@ def test_every_path_of_a_picture_gets_its_result_from_one_that_has_it(storage):
 
 def test_kept_results_follow_renamed_pictures_and_lost_ones_are_restored_anew(tmp_path, storage):
     ledger, digest = Ledger.open(storage, buckets=1), "d" * 64
-    rows = []
+    pictures = {}
     for number, name in enumerate("ABC", 1):
-        detail = {"outcome": "restored", "faces": {}, "kept": True, "made_by": "e" * 64, "made_in": "run-1"}
-        row = {"state": "done", "reason_code": "ok", "stage_digest": digest, "detail": json.dumps(detail)}
-        told = verdict(name, f"{number}.jpg") | row
+        said = VerdictDetail(outcome="restored", kept=True, made_by="e" * 64, made_in="run-1")
+        told = replace(verdict(name, f"{number}.jpg"), stage_digest=digest, detail=said.to_detail())
         ledger.append_events([told], run_id="run-1", token=1, stage=COMMIT, bucket=0)
-        rows.append({"image_id": sha(name), "bucket": 0, "paths": [f"{number + 1}.jpg"]})
+        pictures[sha(name)] = [f"{number + 1}.jpg"]
     make_way(storage, [now_at("2.jpg", "A", "B"), now_at("3.jpg", "B", "C")], {})
     storage.delete(f"displaced/{sha('C')}")
     with Lease.acquire(storage, owner="night") as lease:
-        delivered = deliver_kept(Place(storage, ledger, lease), "run-2", rows, digest)
+        delivered = deliver_kept(Session("run-2", time.time(), storage, lease, ledger), pictures, digest)
     assert delivered == [sha("A"), sha("B")]
     assert shown(storage) == {"1.jpg": "restored A", "2.jpg": "restored A", "3.jpg": "restored B"}

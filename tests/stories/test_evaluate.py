@@ -16,13 +16,25 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tiny_metrics as tiny
+from inline_worker import work_inline
 from typer.testing import CliRunner
 
+from infra.ledger.rows import FileRow
+from infra.problems import ForPeople
 from infra.storage.storage import Storage
 from tasks.faces import geometry
-from tasks.measuring.challenge import Placed, Protocol
-from tasks.measuring.files import COLUMNS, EvaluationMissing, faces_schema, read_evaluation, write_evaluation
-from tasks.measuring.matching import INPUT, RESTORED, Rules, Trees, matched
+from tasks.measuring.challenge import Overall, Placed, Protocol
+from tasks.measuring.files import (
+    COLUMNS,
+    FACTS,
+    EvaluationFacts,
+    EvaluationMissing,
+    faces_schema,
+    read_evaluation,
+    write_evaluation,
+)
+from tasks.measuring.matching import Rules, Trees, matched
+from tasks.measuring.pairs import INPUT, RESTORED, PairFile
 
 DATASET = "ntire2025-realworld-face"
 IMAGES = {"CelebA": 1, "LFW-Test": 2, "CelebChild-Test": 1, "WebPhoto-Test": 1, "Wider-Test": 1}
@@ -44,13 +56,22 @@ class TestFiles:
         faces = pa.Table.from_pylist(rows, schema=faces_schema(["niqe", "quality"]))
         with pytest.raises(EvaluationMissing, match="mpsr evaluate"):
             read_evaluation(Storage(tmp_path))
-        write_evaluation(Storage(tmp_path), {"sample": 1.0}, faces)
+        facts = EvaluationFacts(sample=0.5, overall=Overall(images=1, means={"niqe": 3.5}, score_missing=("fid",)))
+        write_evaluation(Storage(tmp_path), facts, faces)
         again = read_evaluation(Storage(tmp_path))
         assert again.faces.equals(faces)
         assert again.metrics == ("niqe", "quality")
-        assert again.facts == {"schema": 1, "sample": 1.0}
+        assert again.facts == facts
         with pytest.raises(ValueError, match="expected the columns"):
-            write_evaluation(Storage(tmp_path), {}, faces.drop_columns(["key"]))
+            write_evaluation(Storage(tmp_path), facts, faces.drop_columns(["key"]))
+
+    def test_what_other_versions_wrote_is_read_and_what_newer_ones_mean_otherwise_is_not(self, tmp_path):
+        write_evaluation(Storage(tmp_path), EvaluationFacts(), pa.Table.from_pylist([face()], schema=faces_schema([])))
+        (tmp_path / FACTS).write_text('{"schema": 1, "overall": {"fid": 60.0}, "of another version": 1}')
+        assert read_evaluation(Storage(tmp_path)).facts.overall.fid == 60.0
+        (tmp_path / FACTS).write_text('{"schema": 2}')
+        with pytest.raises(EvaluationMissing, match="newer"):
+            read_evaluation(Storage(tmp_path))
 
 
 def face(**more):
@@ -61,35 +82,36 @@ def face(**more):
 
 class TestMatching:
     def test_a_picture_belongs_to_the_input_of_its_name_whatever_the_suffix(self):
-        row = self.pair(["a/b.png"], ["a/b.jpg", "b.jpg", "a/c.jpg"])["a/b.png"]
-        assert (row["key"], row["input_path"], row["problem"]) == ("a/b", "a/b.jpg", "")
+        pair = self.pair(["a/b.png"], ["a/b.jpg", "b.jpg", "a/c.jpg"])["a/b.png"]
+        assert (pair.key, pair.input_path, pair.problem) == ("a/b", "a/b.jpg", "")
+        assert pair.files == {RESTORED: PairFile("a/b.png", "1" * 64), INPUT: PairFile("a/b.jpg", "2" * 64)}
 
     def test_the_very_same_path_decides_between_inputs_of_one_name(self):
         found = self.pair(["x.png", "x.jpg"], ["x.png", "x.jpg"])
-        assert {path: row["input_path"] for path, row in found.items()} == {"x.png": "x.png", "x.jpg": "x.jpg"}
-        assert len({row["key"] for row in found.values()}) == 2, "and each keeps a key of its own"
+        assert {path: pair.input_path for path, pair in found.items()} == {"x.png": "x.png", "x.jpg": "x.jpg"}
+        assert len({pair.key for pair in found.values()}) == 2, "and each keeps a key of its own"
 
     def test_what_a_name_does_not_decide_is_refused_by_name(self):
-        row = self.pair(["x.png"], ["x.jpg", "x.webp"])["x.png"]
-        assert row["problem"] == "ambiguous"
-        assert "x.jpg, x.webp" in row["problem_text"]
-        assert self.pair(["x.png"], [])["x.png"]["problem"] == "input_missing"
+        pair = self.pair(["x.png"], ["x.jpg", "x.webp"])["x.png"]
+        assert pair.problem == "ambiguous"
+        assert "x.jpg, x.webp" in pair.problem_text
+        assert self.pair(["x.png"], [])["x.png"].problem == "input_missing"
 
     def test_a_data_set_goes_by_subset_and_name_and_by_its_table(self):
         placed = {"x": Placed("Wider-Test", geometry.TEMPLATE)}
         rules = Rules(protocol(), placed)
         found = self.pair(["out/CelebA/y.png", "flat/x.png", "odd/z.png"], ["test/CelebA/y.png", "x.png"], rules)
-        assert {path: row["problem"] for path, row in found.items()} == {
+        assert {path: pair.problem for path, pair in found.items()} == {
             "out/CelebA/y.png": "no_landmarks",
             "flat/x.png": "",
             "odd/z.png": "no_subset",
         }
-        assert found["flat/x.png"]["subset"] == "Wider-Test"
-        assert found["flat/x.png"]["points"] == geometry.TEMPLATE.reshape(-1).tolist()
+        assert found["flat/x.png"].subset == "Wider-Test"
+        assert found["flat/x.png"].points == geometry.TEMPLATE.reshape(-1).tolist()
         assert not rules.counts("CelebA/y.jpg"), "the challenge counts PNG files only"
 
     def test_a_pair_is_known_by_its_contents(self):
-        one, other = (self.pair(["a.png"], ["a.jpg"], shas=shas)["a.png"]["pair_id"] for shas in ("12", "13"))
+        one, other = (self.pair(["a.png"], ["a.jpg"], shas=shas)["a.png"].pair_id for shas in ("12", "13"))
         assert one != other
         said = f"{'1' * 64}\n{'2' * 64}\n-\n-"
         assert one == hashlib.sha256(said.encode()).hexdigest()
@@ -110,11 +132,10 @@ class TestMatching:
 
     def pair(self, restored, inputs, rules=None, shas="12"):
         def rows(paths, digit):
-            blank = {"width": 512, "height": 512, "problem": None, "problem_text": None, "image_id": digit * 64}
-            return [blank | {"path": path} for path in paths]
+            return [FileRow(path=path, image_id=digit * 64, width=512, height=512) for path in paths]
 
         files = {RESTORED: rows(restored, shas[0]), INPUT: rows(inputs, shas[1])}
-        return {row["path"]: row for row in matched(files, rules or Rules())}
+        return {pair.path: pair for pair in matched(files, rules or Rules())}
 
 
 def protocol():
@@ -173,22 +194,15 @@ def settings(tmp_path_factory, monkeypatch, dataset):
 
 
 @pytest.fixture
-def inline(monkeypatch):
-    """The engine without processes of its own: the same scheduler, hosts in threads."""
-    from flows import evaluate_dataset
+def inline():
+    """The engine without processes of its own: the same scheduler, hosts in threads; `undo` brings real ones back."""
     from flows.evaluation import run as evaluation_run
     from infra.workers.actor import PoolSize
-    from infra.workers.executor import Executor
-    from infra.workers.maps import ExecutorSettings
 
-    @contextlib.contextmanager
-    def workers(run):
-        config = run.measure_config(1).model_dump(mode="json")
-        limits = ExecutorSettings(backend="inline", retries=1)
-        with Executor(evaluation_run.FACTORY, config, pool=PoolSize(1), settings=limits) as run.executor:
-            yield
-
-    monkeypatch.setattr(evaluate_dataset, "workers", workers)
+    with pytest.MonkeyPatch.context() as patch:
+        work_inline(patch, everything=True)
+        patch.setattr(evaluation_run, "planned_pool", lambda *_: contextlib.nullcontext((None, PoolSize(1))))
+        yield patch
 
 
 @pytest.fixture
@@ -213,21 +227,21 @@ class TestProtocol:
         rows = {row["key"]: row for row in faces.to_pylist()}
         assert [row["key"] for row in faces.to_pylist()] == sorted(rows)
         assert {row["problem"] for row in rows.values()} == {""}
-        assert {name: (s["images"], s["expected"]) for name, s in facts["subsets"].items()} == {
+        assert {name: (s.images, s.expected) for name, s in facts.subsets.items()} == {
             name: (n, n) for name, n in IMAGES.items()
         }
-        assert facts["overall"]["means"]["niqe"] == pytest.approx(np.mean(faces["niqe"].to_numpy()))
-        assert facts["overall"]["fid"] > 0
-        assert facts["overall"]["score"] is None
-        assert facts["overall"]["score_missing"] == ["clipiqa", "maniqa", "musiq", "qalign"]
-        assert all("pyiqa" in facts["missing"][name] for name in facts["overall"]["score_missing"])
+        assert facts.overall.means["niqe"] == pytest.approx(np.mean(faces["niqe"].to_numpy()))
+        assert facts.overall.fid > 0
+        assert facts.overall.score is None
+        assert facts.overall.score_missing == ("clipiqa", "maniqa", "musiq", "qalign")
+        assert all("pyiqa" in facts.missing[name] for name in facts.overall.score_missing)
 
     def test_a_planted_swap_of_identities_is_caught(self, dataset, reference):
         swapped = [row["key"] for row in reference.faces.to_pylist() if row["identity"] < 0.6]
         assert swapped == ["LFW-Test/LF_11"]
-        failures = {name: s["identity_failures"] for name, s in reference.facts["subsets"].items()}
+        failures = {name: s.identity_failures for name, s in reference.facts.subsets.items()}
         assert failures == {name: int(name == "LFW-Test") for name in IMAGES}
-        assert (reference.facts["overall"]["identity_failures"], reference.facts["overall"]["valid"]) == (1, True)
+        assert (reference.facts.overall.identity_failures, reference.facts.overall.valid) == (1, True)
 
     def test_the_numbers_lie_in_files_that_others_read(self, dataset, reference):
         folder = dataset / "reference"
@@ -244,8 +258,8 @@ class TestProtocol:
         away = table.rename(dataset / "elsewhere.csv")
         try:
             facts = evaluated(dataset, "untabled", settings, metrics=["sharpness", "identity"]).facts
-            assert "--landmarks FILE" in facts["missing"]["identity"]
-            assert set(facts["overall"]["means"]) == {"sharpness"}
+            assert "--landmarks FILE" in facts.missing["identity"]
+            assert set(facts.overall.means) == {"sharpness"}
             told = evaluated(dataset, "untabled", settings, metrics=["identity"], landmarks=str(away), sample=0.4)
             (row, *_) = told.faces.to_pylist()
             (same,) = [other for other in reference.faces.to_pylist() if other["key"] == row["key"]]
@@ -255,12 +269,10 @@ class TestProtocol:
 
 
 @pytest.mark.usefixtures("prefect_server", "ray_cluster")
-def test_what_was_cut_short_goes_on_and_gives_the_same_numbers(dataset, settings, reference, monkeypatch):
-    from flows import evaluate_dataset
-    from flows.evaluation import run as evaluation_run
+def test_what_was_cut_short_goes_on_and_gives_the_same_numbers(dataset, settings, reference, inline, monkeypatch):
     from flows.session.progress import Progress
 
-    monkeypatch.setattr(evaluate_dataset, "workers", evaluation_run.workers)  # real ones, in processes of their own
+    inline.undo()  # from here on real workers, in processes of their own
     (dataset / "cut").mkdir()
     (dataset / "cut" / journalling.SLOWLY).touch()
 
@@ -314,13 +326,13 @@ def test_fid_takes_the_first_pictures_by_path_and_says_when_they_are_too_few(dat
     held = list((dataset / "capped/intermediates").rglob("*.arrow"))
     assert held, "features stay, so that FID can be made again"
     again = evaluated(dataset, "capped", settings, metrics=["fid"])
-    assert again.facts["overall"]["fid"] == three.facts["overall"]["fid"] > 0
+    assert again.facts.overall.fid == three.facts.overall.fid > 0
     held[0].unlink()
     evaluated(dataset, "capped", settings, metrics=["fid"])
     assert 3 < len((dataset / "capped" / journalling.JOURNAL).read_text().splitlines()) < 6, "what is lost is made anew"
     none = evaluated(dataset, "capped", settings, metrics=["fid"], sample=0.001).facts
-    assert (none["overall"]["fid"], none["metrics"]) == (None, {})
-    assert "at least 2 faces" in none["missing"]["fid"]
+    assert (none.overall.fid, none.metrics) == (None, {})
+    assert "at least 2 faces" in none.missing["fid"]
 
 
 def test_whole_pictures_are_cut_where_the_input_shows_faces(tmp_path, settings, inline, prefect_server):
@@ -374,7 +386,7 @@ class TestRefusals:
             ({"dataset": "demo"}, "no section"),
             ({"dataset": "nowhere"}, "no data set 'nowhere'"),
             ({"output": "out/numbers"}, "only read"),
-            ({"restored": "nothing-here"}, "no restored pictures"),
+            ({"restored": "nothing-here"}, "no folder with restored pictures"),
             ({"against": None}, "--against"),
             ({"sample": 2.0}, "less than or equal to 1"),
         ],
@@ -388,10 +400,11 @@ class TestRefusals:
         given = {"restored": "out", "against": "lq", "output": "refused", "dataset": None} | asked
         given = {k: str(dataset / v) if k in ("restored", "against", "output") and v else v for k, v in given.items()}
         with (
-            pytest.raises(job.JobError, match=sentence),
+            pytest.raises(ForPeople, match=sentence) as refused,
             open_evaluation_run(evaluation_job(settings=settings, **given)),
         ):
             pass
+        assert refused.value.exit_code == 2
         assert not (dataset / "refused").exists()
         assert not (dataset / "out/numbers").exists()
 

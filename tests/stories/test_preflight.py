@@ -15,6 +15,7 @@ from PIL import Image
 
 from flows.cli.words.restoration import _shares
 from flows.restoration.forecast import Memory, assumptions, parts_of
+from flows.restoration.plan import Plan
 from infra.settings import Settings
 from tasks.recipes.forecast import (
     LARGEST,
@@ -113,8 +114,11 @@ def test_only_the_stages_that_a_change_makes_stale_cost_time():
 
             return pa.table({"stage_digest": ["old", "kept"]})
 
-    work = [("new", 1, 1.0), ("stale", 1, 2.0), ("stale", 1, 3.0)]
-    parts = parts_of(work, Ledger(), {"detect_align": "kept", "restore": "other"})
+    import pyarrow as pa
+
+    pixels = [size * 1_000_000 for size in (0.75, 1.75, 2.75)]  # each picture counts as 0.25 megapixels more
+    work = pa.table({"why": ["new", "stale", "stale"], "pixels": pixels, "image_id": ["a", "b", "c"]})
+    parts = parts_of(Plan(work, {}, 0, True), Ledger(), {"detect_align": "kept", "restore": "other"})
     assert parts == [Part(1, 1.0), Part(2, 5.0, frozenset({"restore"}))]
 
 
@@ -129,12 +133,12 @@ def test_money_is_devices_times_hours_times_price_with_a_range():
     assert told.parts["prefect"] == 5.0
     assert told.seconds == pytest.approx(sum(told.parts.values()), abs=0.3)
     assert told.low < told.seconds < told.high
-    assert told.cost(1000) == pytest.approx(4 * 1000 / 3600 * 3.6)
+    assert told.cost_of(1000) == pytest.approx(4 * 1000 / 3600 * 3.6)
     assert told.shares == {"restore": 0.5}
     assert _shares({"a": 0.5, "gated": 0.01, "b": 0.501}) == "50 % through a, b; 1 % through gated"
-    said = told.told()
+    said = told.model_dump(mode="json")
     assert said["cost_low"] < said["cost"] < said["cost_high"]
-    assert foretell(rates(), [Part(1, 1.0)], Shape(1, 1, 3), prefect=0, scan=0).told()["cost"] is None
+    assert foretell(rates(), [Part(1, 1.0)], Shape(1, 1, 3), prefect=0, scan=0).cost is None
 
 
 # -- the memory
@@ -231,32 +235,31 @@ def job(archive, tmp_path):
 @pytest.mark.usefixtures("prefect_server", "ray_cluster")
 def test_a_plan_measures_once_and_the_run_is_held_to_it(job, archive, tmp_path, monkeypatch):
     from flows.cli.questions.preview import preview
-    from flows.restoration import rehearsal as preflight
     from flows.restore_dataset import restore
 
     before = {path: path.stat().st_mtime_ns for path in archive.iterdir()}
-    assert "nothing was measured" in preview(job, preflight=False)["no_forecast"]
+    assert "nothing was measured" in preview(job, preflight=False).no_forecast
     first = preview(job)
-    told = first["forecast"]
-    assert (told["images"], told["faces"], told["workers"]) == (16, 16, 2)
-    assert told["how"] == "pre-flight"
-    assert told["shares"]["brighten"] == pytest.approx(0.5, abs=0.2)
+    told = first.forecast
+    assert (told.images, told.faces, told.workers) == (16, 16, 2)
+    assert told.how == "pre-flight"
+    assert told.shares["brighten"] == pytest.approx(0.5, abs=0.2)
     known = json.loads((tmp_path / "cache" / "rates.json").read_text())["rates"]
     (measured,) = [rates for held in known.values() for rates in held.values()]
     assert 0.06 <= measured["stages"]["brighten"]["seconds"] < 0.6, "it sleeps so long; a busy machine adds to it"
     assert {path: path.stat().st_mtime_ns for path in archive.iterdir()} == before
     assert not (tmp_path / "ws").exists(), "a plan makes no workspace"
 
-    monkeypatch.setattr(preflight, "measure", lambda *_: pytest.fail("rates are known"))
-    assert preview(job)["forecast"]["pictures"] == told["pictures"]
-    ended = restore_in_a_flow(restore, job)["forecast"]
-    assert ended["took_seconds"] > 0.24
-    assert ended["error_percent"] == pytest.approx(100 * (ended["seconds"] / ended["took_seconds"] - 1), abs=5)
-    assert ended["cost_of_run"] == pytest.approx(ended["took_seconds"] / 3600 * 9, abs=1e-3)
+    monkeypatch.setattr("flows.restoration.measure", lambda *_: pytest.fail("rates are known"))
+    assert preview(job).forecast.pictures == told.pictures
+    ended = restore_in_a_flow(restore, job).forecast
+    assert ended.took_seconds > 0.24
+    assert ended.error_percent == pytest.approx(100 * (ended.seconds / ended.took_seconds - 1), abs=5)
+    assert ended.cost_of_run == pytest.approx(ended.took_seconds / 3600 * 9, abs=1e-3)
 
-    again = preview(job.model_copy(update={"workspace": str(tmp_path / "fresh")}))["forecast"]
-    assert (again["how"], again["pictures"]) == ("run", 16), "what the run measured takes the sample's place"
-    assert preview(job)["forecast"] is None, "nothing is left to do"
+    again = preview(job.model_copy(update={"workspace": str(tmp_path / "fresh")})).forecast
+    assert (again.how, again.pictures) == ("run", 16), "what the run measured takes the sample's place"
+    assert preview(job).forecast is None, "nothing is left to do"
 
 
 def restore_in_a_flow(restore, job):
@@ -269,9 +272,9 @@ def test_without_weights_nothing_is_measured_and_that_is_said(job):
     from flows.cli.questions.preview import preview
 
     told = preview(job.model_copy(update={"recipe": "mpsr", "settings": {**job.settings, "device": "cpu"}}))
-    assert told["forecast"] is None
-    assert told["weights_missing"]
-    assert "cannot be measured" in told["no_forecast"]
+    assert told.forecast is None
+    assert told.weights_missing
+    assert "cannot be measured" in told.no_forecast
 
 
 # -- Ctrl-C

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import transitions
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "ray_cluster")
@@ -58,7 +59,8 @@ def run(archive, workspace, recipe, **more):
     from flows.restore_dataset import restore_dataset
 
     settings = {"workers": 2, "threads": 1, "retries": 2} | more.pop("settings", {})
-    return restore_dataset(source=str(archive), workspace=str(workspace), recipe=recipe, settings=settings, **more)
+    asked = {"source": str(archive), "workspace": str(workspace), "recipe": recipe, "settings": settings} | more
+    return restore_dataset(**asked).model_dump(mode="json")
 
 
 def tree(folder):
@@ -77,7 +79,7 @@ def illegal_transitions(workspace):
     from infra.ledger.ledger import Ledger
     from infra.storage.storage import Storage
 
-    return Ledger.open(Storage(workspace), create=False).illegal_transitions()
+    return transitions.illegal_transitions(Ledger.open(Storage(workspace), create=False))
 
 
 def test_an_archive_is_restored_accounted_for_and_not_restored_twice(archive, tmp_path, recipe):

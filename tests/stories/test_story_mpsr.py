@@ -103,7 +103,8 @@ def run(faces, workspace, recipe, weights):
 
     folder, table = weights
     settings = {"workers": 1, "threads": 2, "weights_dir": str(folder), "weights_table": str(table)}
-    return restore_dataset(source=str(faces), workspace=str(workspace), recipe=recipe, aligned=True, settings=settings)
+    asked = {"source": str(faces), "workspace": str(workspace), "recipe": recipe, "settings": settings}
+    return restore_dataset(**asked, aligned=True).model_dump(mode="json")
 
 
 def stages_of(workspace):

@@ -18,7 +18,7 @@ CODE = """
 import json, sys
 from flows.restore_dataset import restore_dataset
 ask = dict(source=sys.argv[1], workspace=sys.argv[2], recipe=sys.argv[3], settings={"workers": 1, "threads": 1})
-print(json.dumps([restore_dataset(**ask) for _ in range(2)]))
+print(json.dumps([restore_dataset(**ask).model_dump(mode="json") for _ in range(2)]))
 """
 RECIPE = """
 name = "s3"

@@ -9,9 +9,10 @@ import socket
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal
 
 from infra.extras import EXTRAS, command
+from infra.facts import Facts, Record
 
 PACKAGES = ("prefect", "ray", "torch", "diffusers", "spandrel", "pyarrow", "duckdb", "opencv-python-headless")
 GIB = 2**30
@@ -20,18 +21,25 @@ ENOUGH_DISK = 10 * GIB
 PREFECT_PORT = 4200
 
 
-class Check(TypedDict):
-    """One line of the examination: `level` is good, note or bad; `cure` says what to do, empty when nothing is."""
+class Check(Record):
+    """One line of the examination; `cure` says what to do, empty when nothing is."""
 
     name: str
-    level: str
+    level: Literal["good", "note", "bad"]
     found: str
     cure: str
 
 
-def examine() -> list[Check]:
+class Examination(Facts):
     """All checks, in the order in which a person would ask."""
-    return [_python(), *_packages(), _memory(), _disk(), _gpu(), *_weights(), _port(), *_extras()]
+
+    checks: tuple[Check, ...]
+
+
+def examine() -> Examination:
+    """Looks at everything that runs stand on; changes nothing."""
+    checks = [_python(), *_packages(), _memory(), _disk(), _gpu(), *_weights(), _port(), *_extras()]
+    return Examination(checks=tuple(checks))
 
 
 def _python() -> Check:
@@ -68,10 +76,11 @@ def _disk() -> Check:
 
 def _gpu() -> Check:
     from infra.workers import has_gpu
+    from tasks.recipes import gpu_memory, load_recipe
 
     if has_gpu():
         return Check(name="gpu", level="good", found="an NVIDIA GPU", cure="")
-    cure = "none needed for the compact recipe; the recipe mpsr wants one with 24 GB"
+    cure = f"none needed for the compact recipe; the recipe mpsr takes {gpu_memory(load_recipe('mpsr'))} of one"
     return Check(name="gpu", level="note", found="none", cure=cure)
 
 

@@ -2,46 +2,109 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from flows.cli.questions.status import _ledger
-from flows.jobs import JobError
-from flows.session import digests_of_run, last_run_facts
+from pydantic import Field, JsonValue
+
+from flows.jobs import JobError, workspace_at
+from flows.session import RanRecipe, RunFacts, digests_of_run, facts_of_run, last_run_facts
+from infra.facts import Facts, Record
+from infra.ledger import Event, Ledger, events_of, files_of
 from infra.storage import Storage, encode_name
+from tasks.archive import VerdictDetail
 from tasks.recipes import COMMIT
 
 RESTORED = "restored"
 
 
-def explain(file: str, workspace: str | None) -> dict[str, Any]:
+class Given(Record):
+    """What a scan saw of the input. image_id: sha256 of its bytes. width, height: pixels as stored."""
+
+    image_id: str
+    bytes: int | None
+    format: str | None
+    width: int | None
+    height: int | None
+    problem: str | None
+    problem_text: str | None
+
+
+class Step(Record):
+    """What became of one face (or the picture, face −1) at one stage."""
+
+    stage: str
+    face: int
+    state: str
+    reason_code: str | None
+    reason: str | None
+    stage_key: str | None
+    run_id: str
+    worker: str | None
+    attempt: int
+    device_ms: float | None
+    metrics: dict[str, float]
+    detail: dict[str, JsonValue]
+    output: str | None = Field(validation_alias="output_uri")
+    output_sha256: str | None
+    finished: datetime | None
+
+
+class Gated(Record):
+    """What the nightly gate did with a file, in which promotion and why."""
+
+    id: str
+    did: str
+    why: str | None
+    made_in: str | None
+
+
+class Ran(Record):
+    """A run that had a part in a file; empty where it wrote nothing down about itself."""
+
+    recipe: RanRecipe
+    weights: dict[str, str]
+    software: str
+    device: str
+    host: str
+    started: str
+
+
+class Explanation(Facts):
+    """Everything the ledger knows of one file. promotion: None where it never came into the nightly gate."""
+
+    path: str
+    input: Given
+    verdict: Step | None
+    promotion: Gated | None
+    stages: list[Step]
+    runs: dict[str, Ran]
+
+
+def explain(file: str, workspace: str | None) -> Explanation:
     """Everything the ledger knows of one file. Raises JobError when it knows nothing."""
     storage, path = _locate(file, workspace)
-    ledger = _ledger(storage)
-    found = ledger.query("SELECT * FROM inventory WHERE path = ?", [path]).to_pylist()
-    if not found:
+    ledger = Ledger.open(storage, create=False)
+    found = next(files_of(ledger.query("SELECT * FROM inventory WHERE path = ?", [path])), None)
+    if found is None:
         raise JobError(
             f"the ledger of {storage.shown_url} knows no file {path!r}; give its path relative to the archive"
         )
-    file_row = found[0]
-    every = ledger.latest(image_ids=[file_row["image_id"]]).to_pylist()
-    verdict = next((_told(row) for row in every if row["stage"] == COMMIT), None)
+    every = list(events_of(ledger.latest(image_ids=[found.image_id])))
+    verdict = next((event for event in every if event.stage == COMMIT), None)
     digests = _digests_behind(storage, verdict)
-    rows = [row for row in every if row["stage_digest"] in digests or row["stage"] == COMMIT]
-    runs = {row["run_id"] for row in rows}
-    return {
-        "schema": 1,
-        "path": path,
-        "input": {
-            k: file_row[k] for k in ("image_id", "bytes", "format", "width", "height", "problem", "problem_text")
-        },
-        "verdict": verdict,
-        "promotion": _promotion(verdict),
-        "stages": [_told(row) for row in sorted(rows, key=_order(storage, rows)) if row["stage"] != COMMIT],
-        "runs": {run_id: _run(storage, run_id) for run_id in sorted(runs)},
-    }
+    events = [event for event in every if event.stage_digest in digests and event.stage != COMMIT]
+    run_ids = sorted({event.run_id for event in (*events, *([verdict] if verdict else []))})
+    runs = {run_id: facts_of_run(storage, run_id) or RunFacts() for run_id in run_ids}
+    return Explanation(
+        path=path,
+        input=Given.model_validate(found, from_attributes=True),
+        verdict=_step(verdict) if verdict else None,
+        promotion=_gated(VerdictDetail.from_detail(verdict.detail)) if verdict else None,
+        stages=[_step(event) for event in _in_order(events, runs)],
+        runs={run_id: Ran.model_validate(facts, from_attributes=True) for run_id, facts in runs.items()},
+    )
 
 
 def _locate(file: str, workspace: str | None) -> tuple[Storage, str]:
@@ -52,42 +115,31 @@ def _locate(file: str, workspace: str | None) -> tuple[Storage, str]:
             if parent.name == RESTORED and (parent.parent / "_format.json").is_file():
                 return Storage(parent.parent), encode_name(whole.relative_to(parent).as_posix())
         raise JobError(f"{file} lies in no workspace's restored tree; give --workspace DIR and a path of the archive")
-    storage = Storage(workspace)
+    storage = workspace_at(workspace)
     if storage.is_local and Path(file).absolute().is_relative_to(storage.local_path(RESTORED)):
         return storage, encode_name(Path(file).absolute().relative_to(storage.local_path(RESTORED)).as_posix())
     return storage, encode_name(file.removeprefix(f"{RESTORED}/"))
 
 
-def _digests_behind(storage: Storage, verdict: dict[str, Any] | None) -> set[str]:
+def _digests_behind(storage: Storage, verdict: Event | None) -> set[str]:
     """The stages' digests of the run that made what a verdict is about, which may be older than the verdict."""
-    made_in = verdict and digests_of_run(storage, verdict["detail"].get("made_in", verdict["run_id"]))
-    return set((made_in or last_run_facts(storage)["digests"]).values())
+    made_in = verdict and digests_of_run(storage, VerdictDetail.from_detail(verdict.detail).made_in or verdict.run_id)
+    return set((made_in or last_run_facts(storage).digests).values())
 
 
-def _promotion(verdict: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What the nightly gate did with a file, in which promotion and why; None where it never came into it."""
-    detail = verdict["detail"] if verdict else {}
-    if "promotion" not in detail:
+def _gated(detail: VerdictDetail) -> Gated | None:
+    if detail.promotion is None:
         return None
     marks = ("rolled_back", "promoted", "kept", "taken")
-    did = next((mark.replace("_", " ") for mark in marks if detail.get(mark)), "original")
-    return {"id": detail["promotion"], "did": did, "why": detail.get("why"), "made_in": detail.get("made_in")}
+    did = next((mark.replace("_", " ") for mark in marks if getattr(detail, mark)), "original")
+    return Gated(id=detail.promotion, did=did, why=detail.why, made_in=detail.made_in)
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
-    names = ("stage", "face", "state", "reason_code", "reason", "stage_key", "run_id", "worker", "attempt", "device_ms")
-    told = {name: row[name] for name in names}
-    told |= {"metrics": dict(row["metrics"] or {}), "detail": json.loads(row["detail"] or "{}")}
-    return told | {"output": row["output_uri"], "output_sha256": row["output_sha256"], "finished": row["finished"]}
+def _step(event: Event) -> Step:
+    return Step.model_validate(event, from_attributes=True)
 
 
-def _order(storage: Storage, rows: list[dict[str, Any]]) -> Callable[[dict[str, Any]], tuple[int, int]]:
-    facts = _run(storage, rows[0]["run_id"]) if rows else {}
-    places = {stage["id"]: n for n, stage in enumerate(facts.get("recipe", {}).get("stage", []))}
-    return lambda row: (places.get(row["stage"], len(places)), row["face"])
-
-
-def _run(storage: Storage, run_id: str) -> dict[str, Any]:
-    path = f"runs/{run_id}.json"
-    facts: dict[str, Any] = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
-    return {k: facts[k] for k in ("recipe", "weights", "software", "device", "host", "started") if k in facts}
+def _in_order(events: Iterable[Event], runs: Mapping[str, RunFacts]) -> list[Event]:
+    """In the order of the recipe's stages."""
+    places = {stage.id: n for run in runs.values() for n, stage in enumerate(run.recipe.stage)}
+    return sorted(events, key=lambda event: (places.get(event.stage, len(places)), event.face))

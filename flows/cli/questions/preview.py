@@ -1,155 +1,178 @@
-"""Questions about an archive or a workspace, answered from scan and ledger without changing anything (but `clean`)."""
+"""What a run would do and need, and what an archive holds, before anything is written."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from flows.jobs import Job
+from flows.jobs import Job, insist_on_folder, refuse_secrets
 from infra import extras
-from infra.ledger import Ledger
+from infra.facts import Facts
+from infra.ledger import COMMIT, FileRow, Ledger, known_files
 from infra.storage import Storage
-from infra.weights import open_store, weights_row
+from infra.weights import WeightsRow, open_store, weights_row
 from tasks.archive import scan_archive
 from tasks.pictures import Limits
-from tasks.recipes import COMMIT, Shape, foretell
+from tasks.recipes import Forecast, foretell, gpu_memory
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from flows.restoration import Plan
+    from flows.session import Prepared
     from infra.settings import Settings
-    from tasks.recipes import Recipe
 
-Keys = tuple[dict[str, str], str]
-"""The digests of a recipe's stages with the weights that are here, and where and in what it computes."""
 OUTPUT_PER_INPUT = 1.3
-"""Bytes of restored files per byte of input, with room to spare; what is known better comes from the ledger."""
+"""Bytes of restored files per byte of input, with room to spare."""
 
 
-def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, Any]:
-    """How many files, of which formats, and what cannot be used and why. Raises StorageMissing without a source."""
+class Preview(Facts):
+    """What `mpsr plan` says; `--json` prints it as it is."""
+
+    found: int
+    images: int
+    """To be done."""
+    why: dict[str, int]
+    problems: dict[str, int]
+    """Files that cannot be used, by reason."""
+    gone: int
+    """Files that were there at the last scan."""
+    recipe: str
+    stages: list[str]
+    gpu_memory: str
+    """Of one worker where it computes on a GPU, in words."""
+    extras_missing: list[str]
+    weights_missing: list[WeightsRow]
+    output_bytes: int
+    intermediates_bytes: int
+    free_bytes: int | None
+    fits: bool
+    seconds: float | None
+    forecast: Forecast | None
+    no_forecast: str
+    """Why there is none."""
+
+
+def scan_counts(source: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, int]:
+    """How many files, of which formats, and what cannot be used and why. Raises JobError without a source."""
+    refuse_secrets(source)
     counts: Counter[str] = Counter()
     total = 0
-    for row in scan_archive(Storage(source), {}, include=include, exclude=exclude):
-        counts[row["problem"] or row["format"] or "?"] += 1
-        total += row["bytes"] or 0
+    for row in scan_archive(insist_on_folder(source, "pictures"), {}, include=include, exclude=exclude):
+        counts[row.problem or row.format or "?"] += 1
+        total += row.bytes or 0
     return {"found": counts.total(), "bytes": total, **dict(counts.most_common())}
 
 
-def preview(job: Job, *, preflight: bool = True) -> dict[str, Any]:
+def preview(job: Job, *, preflight: bool = True) -> Preview:
     """What `run` would do, and what it would need; writes to neither archive nor workspace.
 
     With `preflight` a few pictures are measured where nothing is known yet of this recipe, machine and archive.
     """
-    settings, recipe = job.load_settings(), job.load_recipe()
-    storage = Storage(job.workspace)
-    source = Storage(job.source, apart=storage)
-    ledger = Ledger.open(storage, create=False) if storage.exists("_format.json") else None
+    from flows.restoration import PROBLEMS, plan_of
+    from flows.session import prepare
+
+    insist_on_folder(job.source, "pictures")
+    settings, recipe, workspace = job.load_settings(), job.load_recipe(), Storage(job.workspace)
     store = open_store(settings.weights_dir, settings.weights_table)
-    missing = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})
-    absent = extras.missing(extra for stage in recipe.stages for extra in stage.extras)
-    known = {row["path"]: row for row in ledger.files().to_pylist()} if ledger else {}
-    limits = Limits(max_pixels=settings.max_pixels)
-    began = time.monotonic()
-    changes = list(scan_archive(source, known, include=job.include, exclude=job.exclude, limits=limits))
-    scan_seconds = time.monotonic() - began
-    found = len(known | {row["path"]: row for row in changes if row["present"]}) - _gone(changes)
-    keys = None if missing or absent else _keys_of(recipe, settings)
-    planned = _work(ledger, known, changes, keys)
-    work = [row for _, row in planned]
-    told, unknown = (
-        (None, "") if keys is None else _forecast(job, ledger, keys, planned, found, scan_seconds, preflight)
+    weights = sorted({n for s in recipe.stages for n in s.weights if not store.status(n).present})
+    packages = extras.missing(extra for stage in recipe.stages for extra in stage.extras)
+    prepared = None if weights or packages else prepare(job)
+    with _ledger_of(workspace) as held:
+        began = time.monotonic()
+        ledger = held.with_news(_news(job, settings, workspace, held))
+        scanned = time.monotonic() - began
+        plan = plan_of(ledger, prepared.digests[COMMIT] if prepared else None, settings)
+        forecast, unknown = None, f"without its {'weights' if weights else 'packages'} a recipe cannot be measured"
+        if prepared:
+            forecast, unknown = _forecast(prepared, plan, ledger, scanned, preflight)
+        books, problems = ledger.books(PROBLEMS), ledger.query(_PROBLEMS).to_pydict()
+    free, output = workspace.free_bytes(), _output_bytes(plan)
+    return Preview(
+        found=books.found,
+        images=plan.images,
+        why=dict(plan.counts),
+        problems=dict(zip(problems["problem"], problems["files"], strict=True)),
+        gone=_gone(ledger.news),
+        recipe=recipe.name,
+        stages=[stage.id for stage in recipe.stages],
+        gpu_memory=str(gpu_memory(recipe)),
+        extras_missing=packages,
+        weights_missing=[weights_row(store, name) for name in weights],
+        output_bytes=output,
+        intermediates_bytes=int(settings.keep_intermediates_gb * 1e9),
+        free_bytes=free,
+        fits=free is None or free > output,
+        seconds=forecast.seconds if forecast else None,
+        forecast=forecast,
+        no_forecast=unknown,
     )
-    free = storage.free_bytes()
-    output = int(OUTPUT_PER_INPUT * sum(row["bytes"] or 0 for row in work))
-    return {
-        "schema": 1,
-        "found": found,
-        "images": len(work),
-        "why": dict(Counter(why for why, _ in planned)),
-        "problems": dict(Counter(row["problem"] for row in changes if row["problem"] and row["present"])),
-        "gone": _gone(changes),
-        "recipe": recipe.name,
-        "stages": [stage.id for stage in recipe.stages],
-        "extras_missing": absent,
-        "weights_missing": [weights_row(store, name) for name in missing],
-        "output_bytes": output,
-        "intermediates_bytes": int(settings.keep_intermediates_gb * 1e9),
-        "free_bytes": free,
-        "fits": free is None or free > output,
-        "seconds": told["seconds"] if told else None,
-        "forecast": told,
-        "no_forecast": _unmeasurable(missing, absent) or unknown,
-    }
 
 
-def _unmeasurable(weights: Sequence[str], packages: Sequence[str]) -> str:
-    lacking = "weights" if weights else "packages" if packages else ""
-    return f"without its {lacking} a recipe cannot be measured" if lacking else ""
+@contextmanager
+def _ledger_of(workspace: Storage) -> Iterator[Ledger]:
+    """The workspace's ledger; where there is none yet an empty one, which goes again."""
+    if workspace.exists("_format.json"):
+        yield Ledger.open(workspace, create=False)
+        return
+    with tempfile.TemporaryDirectory(prefix="mpsr-plan-") as folder:
+        yield Ledger.open(Storage(folder), buckets=1)
+
+
+def _news(job: Job, settings: Settings, workspace: Storage, ledger: Ledger) -> Iterator[FileRow]:
+    """What a scan would write."""
+    source, limits = Storage(job.source, apart=workspace), Limits(max_pixels=settings.max_pixels)
+    return scan_archive(source, known_files(ledger), include=job.include, exclude=job.exclude, limits=limits)
+
+
+def _gone(news: pa.Table | None) -> int:
+    import pyarrow.compute as pc
+
+    return 0 if news is None else int(pc.sum(pc.invert(news["present"])).as_py() or 0)
+
+
+def _output_bytes(plan: Plan) -> int:
+    """Every path that holds a picture gets its result."""
+    import pyarrow.compute as pc
+
+    given = pc.sum(pc.multiply(pc.fill_null(plan.table["bytes"], 0), plan.table["files"])).as_py()
+    return int(OUTPUT_PER_INPUT * (given or 0))
 
 
 def _forecast(
-    job: Job,
-    ledger: Ledger | None,
-    keys: Keys,
-    planned: list[tuple[str, dict[str, Any]]],
-    found: int,
-    scan_seconds: float,
-    preflight: bool,
-) -> tuple[dict[str, Any] | None, str]:
+    prepared: Prepared, plan: Plan, ledger: Ledger, scanned: float, preflight: bool
+) -> tuple[Forecast | None, str]:
     """What a run should take, from remembered rates or a pre-flight; or None, and why not."""
-    from flows.restoration import NoPreflight, forecast, measure, size_of_row
-    from flows.session import prefix_bits
+    from flows.restoration import NoPreflight, forecast, measure
     from infra.workers import ClusterError, ExecutorError
 
-    if not planned:
+    if not plan.images:
         return None, ""
-    settings, recipe, (digests, numerics) = job.load_settings(), job.load_recipe(), keys
-    memory = forecast.Memory(settings, numerics, digests[COMMIT])
-    rates = memory.recall(job.source)
+    memory, source = forecast.memory_of(prepared), prepared.job.source
+    rates = memory.recall(source)
     try:
-        if preflight and (rates is None or rates.source != job.source):
-            rates = memory.keep(measure(job, settings, recipe, [row for _, row in planned]))
+        if preflight and (rates is None or rates.source != source):
+            rates = memory.keep(measure(prepared, plan, ledger))
     except (NoPreflight, ExecutorError, ClusterError) as error:
         return None, f"no pre-flight could be made: {error}"
     if rates is None:
         return None, "nothing was measured on this machine yet, and no pre-flight was wanted"
     told = foretell(
         rates,
-        forecast.parts_of(((why, 1, size_of_row(row)) for why, row in planned), ledger, digests),
-        Shape(len(planned), 1 << prefix_bits(found, settings), settings.shards_in_flight),
+        forecast.parts_of(plan, ledger, prepared.digests),
+        forecast.shape_of(plan, prepared.settings),
         prefect=None,
-        scan=scan_seconds,
-        price=settings.price_per_gpu_hour or None,
-        assumed=forecast.assumptions(rates, job.source),
+        scan=scanned,
+        price=prepared.settings.price_per_gpu_hour or None,
+        assumed=forecast.assumptions(rates, source),
     )
-    return told.told(), ""
+    return told, ""
 
 
-def _work(
-    ledger: Ledger | None, known: dict[str, Any], changes: list[dict[str, Any]], keys: Keys | None
-) -> list[tuple[str, dict[str, Any]]]:
-    """Reason and one inventory row of every image to be done; without keys nobody knows what is stale."""
-    usable = {row["image_id"]: row for row in changes if row["present"] and not row["problem"]}
-    if ledger is None:
-        return [("new", row) for row in usable.values()]
-    done = set(ledger.query("SELECT image_id FROM commits").column("image_id").to_pylist())
-    fresh = {image_id: row for image_id, row in usable.items() if image_id not in done}
-    work = {image_id: ("changed" if row["path"] in known else "new", row) for image_id, row in fresh.items()}
-    by_id = {row["image_id"]: row for row in known.values()}
-    if keys is not None:
-        for row in ledger.plan(keys[0][COMMIT]).to_pylist():
-            if row["image_id"] not in work:
-                work[row["image_id"]] = (row["why"], by_id.get(row["image_id"], row))
-    return list(work.values())
-
-
-def _keys_of(recipe: Recipe, settings: Settings) -> Keys:
-    from flows.session import present_weights, resolve_device
-
-    numerics = recipe.numerics(resolve_device(settings))
-    return recipe.digests(present_weights(recipe, settings), numerics), numerics
-
-
-def _gone(changes: list[dict[str, Any]]) -> int:
-    return sum(not row["present"] for row in changes)
+_PROBLEMS = """
+    SELECT problem, count(*) AS files FROM inventory WHERE present AND problem IS NOT NULL
+    GROUP BY 1 ORDER BY 2 DESC, 1"""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.gate import every as every_promotion
-from flows.jobs import JobError
+from flows.jobs import workspace_at
 from flows.restoration import PROBLEMS, face_counts
-from flows.session import last_run_facts
+from flows.session import Balance, last_run_facts
+from infra.facts import Record
 from infra.ledger import Lease, Ledger, holder_of
-from infra.storage import Storage
 from tasks.archive import books
+from tasks.comparing import PromotionTold
 from tasks.recipes import COMMIT
 
 if TYPE_CHECKING:
@@ -23,35 +24,65 @@ _TROUBLES = """
     WHERE i.present AND (i.problem IS NOT NULL OR c.state IN ('failed_retryable', 'quarantined')) ORDER BY path"""
 
 
-def workspace_status(workspace: str, reasons: bool) -> dict[str, Any]:
-    """Outcomes that add up, who is running, when the last run was."""
-    storage = Storage(workspace)
-    ledger = _ledger(storage)
+class Running(Record):
+    """Who is at work: a process on a host."""
+
+    run_id: str
+    host: str
+    pid: int
+
+
+class LastRun(Record):
+    """The run that began last. started: ISO 8601."""
+
+    run_id: str
+    started: str
+    finished: bool
+
+
+class Trouble(Record):
+    """A file that could not be used or was given up, the code of the reason, and the reason in words."""
+
+    path: str
+    reason: str
+    said: str | None
+
+
+class Status(Balance):
+    """What a workspace holds. files: those with a problem; None where nobody asked."""
+
+    workspace: str
+    running: Running | None
+    last_run: LastRun
+    last_promotion: PromotionTold | None
+    files: list[Trouble] | None
+
+
+def workspace_status(workspace: str, reasons: bool) -> Status:
+    """Outcomes that add up, who is running, when the last run was; with `reasons` also every file with a problem."""
+    storage = workspace_at(workspace)
+    ledger = Ledger.open(storage, create=False)
     holder, facts, promotions = holder_of(storage), last_run_facts(storage), every_promotion(storage)
-    held = ledger.books(PROBLEMS, facts["digests"][COMMIT])
-    data = {
-        "schema": 1,
-        "workspace": storage.shown_url,
-        "found": held.found,
-        "outcomes": {name: held.outcomes.get(name, 0) for name in books.OUTCOMES},
-        "reasons": dict(sorted(held.reasons.items())),
-        "faces": face_counts(ledger),
-        "running": None if holder is None else {"run_id": holder.owner, "host": holder.host, "pid": holder.pid},
-        "last_run": {"run_id": facts["run_id"], "started": facts["started"], "finished": facts.get("finished", False)},
-        "illegal_transitions": ledger.illegal_transitions(),
-        "last_promotion": promotions[-1].told() if promotions else None,
-    }
-    if reasons:
-        data["files"] = ledger.query(_TROUBLES).to_pylist()
-    return data
+    held = ledger.books(PROBLEMS, facts.digests[COMMIT])
+    return Status(
+        workspace=storage.shown_url,
+        found=held.found,
+        outcomes={name: held.outcomes.get(name, 0) for name in books.OUTCOMES},
+        reasons=dict(sorted(held.reasons.items())),
+        faces=face_counts(ledger),
+        running=Running(run_id=holder.owner, host=holder.host, pid=holder.pid) if holder else None,
+        last_run=LastRun.model_validate(facts, from_attributes=True),
+        last_promotion=promotions[-1].told() if promotions else None,
+        files=[Trouble.model_validate(row) for row in ledger.query(_TROUBLES).to_pylist()] if reasons else None,
+    )
 
 
-def clean_workspace(workspace: str, older_than_days: float, keep_snapshots: int, dry_run: bool) -> dict[str, Any]:
+def clean_workspace(workspace: str, older_than_days: float, keep_snapshots: int, dry_run: bool) -> dict[str, int]:
     """Applies the retention policy under the workspace's lease; returns what was (or would be) freed."""
     from infra.ledger import Policy, clean
 
-    storage = Storage(workspace)
-    ledger = _ledger(storage)
+    storage = workspace_at(workspace)
+    ledger = Ledger.open(storage, create=False)
     policy = Policy(intermediates_days=older_than_days, keep_snapshots=keep_snapshots)
     if dry_run:
         return _freed(clean(ledger, policy, dry_run=True))
@@ -59,14 +90,8 @@ def clean_workspace(workspace: str, older_than_days: float, keep_snapshots: int,
         return _freed(clean(ledger, policy))
 
 
-def _freed(cleaning: Cleaning) -> dict[str, Any]:
+def _freed(cleaning: Cleaning) -> dict[str, int]:
     return {f"{item.what}, bytes": item.bytes for item in cleaning.items} | {
         "files": cleaning.files,
         "bytes": cleaning.bytes,
     }
-
-
-def _ledger(storage: Storage) -> Ledger:
-    if not storage.exists("_format.json"):
-        raise JobError(f"expected a workspace, got {storage.shown_url}, which holds no ledger; `mpsr run` makes one")
-    return Ledger.open(storage, create=False)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from flows.cli.words.terminal import duration, out, plain, print_summary, say
+from flows.cli.words.terminal import duration, out, plain, say
 from flows.cli.words.weights import human_bytes, print_missing
 from infra.extras import how_to_get
+
+if TYPE_CHECKING:
+    from flows.cli.questions.doctor import Check
+    from flows.cli.questions.explain import Explanation, Step
+    from flows.cli.questions.preview import Preview
+    from flows.cli.questions.status import Status
+    from flows.session import Balance, StageTotal, Summary
+    from tasks.recipes import Forecast, Held
 
 
 def print_counts(title: str, counts: Mapping[str, Any]) -> None:
@@ -20,54 +28,54 @@ def print_counts(title: str, counts: Mapping[str, Any]) -> None:
     out.print(table)
 
 
-def print_stages(stages: Mapping[str, Mapping[str, Any]]) -> None:
+def print_stages(stages: Mapping[str, StageTotal]) -> None:
     """Items, seconds inside the stages, and rate per worker."""
     table = Table(title="time by stage, added over workers", title_justify="left", show_edge=False)
     for heading in ("stage", "items", "seconds", "ms each"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for name, stage in stages.items():
-        each = 1000 * stage["seconds"] / stage["items"] if stage["items"] else 0.0
-        table.add_row(name, str(stage["items"]), f"{stage['seconds']:.2f}", f"{each:.0f}")
+        each = 1000 * stage.seconds / stage.items if stage.items else 0.0
+        table.add_row(name, str(stage.items), f"{stage.seconds:.2f}", f"{each:.0f}")
     out.print(table)
 
 
-def print_plan(data: Mapping[str, Any]) -> None:
+def print_plan(told: Preview) -> None:
     """The plan in words: what, why, what is missing, whether it fits."""
-    why = ", ".join(f"{n} {name}" for name, n in data["why"].items()) or "nothing"
-    say(f"to do:    {data['images']} images of {data['found']} files ({why})")
-    if data["problems"]:
-        say("not used: ", ", ".join(f"{n} {name}" for name, n in data["problems"].items()))
-    if data["gone"]:
-        say(f"gone:     {data['gone']} files that were there at the last scan")
-    say(f"recipe:   {data['recipe']}: {' → '.join(data['stages'])}")
-    free = "unknown" if data["free_bytes"] is None else human_bytes(data["free_bytes"])
-    say(f"disk:     about {human_bytes(data['output_bytes'])} of restored files; free: {free}")
-    print_forecast(data["forecast"], data["no_forecast"])
-    for extra in data["extras_missing"]:
+    why = ", ".join(f"{n} {name}" for name, n in told.why.items()) or "nothing"
+    say(f"to do:    {told.images} images of {told.found} files ({why})")
+    if told.problems:
+        say("not used: ", ", ".join(f"{n} {name}" for name, n in told.problems.items()))
+    if told.gone:
+        say(f"gone:     {told.gone} files that were there at the last scan")
+    say(f"recipe:   {told.recipe}: {' → '.join(told.stages)}")
+    say(f"gpu:      memory of a worker there: {told.gpu_memory}")
+    free = "unknown" if told.free_bytes is None else human_bytes(told.free_bytes)
+    say(f"disk:     about {human_bytes(told.output_bytes)} of restored files; free: {free}")
+    print_forecast(told.forecast, told.no_forecast)
+    for extra in told.extras_missing:
         say("package: ", how_to_get(extra))
-    print_missing(data["weights_missing"], data["recipe"])
+    print_missing(told.weights_missing, told.recipe)
 
 
-def print_forecast(told: Mapping[str, Any] | None, why_not: str) -> None:
+def print_forecast(told: Forecast | None, why_not: str) -> None:
     """Time with its range and parts, what it stands on, and the money."""
     if told is None:
         say("time:    ", f"not known: {why_not}" if why_not else "nothing to do")
         return
-    low, high = duration(told["low"]), duration(told["high"])
-    parts = ", ".join(f"{name.replace('_', ' ')} {duration(seconds)}" for name, seconds in told["parts"].items())
-    devices = f"{told['workers']} workers, {told['devices']} GPU(s) or machine(s)"
-    say(f"time:     about {duration(told['seconds'])} ({low} to {high}) with {devices}")
+    parts = ", ".join(f"{name.replace('_', ' ')} {duration(seconds)}" for name, seconds in told.parts.items())
+    devices = f"{told.workers} workers, {told.devices} GPU(s) or machine(s)"
+    say(f"time:     about {duration(told.seconds)} ({duration(told.low)} to {duration(told.high)}) with {devices}")
     say(f"          {parts}")
-    say(f"          from a {told['how']} of {told['pictures']} pictures; about {told['faces']} faces expected")
-    if told["shares"]:
-        say(f"          assumed shares of the faces: {_shares(told['shares'])}")
-    if told["assumed"]:
-        say(f"          assumed: {told['assumed']}")
-    if told["cost"] is None:
+    say(f"          from a {told.how} of {told.pictures} pictures; about {told.faces} faces expected")
+    if told.shares:
+        say(f"          assumed shares of the faces: {_shares(told.shares)}")
+    if told.assumed:
+        say(f"          assumed: {told.assumed}")
+    if told.cost is None:
         say("cost:     not known without a price; give --price-per-gpu-hour")
         return
-    money = f"{told['cost']:.2f} ({told['cost_low']:.2f} to {told['cost_high']:.2f})"
-    say(f"cost:     about {money}: {told['device_hours']:.2f} device hours at {told['price_per_gpu_hour']:g}")
+    money = f"{told.cost:.2f} ({told.cost_low:.2f} to {told.cost_high:.2f})"
+    say(f"cost:     about {money}: {told.device_hours:.2f} device hours at {told.price_per_gpu_hour:g}")
 
 
 def _shares(shares: Mapping[str, float]) -> str:
@@ -78,56 +86,84 @@ def _shares(shares: Mapping[str, float]) -> str:
     return "; ".join(f"{share} through {', '.join(names)}" for share, names in by_share.items())
 
 
-def print_status(data: Mapping[str, Any]) -> None:
+def print_summary(summary: Summary, report: str) -> None:
+    """The balance of a run, how long it took, and where to look."""
+    print_balance(summary)
+    say(f"time:    {summary.seconds or 0:.1f} s")
+    if summary.forecast:
+        say(f"forecast: {_held_to_it(summary.forecast)}")
+    out.print(f"report:  {plain(report)}", soft_wrap=True)
+
+
+def print_balance(balance: Balance) -> None:
+    """Outcomes that add up, and reasons."""
+    table = Table(title=f"{balance.found} files", title_justify="left", show_edge=False)
+    table.add_column("outcome")
+    table.add_column("files", justify="right")
+    for outcome, files in balance.outcomes.items():
+        table.add_row(outcome.replace("_", " "), str(files), style=None if files else "dim")
+    out.print(table)
+    reasons = ", ".join(f"{name} {n}" for name, n in balance.reasons.items())
+    out.print(f"reasons: {reasons or 'none'}")
+    say(f"faces:   {balance.faces['found']}")
+
+
+def _held_to_it(told: Held) -> str:
+    """A forecast beside what the run took and cost."""
+    error, within = told.error_percent, told.low <= told.took_seconds <= told.high
+    off = f"{abs(error):.0f} % {'more' if error > 0 else 'less'} than the {duration(told.took_seconds)} it took"
+    range_ = f"{duration(told.low)} to {duration(told.high)}, {'kept' if within else 'missed'}"
+    money = "" if told.cost is None else f"; cost {told.cost_of_run:.2f}, forecast {told.cost:.2f}"
+    return f"{duration(told.seconds)} ({range_}), {off}, start of Prefect and report included{money}"
+
+
+def print_status(told: Status) -> None:
     """Outcomes, who is running, the last run."""
-    print_summary({**data, "seconds": None})
-    running, last = data["running"], data["last_run"]
-    who = f"{running['run_id']} on {running['host']}, process {running['pid']}" if running else "nobody"
-    say(f"running:  {who}")
-    say(f"last run: {last['run_id']}, started {last['started']},", "finished" if last["finished"] else "not finished")
-    if gate := data["last_promotion"]:
-        counts = ", ".join(f"{action} {n}" for action, n in gate["counts"].items())
-        say(f"nightly:  promotion {gate['id']} {gate['state']} ({counts})", "; ".join(gate["refused_because"]))
-    for row in data.get("files", []):
-        say(f"{row['path']}: {row['reason']}", row["said"] or "")
+    print_balance(told)
+    running, last = told.running, told.last_run
+    say("running: ", f"{running.run_id} on {running.host}, process {running.pid}" if running else "nobody")
+    say(f"last run: {last.run_id}, started {last.started},", "finished" if last.finished else "not finished")
+    if gate := told.last_promotion:
+        counts = ", ".join(f"{action} {n}" for action, n in gate.counts.items())
+        say(f"nightly:  promotion {gate.id} {gate.state} ({counts})", "; ".join(gate.refused_because))
+    for file in told.files or ():
+        say(f"{file.path}: {file.reason}", file.said or "")
 
 
-def print_explanation(data: Mapping[str, Any]) -> None:
+def print_explanation(told: Explanation) -> None:
     """One file's story, stage by stage."""
-    given, verdict = data["input"], data["verdict"]
-    say(data["path"])
-    size = f"{given['width']}×{given['height']}, {given['bytes']} bytes"
-    say(f"input    {given['format']}, {size}, sha256 {given['image_id']}")
-    if given["problem"]:
-        say(f"problem  {given['problem']}", given["problem_text"] or "")
+    given, verdict = told.input, told.verdict
+    say(told.path)
+    say(f"input    {given.format}, {given.width}×{given.height}, {given.bytes} bytes, sha256 {given.image_id}")
+    if given.problem:
+        say(f"problem  {given.problem}", given.problem_text or "")
     if verdict:
-        say(f"verdict  {verdict['detail'].get('outcome')} ({verdict['reason_code']})", verdict["reason"] or "")
-        say(f"output   {verdict['output'] or 'none'}  sha256 {verdict['output_sha256'] or 'none'}")
-    if gate := data["promotion"]:
-        made_in = f", made in run {gate['made_in']}" if gate["made_in"] else ""
-        say(f"nightly  {gate['did']}{made_in}, promotion {gate['id']}", gate["why"] or "")
-    out.print(_stage_table(data["stages"]))
-    for run_id, run in data["runs"].items():
-        recipe = run.get("recipe", {}).get("name")
-        say(f"run {run_id}: {run.get('software')}, {run.get('device')}, recipe {recipe}")
-        for name, sha in run.get("weights", {}).items():
+        say(f"verdict  {verdict.detail.get('outcome')} ({verdict.reason_code})", verdict.reason or "")
+        say(f"output   {verdict.output or 'none'}  sha256 {verdict.output_sha256 or 'none'}")
+    if gate := told.promotion:
+        made_in = f", made in run {gate.made_in}" if gate.made_in else ""
+        say(f"nightly  {gate.did}{made_in}, promotion {gate.id}", gate.why or "")
+    out.print(_stage_table(told.stages))
+    for run_id, run in told.runs.items():
+        say(f"run {run_id}: {run.software}, {run.device}, recipe {run.recipe.name}")
+        for name, sha in run.weights.items():
             say(f"  weights {name} sha256 {sha}")
 
 
-def _stage_table(stages: Sequence[Mapping[str, Any]]) -> Table:
+def _stage_table(steps: Sequence[Step]) -> Table:
     table = Table(show_edge=False)
     for heading in ("stage", "face", "state", "reason", "scores", "ms"):
         table.add_column(heading, overflow="fold")
-    for row in stages:
-        scores = " ".join(f"{name}={value:.3g}" for name, value in row["metrics"].items())
-        face = "image" if row["face"] < 0 else str(row["face"])
-        table.add_row(row["stage"], face, row["state"], row["reason_code"], scores, f"{row['device_ms'] or 0:.0f}")
+    for step in steps:
+        scores = " ".join(f"{name}={value:.3g}" for name, value in step.metrics.items())
+        face = "image" if step.face < 0 else str(step.face)
+        table.add_row(step.stage, face, step.state, step.reason_code, scores, f"{step.device_ms or 0:.0f}")
     return table
 
 
-def print_checks(checks: Sequence[Mapping[str, Any]]) -> None:
+def print_checks(checks: Sequence[Check]) -> None:
     """The doctor's findings, with a cure beside each that needs one."""
     marks = {"good": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
     for check in checks:
-        cure = f"  → {plain(check['cure'])}" if check["cure"] else ""
-        out.print(f"{marks[check['level']]} {check['name']}: {plain(check['found'])}{cure}", soft_wrap=True)
+        cure = f"  → {plain(check.cure)}" if check.cure else ""
+        out.print(f"{marks[check.level]} {check.name}: {plain(check.found)}{cure}", soft_wrap=True)

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -20,7 +19,7 @@ err = Console(stderr=True, highlight=False)
 PLAIN_SECONDS = 30.0
 
 
-def print_json(data: Mapping[str, Any]) -> None:
+def print_json(data: Mapping[str, object]) -> None:
     """One object on stdout, for scripts. ASCII, so that no odd file name breaks a pipe."""
     sys.stdout.write(json.dumps(data, ensure_ascii=True, default=str) + "\n")
 
@@ -30,34 +29,6 @@ def print_error(message: str, hint: str = "") -> None:
     err.print(f"[bold red]error:[/] {plain(message)}")
     if hint:
         err.print(f"[bold]hint:[/] {plain(hint)}")
-
-
-def print_summary(summary: Mapping[str, Any], report: str | None = None) -> None:
-    """The balance of a run: outcomes that add up, reasons, and where to look."""
-    table = Table(title=f"{summary['found']} files", title_justify="left", show_edge=False)
-    table.add_column("outcome")
-    table.add_column("files", justify="right")
-    for outcome, files in summary["outcomes"].items():
-        table.add_row(outcome.replace("_", " "), str(files), style=None if files else "dim")
-    out.print(table)
-    reasons = ", ".join(f"{name} {n}" for name, n in summary["reasons"].items())
-    out.print(f"reasons: {reasons or 'none'}")
-    say(f"faces:   {summary['faces']['found']}")
-    if summary["seconds"] is not None:
-        say(f"time:    {summary['seconds']:.1f} s")
-    if summary.get("forecast"):
-        say(f"forecast: {_held_to_it(summary['forecast'])}")
-    if report:
-        out.print(f"report:  {plain(report)}", soft_wrap=True)
-
-
-def _held_to_it(told: Mapping[str, Any]) -> str:
-    """A forecast beside what the run took and cost."""
-    error, within = told["error_percent"], told["low"] <= told["took_seconds"] <= told["high"]
-    off = f"{abs(error):.0f} % {'more' if error > 0 else 'less'} than the {duration(told['took_seconds'])} it took"
-    range_ = f"{duration(told['low'])} to {duration(told['high'])}, {'kept' if within else 'missed'}"
-    money = "" if told["cost"] is None else f"; cost {told['cost_of_run']:.2f}, forecast {told['cost']:.2f}"
-    return f"{duration(told['seconds'])} ({range_}), {off}, start of Prefect and report included{money}"
 
 
 def duration(seconds: float) -> str:

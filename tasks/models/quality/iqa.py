@@ -1,5 +1,9 @@
 """Quality scores from local weight files: CLIPIQA, MUSIQ, MANIQA, LIQE and Q-Align through pyiqa, NIQE by itself.
 
+Every builder gives a network in evaluation mode that maps RGB (N, 3, H, W) in [0, 1] to scores (N,). It raises
+IQAUnavailableError when pyiqa is missing, FileNotFoundError when a file is, RuntimeError when a file holds another
+network, pickle.UnpicklingError when it holds code.
+
 pyiqa (chaofengc/IQA-PyTorch) is an extra: its licence is non-commercial. Left to itself it downloads weights and
 unpickles them without restriction; here its networks are built bare and filled from files that were given, read
 without running anything in them. The settings are those of the NTIRE 2025 protocol. The module knows nothing of
@@ -9,9 +13,8 @@ where files come from.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,34 +29,8 @@ from tasks.models.quality.niqe import Pristine, niqe
 STUDIO_LUMA = (65.481, 128.553, 24.966)
 
 
-class IQAUnavailableError(RuntimeError):
-    """A score cannot be computed here: pyiqa, something it needs, or a file is missing."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a score is built (from which files, in order) and which way it points."""
-
-    build: Callable[..., nn.Module]
-    files: tuple[str, ...]
-    higher_is_better: bool = True
-
-
-def load(metric: str, *files: Path) -> nn.Module:
-    """A network in evaluation mode that maps RGB (N, 3, H, W) in [0, 1] to scores (N,).
-
-    `files` are those that `METRICS[metric].files` names. Raises IQAUnavailableError when pyiqa or a file is missing,
-    RuntimeError when a file holds another network, pickle.UnpicklingError when it holds code.
-    """
-    if metric not in METRICS:
-        raise IQAUnavailableError(f"no metric is called {metric!r}; known are {', '.join(METRICS)}")
-    wanted = METRICS[metric].files
-    if len(files) != len(wanted):
-        raise IQAUnavailableError(f"{metric} needs {len(wanted)} file(s) ({', '.join(wanted)}), got {len(files)}")
-    for name, file in zip(wanted, files, strict=True):
-        if not file.exists():
-            raise IQAUnavailableError(f"{metric} needs {name}, expected at {file}: found nothing there")
-    return Scorer(METRICS[metric].build(*files)).eval()
+class IQAUnavailableError(ImportError):
+    """A score cannot be computed here: pyiqa, or something it needs, is missing."""
 
 
 class Scorer(nn.Module):
@@ -100,35 +77,37 @@ class OneByOne(nn.Module):
         return torch.cat([self.net(picture[None]).reshape(1) for picture in rgb])
 
 
-def _niqe(parameters: Path) -> nn.Module:
-    with np.load(parameters, allow_pickle=False) as file:
-        return NIQE(torch.from_numpy(file["mu_pris_param"]), torch.from_numpy(file["cov_pris_param"]))
+def niqe_from(parameters: Path) -> nn.Module:
+    """NIQE, the challenge's and pyiqa's, with the pristine statistics of an `.npz` file."""
+    return _scorer(NIQE(*_pristine(parameters)))
 
 
-def _niqe_basicsr(parameters: Path) -> nn.Module:
-    niqe = _niqe(parameters)
-    return StudioNIQE(niqe.get_buffer("mean"), niqe.get_buffer("covariance"))
+def niqe_basicsr_from(parameters: Path) -> nn.Module:
+    """NIQE as BasicSR takes it, with the pristine statistics of an `.npz` file."""
+    return _scorer(StudioNIQE(*_pristine(parameters)))
 
 
-def _clipiqa(backbone: Path) -> nn.Module:
-    net: nn.Module = _architecture("clipiqa").CLIPIQA(backbone=str(backbone))
-    return net
+def clipiqa_from(backbone: Path) -> nn.Module:
+    """CLIPIQA with CLIP's RN50."""
+    return _scorer(_architecture("clipiqa").CLIPIQA(backbone=str(backbone)))
 
 
-def _musiq(checkpoint: Path) -> nn.Module:
-    return _fill(_architecture("musiq").MUSIQ(pretrained=False), checkpoint)
+def musiq_from(checkpoint: Path) -> nn.Module:
+    """MUSIQ of any training set."""
+    return _scorer(_fill(_architecture("musiq").MUSIQ(pretrained=False), checkpoint))
 
 
-def _maniqa(checkpoint: Path) -> nn.Module:
+def maniqa_from(checkpoint: Path) -> nn.Module:
+    """MANIQA trained on KonIQ."""
     module = _architecture("maniqa")
     bare = partial(module.timm.create_model, pretrained=False)
     with _replaced(module.timm, "create_model", lambda name, **_: bare(name)):
         net = module.MANIQA(train_dataset="koniq", scale=0.8, pretrained=False)
-    return _fill(net, checkpoint)
+    return _scorer(_fill(net, checkpoint))
 
 
-def _liqe(backbone: Path, checkpoint: Path) -> nn.Module:
-    """Its text features come from the text encoder of the checkpoint, so they are computed after it is filled."""
+def liqe_from(backbone: Path, checkpoint: Path) -> nn.Module:
+    """LIQE; its text features come from the text encoder of the checkpoint, so they are computed after it is filled."""
     module = _architecture("liqe")
     local = partial(module.load, str(backbone))
     with (
@@ -140,29 +119,26 @@ def _liqe(backbone: Path, checkpoint: Path) -> nn.Module:
     filled = _fill(net, checkpoint)
     with torch.no_grad():
         net.text_features = net.get_text_features(net.joint_texts)
-    return filled
+    return _scorer(filled)
 
 
-def _qalign(folder: Path) -> nn.Module:
+def qalign_from(folder: Path) -> nn.Module:
+    """Q-Align from the folder of OneAlign."""
     module = _architecture("qalign")
     with (
         _replaced(module, "MPLUGOwl2LlamaForCausalLM", _Local(module.MPLUGOwl2LlamaForCausalLM, folder)),
         _replaced(module, "CLIPImageProcessor", _Local(module.CLIPImageProcessor, folder)),
     ):
-        return OneByOne(module.QAlign())
+        return _scorer(OneByOne(module.QAlign()))
 
 
-METRICS: dict[str, Metric] = {
-    "clipiqa": Metric(_clipiqa, ("clip_rn50",)),
-    "musiq": Metric(_musiq, ("musiq_koniq",)),
-    "maniqa": Metric(_maniqa, ("maniqa_koniq",)),
-    "niqe": Metric(_niqe, ("niqe_pristine",), higher_is_better=False),
-    "niqe_basicsr": Metric(_niqe_basicsr, ("niqe_pristine",), higher_is_better=False),
-    "niqe_portraits": Metric(_niqe, ("niqe_portraits",), higher_is_better=False),
-    "liqe": Metric(_liqe, ("clip_vit_b32", "liqe_koniq")),
-    "qalign": Metric(_qalign, ("one_align",)),
-}
-"""metric → its builder and the weights it needs, by their names in the table of weights."""
+def _scorer(net: nn.Module) -> nn.Module:
+    return Scorer(net).eval()
+
+
+def _pristine(parameters: Path) -> tuple[Tensor, Tensor]:
+    with np.load(parameters, allow_pickle=False) as file:
+        return torch.from_numpy(file["mu_pris_param"]), torch.from_numpy(file["cov_pris_param"])
 
 
 class _Local:

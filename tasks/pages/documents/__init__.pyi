@@ -6,10 +6,10 @@ from .comparison import EFFORT_HEAD as EFFORT_HEAD
 from .comparison import IDENTITY_HEAD as IDENTITY_HEAD
 from .comparison import METRICS_HEAD as METRICS_HEAD
 from .comparison import comparison_blocks as comparison_blocks
-from .comparison import effort_cells as effort_cells
 from .comparison import identity_cells as identity_cells
 from .comparison import metric_cells as metric_cells
 from .comparison import panels as panels
+from .comparison import side_efforts as side_efforts
 from .document import Block as Block
 from .document import to_html as to_html
 from .document import to_markdown as to_markdown

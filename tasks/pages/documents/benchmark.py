@@ -1,31 +1,36 @@
 """What a benchmark says, as a document for people: tables, curves and pictures, and what the numbers do not say.
 
-It gets numbers and names and gives blocks of `tasks.document`; it reads and writes no file.
+It gets numbers and names and gives blocks of `document`; it reads and writes no file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from tasks.comparing import CELLS, NOT_RANKED, SEVERITY, Row, described, metrics_in, of_metric, pictures_needed
-from tasks.measuring import ALIKE
+from tasks.comparing import (
+    CELLS,
+    SEVERITY,
+    BenchmarkFacts,
+    GridRow,
+    described,
+    metrics_in,
+    of_metric,
+    pictures_needed,
+)
+from tasks.measuring import ALIKE, meaning_of
 from tasks.pages.documents.comparison import EFFORT_HEAD, effort_cells, signed
 from tasks.pages.documents.curves import MOST, curves
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
-from tasks.pages.run.words import number
+from tasks.pages.shared.words import number
 
 INPUT = "input"
 ALONE = tuple(cell for cell in CELLS if cell not in SEVERITY)
-IDENTITY_TO_INPUT = ("identity", "identity_onnx")
-"""Measured against the input, which is of course like itself: a gain would mean nothing."""
 
 
-def benchmark_blocks(table: Sequence[Row], facts: Mapping[str, Any], strips: Mapping[str, str]) -> list[Block]:
-    """The whole document. facts: as benchmark.json. strips: cell → path of its pictures."""
-    recipes = list(facts["recipes"])
-    numbers = [block for metric in metrics_in(table) for block in _metric(table, metric, recipes)]
-    return [*_opening(facts), *numbers, *_missing(facts), *_effort(facts), *_pictures(strips, recipes), *_grid(facts)]
+def benchmark_blocks(facts: BenchmarkFacts, strips: Mapping[str, str]) -> list[Block]:
+    """The whole document. strips: cell → path of its pictures."""
+    numbers = [block for metric in metrics_in(facts.rows) for block in _metric(facts, metric)]
+    return [*_opening(facts), *numbers, *_missing(facts), *_effort(facts), *_pictures(facts, strips), *_grid(facts)]
 
 
 def curve_path(metric: str) -> str:
@@ -33,12 +38,12 @@ def curve_path(metric: str) -> str:
     return f"curves/{metric}.svg"
 
 
-def metric_curves(table: Sequence[Row], metric: str) -> str:
+def metric_curves(table: Sequence[GridRow], metric: str) -> str:
     """A metric's curves: the input as it was, and every recipe, as many as can be told apart."""
     cells = of_metric(table, metric)
     rows = list(cells.values())
     series: dict[str, dict[str, float]] = {}
-    if metric not in IDENTITY_TO_INPUT:
+    if not _is_to_input(metric):
         series[INPUT] = {row.cell: row.input for row in rows}
     for row in rows:
         series.setdefault(row.recipe, {})[row.cell] = row.restored
@@ -46,13 +51,11 @@ def metric_curves(table: Sequence[Row], metric: str) -> str:
     return curves(_titled(rows[0]), SEVERITY, ALONE, shown)
 
 
-def metric_table(
-    table: Sequence[Row], metric: str, recipes: Sequence[str]
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def metric_table(facts: BenchmarkFacts, metric: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows: a line per degradation; the input, then each recipe's mean and its gain with the interval."""
-    cells = of_metric(table, metric)
+    cells, recipes = of_metric(facts.rows, metric), facts.recipes
     there = [cell for cell in CELLS if any((cell, recipe) in cells for recipe in recipes)]
-    if metric in IDENTITY_TO_INPUT:
+    if _is_to_input(metric):
         return ("degradation", *recipes), [(_spoken(c), *(_mean(cells.get((c, r))) for r in recipes)) for c in there]
     head = ("degradation", INPUT, *(part for recipe in recipes for part in (recipe, "gain")))
     lines = []
@@ -63,11 +66,11 @@ def metric_table(
     return head, lines
 
 
-def _opening(facts: Mapping[str, Any]) -> list[Block]:
-    names, kinds = ", ".join(facts["recipes"]), len(facts["degradations"])
+def _opening(facts: BenchmarkFacts) -> list[Block]:
+    names, kinds = ", ".join(facts.recipes), len(facts.degradations)
     return [
         Paragraph(
-            f"{facts['faces']} clean faces ({facts['source']}) were degraded in {kinds} known ways and restored "
+            f"{facts.faces} clean faces ({facts.source}) were degraded in {kinds} known ways and restored "
             f"by {names}. Every number is a mean over the faces; a gain is the difference from the degraded input, "
             f"positive where the restored face is better. From {pictures_needed(0.95)} faces on its 95 % interval "
             "stands beside it, and a star marks an interval that leaves out zero."
@@ -77,13 +80,13 @@ def _opening(facts: Mapping[str, Any]) -> list[Block]:
             "so that the input is what bicubic enlargement makes of the small face: the gain over the input is the "
             "gain over bicubic."
         ),
-        Paragraph(facts["limits"]),
+        Paragraph(facts.limits),
     ]
 
 
-def _metric(table: Sequence[Row], metric: str, recipes: Sequence[str]) -> list[Block]:
-    first = next(iter(of_metric(table, metric).values()))
-    head, lines = metric_table(table, metric, recipes)
+def _metric(facts: BenchmarkFacts, metric: str) -> list[Block]:
+    first = next(iter(of_metric(facts.rows, metric).values()))
+    head, lines = metric_table(facts, metric)
     return [
         Heading(_titled(first)),
         Table(head, lines),
@@ -91,9 +94,14 @@ def _metric(table: Sequence[Row], metric: str, recipes: Sequence[str]) -> list[B
     ]
 
 
-def _titled(row: Row) -> str:
+def _is_to_input(metric: str) -> bool:
+    """Measured against the input, which is of course like itself: a gain would mean nothing."""
+    return meaning_of(metric).kind == "identity"
+
+
+def _titled(row: GridRow) -> str:
     """Noise is sharp, too: more sharpness is not better by itself."""
-    return row.title if row.metric in NOT_RANKED else f"{row.title} ({row.better} is better)"
+    return f"{row.title} ({row.better} is better)" if meaning_of(row.metric).ranked else row.title
 
 
 def _drawable(points: Mapping[str, float], metric: str) -> dict[str, float]:
@@ -102,51 +110,47 @@ def _drawable(points: Mapping[str, float], metric: str) -> dict[str, float]:
 
 
 def _note(metric: str) -> str:
-    if metric in IDENTITY_TO_INPUT:
+    if _is_to_input(metric):
         return "Similarity to the degraded input, which is 1 for the input itself; a severe input is a poor witness."
     if metric == "psnr":
         return f"dB; {ALIKE:g} stands for pictures that do not differ, and is not drawn."
-    if metric == "sharpness":
+    if not meaning_of(metric).ranked:
         return "Noise is sharp, too: more is not better by itself."
     return "Steps of one ladder are joined by lines; the others stand alone."
 
 
-def _missing(facts: Mapping[str, Any]) -> list[Block]:
-    told = [f"{metric}: {why}." for metric, why in facts["missing"].items()]
-    told += [f"{recipe}: {n} {code}." for recipe, codes in facts["problems"].items() for code, n in codes.items()]
-    told += [f"{path} was not taken: {why}." for path, why in facts["refused"].items()]
+def _missing(facts: BenchmarkFacts) -> list[Block]:
+    told = [f"{metric}: {why}." for metric, why in facts.missing.items()]
+    told += [f"{recipe}: {n} {code}." for recipe, codes in facts.problems.items() for code, n in codes.items()]
+    told += [f"{path} was not taken: {why}." for path, why in facts.refused.items()]
     return [Heading("What was not measured"), *(Paragraph(text) for text in told)] if told else []
 
 
-def _effort(facts: Mapping[str, Any]) -> list[Block]:
-    efforts = [effort_cells(recipe, effort) for recipe, effort in facts["effort"].items() if effort]
+def _effort(facts: BenchmarkFacts) -> list[Block]:
+    efforts = [effort_cells(recipe, effort) for recipe, effort in facts.effort.items() if effort]
     return [Heading("Time"), Table(EFFORT_HEAD, efforts)] if efforts else []
 
 
-def _pictures(strips: Mapping[str, str], recipes: Sequence[str]) -> list[Block]:
-    order = ", ".join(("clean", "degraded", *recipes))
+def _pictures(facts: BenchmarkFacts, strips: Mapping[str, str]) -> list[Block]:
+    order = ", ".join(("clean", "degraded", *facts.recipes))
     shown = [Figure(path, f"{order}: {_spoken(cell)}", _spoken(cell)) for cell, path in strips.items()]
     return [Heading("The first face"), Paragraph(f"From left to right: {order}."), *shown] if shown else []
 
 
-def _grid(facts: Mapping[str, Any]) -> list[Block]:
-    text = "Strengths are those of tasks/degrade.py; lengths are in pixels of a 512-pixel face."
+def _grid(facts: BenchmarkFacts) -> list[Block]:
+    strengths = [(_spoken(cell), described(CELLS[cell])) for cell in facts.degradations]
     return [
         Heading("The degradations"),
-        Paragraph(text),
-        Table(("degradation", "strengths"), _strengths(facts), text=True),
+        Paragraph("Strengths are those of tasks/archive/degradation.py; lengths are in pixels of a 512-pixel face."),
+        Table(("degradation", "strengths"), strengths, text=True),
     ]
 
 
-def _strengths(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(_spoken(cell), described(CELLS[cell])) for cell in facts["degradations"]]
-
-
-def _mean(row: Row | None) -> str:
+def _mean(row: GridRow | None) -> str:
     return "–" if row is None else number(row.restored)
 
 
-def _gain(row: Row | None) -> str:
+def _gain(row: GridRow | None) -> str:
     if row is None:
         return "–"
     star = "" if row.verdict == "not told apart" else " *"

@@ -1,17 +1,27 @@
 """What a comparison says, as a document for people: the numbers, who changed, what it took, the worst regressions.
 
-It gets numbers and names and gives blocks of `tasks.document`; it reads and writes no file.
+It gets numbers and names and gives blocks of `document`; it reads and writes no file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import floor, log10
-from typing import Any
 
-from tasks.comparing import NOT_RANKED, Comparison, Difference, IdentityChange, Names, Regression, pictures_needed
+from tasks.comparing import (
+    ComparisonFacts,
+    Difference,
+    Effort,
+    IdentityChange,
+    Letter,
+    Names,
+    Regression,
+    SideFacts,
+    pictures_needed,
+)
+from tasks.measuring import meaning_of
 from tasks.pages.documents.document import Block, Figure, Heading, Paragraph, Table
-from tasks.pages.run.words import duration, number
+from tasks.pages.shared.words import duration, number
 
 LISTED = 20
 """Names in a list before the rest is only counted; comparison.parquet has all."""
@@ -20,17 +30,15 @@ IDENTITY_HEAD = ("identity", "threshold", "fails in A", "fails in B", "lost", "r
 EFFORT_HEAD = ("side", "pictures", "faces", "time in stages", "each picture", "of the runs", "cost")
 
 
-def comparison_blocks(
-    found: Comparison, sides: Mapping[str, Mapping[str, Any]], pictures: Sequence[str]
-) -> list[Block]:
-    """The whole document. sides: "a" and "b" as flows.comparison tells them. pictures: a path per regression."""
+def comparison_blocks(found: ComparisonFacts) -> list[Block]:
+    """The whole document."""
     return [
-        *_opening(found, sides),
+        *_opening(found),
         Table(METRICS_HEAD, [metric_cells(each) for each in found.differences]),
         *_whole_sets(found),
         *_identity(found),
-        *_effort(sides),
-        *_worst(found, sides, pictures),
+        *_effort(found),
+        *_worst(found),
         *_left_out(found),
     ]
 
@@ -39,7 +47,7 @@ def metric_cells(d: Difference) -> tuple[str, ...]:
     """A metric's row under METRICS_HEAD."""
     title = f"{d.title} {'↑' if d.better == 'higher' else '↓'}"
     counts = f"{d.wins:,} : {d.losses:,} : {d.ties:,}"
-    verdict = "–" if d.metric in NOT_RANKED else d.verdict
+    verdict = d.verdict if meaning_of(d.metric).ranked else "–"
     return title, number(d.mean_a), number(d.mean_b), signed(d.gain), interval(d), counts, verdict
 
 
@@ -50,12 +58,17 @@ def identity_cells(change: IdentityChange) -> tuple[str, ...]:
     return change.metric, threshold, *(f"{n:,}" for n in counts)
 
 
-def effort_cells(side: str, effort: Mapping[str, Any]) -> tuple[str, ...]:
+def side_efforts(sides: Mapping[Letter, SideFacts]) -> list[tuple[str, ...]]:
+    """The rows under EFFORT_HEAD of the sides that were restored in a workspace."""
+    return [effort_cells(f"{a.upper()}, {side.name}", side.effort) for a, side in sides.items() if side.effort]
+
+
+def effort_cells(side: str, effort: Effort) -> tuple[str, ...]:
     """A side's row under EFFORT_HEAD."""
-    each = effort["seconds"] / effort["pictures"] if effort["pictures"] else None
-    cost = "" if effort["cost"] is None else f"{effort['cost']:.2f}"
-    times = (duration(effort["seconds"]), duration(each), duration(effort["wall_seconds"]))
-    return side, f"{effort['pictures']:,}", f"{effort['faces']:,}", *times, cost
+    each = effort.seconds / effort.pictures if effort.pictures else None
+    cost = "" if effort.cost is None else f"{effort.cost:.2f}"
+    times = (duration(effort.seconds), duration(each), duration(effort.wall_seconds))
+    return side, f"{effort.pictures:,}", f"{effort.faces:,}", *times, cost
 
 
 def signed(value: float) -> str:
@@ -72,31 +85,31 @@ def interval(d: Difference) -> str:
     return "too few pictures" if d.low is None or d.high is None else f"{signed(d.low)} … {signed(d.high)}"
 
 
-def _opening(found: Comparison, sides: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    told = [f"{side.upper()} is {sides[side]['what']}." for side in ("a", "b")]
-    share = f"{found.confidence:.0%}"
+def _opening(found: ComparisonFacts) -> list[Block]:
     return [
-        *(Paragraph(text) for text in told),
+        *(Paragraph(f"{letter.upper()} is {side.what}.") for letter, side in found.sides.items()),
         Paragraph(
             f"{found.pairs:,} faces of {found.pictures:,} pictures are in both. A gain is the mean over the pairs of B "
             f"minus A, turned round where lower is better (↓), so that a positive gain always means that B is better. "
-            f"The intervals hold the true mean with {share} confidence; they come from drawing as many pictures from "
-            f"the pictures, with all their faces, {found.resamples:,} times. There are none for fewer than "
-            f"{pictures_needed(found.confidence)} pictures. A verdict needs an interval that leaves out zero."
+            f"The intervals hold the true mean with {found.confidence:.0%} confidence; they come from drawing as many "
+            f"pictures from the pictures, with all their faces, {found.resamples:,} times. There are none for fewer "
+            f"than {pictures_needed(found.confidence)} pictures. A verdict needs an interval that leaves out zero."
         ),
     ]
 
 
-def _whole_sets(found: Comparison) -> list[Block]:
+def _whole_sets(found: ComparisonFacts) -> list[Block]:
     rows = [(name, *(number(value) for value in pair)) for name, pair in found.sets.items() if any(pair)]
     if not rows:
         return []
     return [Paragraph("Numbers that a whole set has, without an interval:"), Table(("number", "A", "B"), rows)]
 
 
-def _identity(found: Comparison) -> list[Block]:
+def _identity(found: ComparisonFacts) -> list[Block]:
     if not found.identity:
-        return [Heading("Identity"), Paragraph(_no_judge(found))]
+        why = found.not_compared.get("identity", "identity was not measured")
+        text = f"Whether anybody became another person cannot be said: {why}."
+        return [Heading("Identity"), Paragraph(text)]
     rows = [identity_cells(change) for change in found.identity]
     text = (
         "A face fails where its similarity lies below the threshold: it counts as another person. Lost: the same "
@@ -111,17 +124,8 @@ def _lost(change: IdentityChange) -> str:
     return f"Lost at {threshold} by {change.metric}: {_names(change.lost_faces, change.lost)}."
 
 
-def _no_judge(found: Comparison) -> str:
-    why = found.not_compared.get("identity", "identity was not measured")
-    return f"Whether anybody became another person cannot be said: {why}."
-
-
-def _effort(sides: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    rows = [
-        effort_cells(f"{side.upper()}, {told['name']}", told["effort"])
-        for side, told in sides.items()
-        if told["effort"]
-    ]
+def _effort(found: ComparisonFacts) -> list[Block]:
+    rows = side_efforts(found.sides)
     if not rows:
         return []
     text = (
@@ -131,7 +135,7 @@ def _effort(sides: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     return [Heading("Time and cost"), Paragraph(text), Table(EFFORT_HEAD, rows)]
 
 
-def _left_out(found: Comparison) -> list[Block]:
+def _left_out(found: ComparisonFacts) -> list[Block]:
     told = [
         f"In {side} only, {count:,} faces: {_names(names, count)}."
         for side, count, names in (("A", found.only_a, found.only_a_faces), ("B", found.only_b, found.only_b_faces))
@@ -149,25 +153,25 @@ def _left_out(found: Comparison) -> list[Block]:
     return [Heading("What was not compared"), *(Paragraph(text) for text in told)] if told else []
 
 
-def _worst(found: Comparison, sides: Mapping[str, Mapping[str, Any]], pictures: Sequence[str]) -> list[Block]:
+def _worst(found: ComparisonFacts) -> list[Block]:
     if not found.worst:
         return [Heading("Worst regressions"), Paragraph("No face became worse by any metric.")]
-    order = panels(sides)
+    order = panels(found.sides)
     text = (
         f"From left to right: {', '.join(order)}. The faces that fell furthest by any metric, measured in standard "
         "deviations of that metric (σ)."
     )
     shown = [
         Figure(path, f"{', '.join(order)} of {each.key}, face {each.face + 1}", caption(each))
-        for path, each in zip(pictures, found.worst, strict=False)
+        for path, each in zip(found.worst_pictures, found.worst, strict=True)
         if path
     ]
     return [Heading("Worst regressions"), Paragraph(text), *shown]
 
 
-def panels(sides: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def panels(sides: Mapping[Letter, SideFacts]) -> tuple[str, ...]:
     """What a strip shows, from left to right; originals are not shown twice."""
-    return ("input", *(side.upper() for side, told in sides.items() if told["kind"] != "originals"))
+    return ("input", *(letter.upper() for letter, side in sides.items() if side.kind != "originals"))
 
 
 def caption(each: Regression) -> str:

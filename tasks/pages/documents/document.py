@@ -1,6 +1,6 @@
 """A short document of headings, paragraphs, tables and pictures, written once and told as Markdown and as HTML.
 
-For results of a comparison or a benchmark; the report of a run is `tasks.report`. It knows nothing of what it tells.
+For results of a comparison or a benchmark; the report of a run is `tasks.pages.run`. It knows nothing of what it tells.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What people read: the pages of a run and of an evaluation, documents of comparisons, and what they share."""
+"""The page of an evaluation: its numbers beside the published ones, every face, what the restoring run did."""
 
 import lazy_loader
 

@@ -1,11 +1,11 @@
+from .page import PageFacts as PageFacts
 from .page import Surroundings as Surroundings
 from .page import write_page as write_page
-from .pictures import FOLDER as FOLDER
 from .pictures import Album as Album
 from .pictures import PixelLoader as PixelLoader
 from .pictures import StageLoader as StageLoader
 from .restoring import Key as Key
 from .restoring import Restoring as Restoring
 from .restoring import restoring_of as restoring_of
-from .sheet import most_needed_inputs as most_needed_inputs
 from .sheet import sheet_of as sheet_of
+from .sheet import wanted_of as wanted_of

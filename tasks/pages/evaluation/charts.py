@@ -12,20 +12,20 @@ from math import ceil, floor, log10
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.measuring import BEFORE
 from tasks.pages.evaluation.restoring import Gate
-from tasks.pages.run.totals import Floats
-from tasks.pages.run.words import title
+from tasks.pages.shared.distributions import Floats
+from tasks.pages.shared.measures import current_name, title
 
 BOX = 1000
 DOTS = 12_000
 """Faces drawn in one plane; of more, as many by chance."""
 
-
 _OTHERWISE = {"<": "≥", "<=": ">", ">": "≤", ">=": "<"}
 _MET = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Axis:
     """One metric's axis. Places are shares of its length; `fires` is the part (from, to) where the condition holds."""
 
@@ -39,7 +39,7 @@ class Axis:
     ticks: tuple[tuple[float, str], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Plane:
     """A gate's decisions over one or two metrics. `table` rows: where the face lay, how many ran, were spared.
 
@@ -92,8 +92,8 @@ def _axis(name: str, sign: str, threshold: float, values: Floats) -> Axis:
     mark = (threshold - low) / (high - low)
     fires = (0.0, mark) if sign.startswith("<") else (mark, 1.0)
     ticks = tuple(((at - low) / (high - low), f"{at:g}") for at in _ticks(low, high))
-    base, _, image = name.rpartition(".")
-    words = f"{title(base)} of the {'input' if image in ('aligned', 'input') else image}"
+    base, _, image = current_name(name).rpartition(".")
+    words = f"{title(base)} of the {'input' if image == BEFORE else image}"
     return Axis(words, sign, threshold, low, high, mark, fires, ticks)
 
 

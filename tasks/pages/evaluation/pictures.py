@@ -11,19 +11,20 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.pages.evaluation.restoring import Key
-from tasks.pages.evaluation.sheet import Sheet
+from tasks.pages.evaluation.sheet import EvaluatedFace, Sheet
+from tasks.pages.shared.shell import PICTURES, Site
 
-FOLDER = "report/pictures"
 PICTURED, ENLARGED, STAGED = 20_000, 1_500, 300
 """Faces with a small view, with a large one, with a strip of stages: those most worth showing."""
 SMALL, LARGE, STRIP = 208, 512, 160
@@ -41,20 +42,7 @@ StageLoader = Callable[[str, Key], "Levels | None"]
 log = logging.getLogger(__name__)
 
 
-class Folder(Protocol):
-    """What the page and its pictures need of a storage (infra.storage.Storage fulfils it)."""
-
-    def write_atomic(self, path: str, data: bytes) -> None:
-        """Writes the whole file or nothing."""
-
-    def delete(self, path: str) -> None:
-        """Deletes one file."""
-
-    def walk(self, prefix: str) -> Iterator[Any]:
-        """Every file below the prefix, with its `path`."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shown:
     """What there is to see of a face: names of the panels, whether there is a large view, the strip's stages."""
 
@@ -66,53 +54,46 @@ class Shown:
     problem: str = ""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Album:
-    """Makes the pictures of a sheet's faces and drops those that no face has any more."""
+    """Makes the pictures of a sheet's faces beside the page, as far as an earlier page has not left them there."""
 
-    folder: Folder
+    site: Site
     load: PixelLoader
     load_stage: StageLoader
-    _there: set[str] = field(default_factory=set)
 
     def make(self, sheet: Sheet) -> dict[int, Shown]:
         """Face's place → what there is to see of it, for the faces that the page has pictures of."""
-        self._there = set(_files(self.folder))
-        old = set(self._there)
-        names = ("path", "input_path", "truth_path", "pair_id", "face", "matrix", "problem")
-        columns = {name: sheet.column(name) for name in names}
         rank = {int(place): n for n, place in enumerate(sheet.need[:PICTURED])}
-        places = [place for place in sorted(rank) if not columns["problem"][place]]
-        rows = [{name: columns[name][place] for name in names} for place in places]
+        places = np.array(sorted(rank), np.intp)
+        faces = {
+            place: face for place, face in zip(places.tolist(), sheet.faces(places), strict=True) if not face.problem
+        }
+        ranks = [rank[place] for place in faces]
         with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-            shown = pool.map(lambda place, row: self._one(sheet, place, row, rank[place]), places, rows)
-            made = dict(zip(places, shown, strict=True))
-        wanted = {name for shown in made.values() for name in _names(shown)}
-        for name in old - wanted:
-            self.folder.delete(f"{FOLDER}/{name}")
-        return made
+            shown = pool.map(partial(self._one, sheet), faces, faces.values(), ranks)
+            return dict(zip(faces, shown, strict=True))
 
-    def _one(self, sheet: Sheet, place: int, row: Mapping[str, Any], rank: int) -> Shown:
-        cut = hashlib.sha256(repr(row["matrix"]).encode()).hexdigest()[:8]  # another detector cuts other faces
-        name = f"{row['pair_id'][:2]}/{row['pair_id'][2:26]}-{row['face']}-{cut}"
-        sides: tuple[Side, ...] = ("input", "restored", "truth") if row["truth_path"] else ("input", "restored")
+    def _one(self, sheet: Sheet, place: int, face: EvaluatedFace, rank: int) -> Shown:
+        cut = hashlib.sha256(repr(face.matrix).encode()).hexdigest()[:8]  # another detector cuts other faces
+        name = f"{face.pair_id[:2]}/{face.pair_id[2:26]}-{face.face}-{cut}"
+        paths: dict[Side, str | None] = {"input": face.input_path, "restored": face.path, "truth": face.truth_path}
+        sides = {side: path for side, path in paths.items() if path}
         try:
-            self._panels(name, sides, row, large=rank < ENLARGED)
+            self._panels(name, sides, face, large=rank < ENLARGED)
         except Exception as error:  # one file that went missing since must not cost the report
-            log.warning("no picture of %s in the report: %s", row["path"], error)
+            log.warning("no picture of %s in the report: %s", face.path, error)
             return Shown(name, problem=f"{type(error).__name__}: {error}"[:200])
         stages, strip = self._strip(name, sheet, place) if rank < STAGED else ((), "")
-        return Shown(name, sides, rank < ENLARGED, stages, strip)
+        return Shown(name, tuple(sides), rank < ENLARGED, stages, strip)
 
-    def _panels(self, name: str, sides: Sequence[Side], row: Mapping[str, Any], *, large: bool) -> None:
-        wanted = {f"{name}.jpg": SMALL} | ({f"{name}-large.jpg": LARGE} if large else {})
-        missing = {file: side for file, side in wanted.items() if file not in self._there}
-        if not missing:
-            return
-        paths = {"input": row["input_path"], "restored": row["path"], "truth": row["truth_path"]}
-        squares = [_square(self.load(side, paths[side]), row["matrix"]) for side in sides]
-        for file, side in missing.items():
-            self.folder.write_atomic(f"{FOLDER}/{file}", _side_by_side(squares, side))
+    def _panels(self, name: str, sides: Mapping[Side, str], face: EvaluatedFace, *, large: bool) -> None:
+        wanted = {f"{PICTURES}/{name}.jpg": SMALL} | ({f"{PICTURES}/{name}-large.jpg": LARGE} if large else {})
+        missing = {file: side for file, side in wanted.items() if not self.site.keep(file)}
+        if missing:
+            squares = [_square(self.load(side, path), face.matrix) for side, path in sides.items()]
+            for file, side in missing.items():
+                self.site.write(file, _side_by_side(squares, side))
 
     def _strip(self, name: str, sheet: Sheet, place: int) -> tuple[tuple[str, ...], str]:
         """Labels and name of the strip; nothing where an intermediate is gone and the strip was not made before."""
@@ -122,30 +103,14 @@ class Album:
             return (), ""
         stages = tuple(stage for stage, _ in written)
         strip = f"{name}-{hashlib.sha256(repr(written).encode()).hexdigest()[:12]}.jpg"
-        if strip in self._there:
+        if self.site.keep(f"{PICTURES}/{strip}"):
             return stages, strip
         images = [self.load_stage(uri, key) for _, uri in written]
         squares = [_square(image, None) for image in images if image is not None]
         if len(squares) < len(written):
             return (), ""
-        self.folder.write_atomic(f"{FOLDER}/{strip}", _side_by_side(squares, STRIP))
+        self.site.write(f"{PICTURES}/{strip}", _side_by_side(squares, STRIP))
         return stages, strip
-
-
-def _files(folder: Folder) -> Iterator[str]:
-    try:
-        yield from (info.path.removeprefix(f"{FOLDER}/") for info in folder.walk(FOLDER))
-    except FileNotFoundError:
-        return
-
-
-def _names(shown: Shown) -> Iterator[str]:
-    if shown.panels:
-        yield f"{shown.name}.jpg"
-    if shown.large:
-        yield f"{shown.name}-large.jpg"
-    if shown.strip:
-        yield shown.strip
 
 
 def _square(pixels: Levels, matrix: Sequence[float] | None) -> Image.Image:

@@ -1,22 +1,24 @@
 """What the ledger of the restoring run adds to an evaluation's page: gates, times, reasons, scores of the inputs.
 
-Pure functions over ledger rows; it knows nothing of files, pictures or pages. An evaluated face finds its row by the
-sha256 of its input and, where faces were looked for, by where its landmarks lie.
+Pure functions over the ledger's histories; it knows nothing of files, pictures or pages. An evaluated face finds its
+history by the sha256 of its input and, where faces were looked for, by where its landmarks lie.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.pages.run.collect import face_records
-from tasks.pages.run.records import FaceRecord, RunFacts, StageTotal
-from tasks.pages.run.totals import BEFORE, Books, Floats, Row, Scores, detail_of, metrics_of, rows_of
+from infra.ledger import History
+from tasks.measuring import BEFORE
+from tasks.pages.shared.distributions import Floats
+from tasks.pages.shared.measures import current_name, numbers_of
+from tasks.pages.shared.records import FaceRecord, RunFacts, StageTotal
+from tasks.pages.shared.steps import StageTallies, face_records, of_recipe
 from tasks.recipes import Condition
 from tasks.stage import WHOLE_IMAGE
 
@@ -28,7 +30,7 @@ SAME_FACE = 0.06
 """Landmarks that lie so close to each other, in sides of the crop, are of one face."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Gate:
     """A stage's condition and what it decided: `values` (N, comparisons), nan where not measured; `ran` (N,)."""
 
@@ -39,7 +41,17 @@ class Gate:
     ran: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an evaluation asks the ledger for: its metrics by bare name, the sha256 of its inputs, and of those whose
+    steps and intermediates are told."""
+
+    metrics: Collection[str]
+    inputs: Collection[str]
+    detailed: Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Restoring:
     """The run that restored what is evaluated, as its workspace tells it.
 
@@ -70,81 +82,77 @@ class Restoring:
 def restoring_of(
     facts: RunFacts,
     conditions: Mapping[str, Condition],
-    inventory: Any,
-    commits: Any,
-    events: Any,
-    *,
-    metrics: Collection[str],
-    detailed: Collection[str],
+    reasons: Mapping[str, int],
+    histories: Iterable[History],
+    wanted: Wanted,
 ) -> Restoring:
-    """Goes through a workspace's rows (as `tasks.report_collect.collect` takes them).
+    """Goes through the ledger's histories once.
 
-    `conditions` maps a stage to what must hold before it runs; `metrics` are the evaluation's, by bare name; `detailed`
-    are the images whose steps and intermediates are wanted.
+    `conditions` maps a stage to what must hold before it runs; `reasons` counts the archive's files.
     """
-    books = Books(inventory, commits)
+    tallies = StageTallies(facts)
+    gates = [_GateRows(stage, condition) for stage, condition in conditions.items()]
     before: dict[Key, dict[str, float]] = {}
     points: dict[str, dict[int, Floats]] = defaultdict(dict)
-    scores: dict[Key, dict[str, float]] = defaultdict(dict)
-    rows: dict[str, list[Row]] = defaultdict(list)
-    decided: dict[str, dict[Key, bool]] = {stage: {} for stage in conditions}
-    compared = {name for condition in conditions.values() for name in condition.metrics}
-    for row in rows_of(events):
-        key = (row["image_id"], row["face"])
-        if row["image_id"] in detailed:
-            rows[row["image_id"]].append(row)
-        if row["face"] == WHOLE_IMAGE:
-            continue
-        found = metrics_of(row)
-        scores[key].update({name: value for name, value in found.items() if name in compared})
-        if inputs := _of_input(found, metrics):
-            before[key] = before.get(key, {}) | inputs
-        if (marks := detail_of(row).get("points")) and row["stage"] == facts.stages[0]:
-            points[row["image_id"]][row["face"]] = np.array(marks, np.float64)
-        if row["stage"] in decided:
-            decided[row["stage"]][key] = row["reason_code"] != "gate_not_met"
+    records: dict[str, tuple[FaceRecord, ...]] = {}
+    for history in histories:
+        image_id, events = history.image_id, list(of_recipe(history.events, facts.stages))
+        found = face_records(events, facts.stages)
+        faces = [face for face in found if face.face != WHOLE_IMAGE]
+        if history.sampled and history.verdict:
+            tallies.add(events)
+            for gate in gates:
+                gate.add(faces)
+        if image_id in wanted.inputs:
+            before.update({(image_id, face.face): _of_input(face, wanted.metrics) for face in faces})
+            points[image_id] = {face.face: np.array(face.landmarks) for face in faces if face.landmarks}
+        if image_id in wanted.detailed:
+            records[image_id] = found
     return Restoring(
         facts=facts,
-        reasons=dict(books.reasons.most_common()),
-        stages=Scores(books.ordinals, events, facts).stage_totals(facts),
-        gates=tuple(_gate(stage, conditions[stage], faces, scores) for stage, faces in decided.items()),
+        reasons=dict(sorted(reasons.items(), key=lambda reason: -reason[1])),
+        stages=tallies.totals(),
+        gates=tuple(gate.made() for gate in gates),
         before=before,
         points=points,
-        records={image_id: face_records(found, facts.stages) for image_id, found in rows.items()},
-        written=_written(rows, facts.stages),
+        records=records,
+        written={(i, face.face): made for i, found in records.items() for face in found if (made := _written(face))},
     )
 
 
-def _of_input(found: Mapping[str, float], metrics: Collection[str]) -> dict[str, float]:
-    """Scores of the input by bare name; what the last stage measured on it goes before what the gates looked at."""
-    inputs = {}
-    for image in reversed(BEFORE):
-        for name, value in found.items():
-            base, _, of = name.rpartition(".")
-            if of == image and base in metrics:
-                inputs[base] = value
-    return inputs
+def _of_input(face: FaceRecord, metrics: Collection[str]) -> dict[str, float]:
+    """Scores of the input by bare name."""
+    return {base: face.metrics[name] for base in metrics if (name := f"{base}.{BEFORE}") in face.metrics}
 
 
-def _gate(
-    stage: str, condition: Condition, faces: Mapping[Key, bool], scores: Mapping[Key, Mapping[str, float]]
-) -> Gate:
-    values = [[scores[key].get(name, np.nan) for name in condition.metrics] for key in faces]
-    return Gate(
-        stage,
-        condition.text,
-        condition.comparisons,
-        np.array(values, np.float64).reshape(-1, len(condition.comparisons)),
-        np.array(list(faces.values()), bool),
-    )
+def _written(face: FaceRecord) -> tuple[tuple[str, str], ...]:
+    """The intermediates of a face as (stage, workspace path)."""
+    uris = ((step.stage, step.output_uri or "") for step in face.steps if face.face != WHOLE_IMAGE)
+    return tuple((stage, uri) for stage, uri in uris if uri.startswith("intermediates/"))
 
 
-def _written(rows: Mapping[str, Sequence[Row]], stages: Sequence[str]) -> dict[Key, tuple[tuple[str, str], ...]]:
-    place = {stage: n for n, stage in enumerate(stages)}
-    found: dict[Key, list[tuple[str, str]]] = defaultdict(list)
-    for image_id, image_rows in rows.items():
-        for row in sorted(image_rows, key=lambda row: place.get(row["stage"], len(place))):
-            uri = row.get("output_uri") or ""
-            if row["face"] != WHOLE_IMAGE and row["stage"] in place and uri.startswith("intermediates/"):
-                found[(image_id, row["face"])].append((row["stage"], uri))
-    return {key: tuple(made) for key, made in found.items()}
+class _GateRows:
+    """Gathers a gate's decisions face by face."""
+
+    def __init__(self, stage: str, condition: Condition) -> None:
+        self._stage, self._condition = stage, condition
+        self._metrics = tuple(map(current_name, condition.metrics))
+        self._values: list[list[float]] = []
+        self._ran: list[bool] = []
+
+    def add(self, faces: Iterable[FaceRecord]) -> None:
+        """Adds the faces that the gate decided on, with what it saw: of every metric the newest of earlier stages."""
+        for face in faces:
+            seen: dict[str, float] = {}
+            for step in face.steps:
+                if step.stage == self._stage:
+                    self._values.append([seen.get(name, np.nan) for name in self._metrics])
+                    self._ran.append(step.reason_code != "gate_not_met")
+                    break
+                seen |= numbers_of(step.metrics)
+
+    def made(self) -> Gate:
+        """The gate with all its decisions."""
+        comparisons = self._condition.comparisons
+        values = np.array(self._values, np.float64).reshape(-1, len(comparisons))
+        return Gate(self._stage, self._condition.text, comparisons, values, np.array(self._ran, bool))

@@ -1,7 +1,7 @@
 """What an evaluation's page says: columns per face, tables, distributions, and which faces are worth showing.
 
-Pure functions over the files of an evaluation (tasks.evaluation_files) and, where there is one, over what the ledger
-of the restoring run adds (tasks.evaluation_report_ledger). It knows nothing of pictures or pages.
+Pure functions over the files of an evaluation and, where there is one, over what the ledger of the restoring run adds.
+It knows nothing of pictures or pages.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.measuring import Evaluation
-from tasks.pages.evaluation.restoring import Key, Restoring
-from tasks.pages.run.records import Distribution, Measure
-from tasks.pages.run.totals import Floats, distribution
-from tasks.pages.run.words import title
+from tasks.measuring import BEFORE, COLUMNS, Evaluation, MetricFacts, SubsetSummary, identities
+from tasks.pages.evaluation.restoring import Key, Restoring, Wanted
+from tasks.pages.shared.distributions import Distribution, Floats, distribution
+from tasks.pages.shared.measures import Measure, title
 
 LISTED = 50_000
 """Faces on the page, whatever the evaluation."""
@@ -26,24 +26,43 @@ DETAILED = 12_000
 """Faces whose steps in the restoring run are told."""
 IDENTITY = "identity"
 """The metric that the data set's thresholds are for."""
-_QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 Places = NDArray[np.intp]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class EvaluatedFace:
+    """One row of evaluation.parquet without its metrics; see `tasks.measuring.COLUMNS`."""
+
+    path: str
+    key: str
+    face: int
+    subset: str
+    pair_id: str
+    restored_sha256: str
+    input_path: str | None
+    input_sha256: str | None
+    truth_path: str | None
+    truth_sha256: str | None
+    problem: str
+    problem_text: str
+    points: list[float] | None
+    matrix: list[float] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """Numbers of every face, nan where not measured. A `difference` is result minus input of the metric `of`."""
 
     name: str
     title: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", ""]
     values: Floats
     kind: Literal["metric", "difference"]
     of: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class IdentityChart:
     """Similarity to the input in one subset; `mark` is the threshold's place between 0 and 1, if there is one."""
 
@@ -56,17 +75,7 @@ class IdentityChart:
     median: float
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A metric's quantiles over all faces: least, 5, 25, 50, 75, 95 per cent, greatest."""
-
-    title: str
-    count: int
-    mean: float
-    quantiles: tuple[float, ...]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sheet:
     """An evaluation as the page shows it. Arrays have one entry per face (N), in the order of its file.
 
@@ -83,36 +92,28 @@ class Sheet:
     identities: tuple[IdentityChart, ...]
     need: Places
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What evaluation.json says."""
-        return self.evaluation.facts
-
-    def column(self, name: str) -> list[Any]:
-        """A column of evaluation.parquet."""
-        values: list[Any] = self.evaluation.faces.column(name).to_pylist()
-        return values
+    def faces(self, places: Places | None = None) -> Iterator[EvaluatedFace]:
+        """The faces at those places of the file, or all, in order."""
+        return faces_of(self.evaluation.faces if places is None else self.evaluation.faces.take(places))
 
     @property
     def listed(self) -> Places:
         """The faces that the page lists, in the order of the file."""
         return np.sort(self.need[:LISTED])
 
-    def spreads(self) -> Iterator[Spread]:
-        """The quantiles of every column that somebody measured."""
-        for column in self.columns:
-            known = column.values[~np.isnan(column.values)]
-            if known.size:
-                quantiles = tuple(np.percentile(known, _QUANTILES).tolist())
-                yield Spread(column.title, known.size, float(known.mean()), quantiles)
+
+def faces_of(table: pa.Table) -> Iterator[EvaluatedFace]:
+    """The rows of evaluation.parquet as records, a bounded number at a time."""
+    for batch in table.select(COLUMNS.names).to_batches(max_chunksize=10_000):
+        columns = (column.to_pylist() for column in batch.columns)
+        yield from (EvaluatedFace(*row) for row in zip(*columns, strict=True))
 
 
-def most_needed_inputs(evaluation: Evaluation) -> set[str]:
-    """sha256 of the inputs whose steps the page has room for."""
-    columns = _metric_columns(evaluation)
-    places = _by_need(columns, failures(evaluation))[:DETAILED]
-    inputs = evaluation.faces.column("input_sha256").take(places).to_pylist()
-    return {sha256 for sha256 in inputs if sha256}
+def wanted_of(evaluation: Evaluation) -> Wanted:
+    """What the page asks the ledger of the restoring run for; of the faces that need it most also the steps."""
+    inputs = evaluation.faces.column("input_sha256")
+    most = _by_need(_metric_columns(evaluation), failures(evaluation))[:DETAILED]
+    return Wanted(evaluation.metrics, set(inputs.to_pylist()) - {None}, set(inputs.take(most).to_pylist()) - {None})
 
 
 def sheet_of(evaluation: Evaluation, restoring: Restoring | None) -> Sheet:
@@ -136,7 +137,7 @@ def sheet_of(evaluation: Evaluation, restoring: Restoring | None) -> Sheet:
 
 def failures(evaluation: Evaluation) -> NDArray[np.int8]:
     """Per face: 1 where the similarity is below its subset's threshold, 0 where not, -1 where nobody can say."""
-    thresholds = {name: subset.get("threshold") for name, subset in evaluation.facts["subsets"].items()}
+    thresholds = {name: subset.threshold for name, subset in evaluation.facts.subsets.items()}
     if IDENTITY not in evaluation.metrics:
         return np.full(evaluation.faces.num_rows, -1, np.int8)
     limits = [thresholds.get(subset) for subset in evaluation.faces.column("subset").to_pylist()]
@@ -149,12 +150,12 @@ def _numbers(evaluation: Evaluation, name: str) -> Floats:
 
 
 def _metric_columns(evaluation: Evaluation) -> tuple[Column, ...]:
-    said = evaluation.facts["metrics"]
+    said = evaluation.facts.metrics
     return tuple(
         Column(
             name,
-            said.get(name, {}).get("title") or title(name),
-            said.get(name, {}).get("better", "higher"),
+            said.get(name, MetricFacts()).title or title(name),
+            said.get(name, MetricFacts()).better,
             _numbers(evaluation, name),
             "metric",
             name,
@@ -164,20 +165,16 @@ def _metric_columns(evaluation: Evaluation) -> tuple[Column, ...]:
 
 
 def _keys(evaluation: Evaluation, restoring: Restoring | None) -> Sequence[Key | None]:
-    names = ("input_sha256", "face", "matrix", "points")
-    rows = zip(*(evaluation.faces.column(name).to_pylist() for name in names), strict=True)
     if restoring is None:
         return [None] * evaluation.faces.num_rows
-    return [_key(restoring, *row) for row in rows]
+    return [_key(restoring, face) for face in faces_of(evaluation.faces)]
 
 
-def _key(
-    restoring: Restoring, sha256: str | None, face: int, matrix: list[float] | None, points: list[float] | None
-) -> Key | None:
-    if sha256 is None or face < 0 or points is None:
+def _key(restoring: Restoring, face: EvaluatedFace) -> Key | None:
+    if face.input_sha256 is None or face.face < 0 or face.points is None:
         return None
-    warp = None if matrix is None else np.array(matrix, np.float64).reshape(2, 3)
-    return restoring.face_of(sha256, face, warp, np.array(points, np.float64).reshape(5, 2))
+    warp = None if face.matrix is None else np.array(face.matrix, np.float64).reshape(2, 3)
+    return restoring.face_of(face.input_sha256, face.face, warp, np.array(face.points, np.float64).reshape(5, 2))
 
 
 def _before(name: str, keys: Sequence[Key | None], restoring: Restoring | None) -> Floats:
@@ -199,23 +196,23 @@ def _distributions(metrics: Sequence[Column], before: dict[str, Floats]) -> Iter
     for column in metrics:
         after, was = (values[~np.isnan(values)] for values in (column.values, before[column.name]))
         if after.size:
-            paired = f"{column.name}.input" if was.size else None
+            paired = f"{column.name}.{BEFORE}" if was.size else None
             yield distribution(Measure(column.name, paired, column.name, column.better == "higher"), was, after)
 
 
 def _identities(evaluation: Evaluation, metrics: Sequence[Column], failed: NDArray[np.int8]) -> Iterator[IdentityChart]:
     """One chart per subset, all on one scale; AdaFace's where it is there, else the network's that was added."""
-    column = next((c for c in metrics if c.name in (IDENTITY, f"{IDENTITY}_onnx")), None)
+    column = next((c for c in metrics if c.name in identities()), None)
     known = column.values[~np.isnan(column.values)] if column else np.zeros(0)
     if column is None or not known.size:
         return
     low, high = min(0.0, float(known.min())), 1.0
     subsets = np.array(evaluation.faces.column("subset").to_pylist(), dtype=object)
-    for name in evaluation.facts["subsets"] or {"": {}}:
+    for name, subset in (evaluation.facts.subsets or {"": SubsetSummary()}).items():
         here = (subsets == name) & ~np.isnan(column.values)
         if not here.any():
             continue
-        threshold = evaluation.facts["subsets"].get(name, {}).get("threshold") if column.name == IDENTITY else None
+        threshold = subset.threshold if column.name == IDENTITY else None
         values = column.values[here]
         yield IdentityChart(
             name,

@@ -1,4 +1,4 @@
-"""What people read: the pages of a run and of an evaluation, documents of comparisons, and what they share."""
+"""The report of a run: totals from the ledger, a fair sample image by image, and what is worth a look."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
 from .collect import collect_run as collect_run
 from .page import write_report as write_report
 from .pictures import PixelLoader as PixelLoader
-from .records import RunFacts as RunFacts
+from .records import TROUBLES as TROUBLES

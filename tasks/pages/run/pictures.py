@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.pages.run.records import FaceRecord, FileRecord
+from tasks.pages.run.records import FileRecord
+from tasks.pages.shared.records import FaceRecord
 
 PixelLoader = Callable[[Literal["source", "workspace"], str], NDArray[np.uint8]]
 """Gives the upright picture, (H, W), (H, W, 3) or (H, W, 4), at a path (a ledger name) of source or workspace."""
@@ -34,7 +35,7 @@ _SMALL = 0.5
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """One comparison: the whole picture or a face. `after` is None where nothing was changed; sizes are in pixels."""
 
@@ -45,7 +46,7 @@ class View:
     after: bytes | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pictures:
     """The views of one file, most telling first, or the reason why there are none."""
 
@@ -58,29 +59,32 @@ class Pictures:
         return sum(len(v.before) + len(v.after or b"") for v in self.views)
 
 
-def pictures_of(files: Sequence[FileRecord], load_pixels: PixelLoader, budget: int) -> dict[int, Pictures]:
-    """Views of every file that was chosen for the gallery, keyed by its position in `files`.
+class Album:
+    """Makes the views of so many files that all JPEGs together fit a number of bytes.
 
-    All JPEGs together take at most `budget` bytes; what one file does not need goes to the next.
+    What one file does not need of its share goes to the next.
     """
-    chosen = [n for n, record in enumerate(files) if record.chosen]
-    made: dict[int, Pictures] = {}
-    for done, position in enumerate(chosen):
-        share = budget // (len(chosen) - done)
-        made[position] = _pictures(files[position], load_pixels, share)
-        budget -= made[position].size
-    return made
 
+    def __init__(self, load_pixels: PixelLoader, files: int, budget: int) -> None:
+        self._load, self._files, self._budget = load_pixels, files, budget
 
-def _pictures(record: FileRecord, load_pixels: PixelLoader, budget: int) -> Pictures:
-    try:
-        before = _image(load_pixels("source", record.path))
-        changed = record.outcome in ("restored", "fallback")
-        after = _image(load_pixels("workspace", f"{RESTORED}/{record.path}")) if changed else None
-        return Pictures(tuple(_views(record, before, after, budget)))
-    except Exception as error:  # one file that went missing since must not cost the report
-        log.warning("no picture of %s in the report: %s", record.path, error)
-        return Pictures(problem=f"{type(error).__name__}: {error}"[:200])
+    def pictures(self, record: FileRecord) -> Pictures:
+        """Views of the next file."""
+        made = self._made(record, self._budget // max(self._files, 1))
+        self._files -= 1
+        self._budget -= made.size
+        return made
+
+    def _made(self, record: FileRecord, share: int) -> Pictures:
+        path = record.file.path
+        try:
+            before = _image(self._load("source", path))
+            changed = record.outcome in ("restored", "fallback")
+            after = _image(self._load("workspace", f"{RESTORED}/{path}")) if changed else None
+            return Pictures(tuple(_views(record, before, after, share)))
+        except Exception as error:  # one file that went missing since must not cost the report
+            log.warning("no picture of %s in the report: %s", path, error)
+            return Pictures(problem=f"{type(error).__name__}: {error}"[:200])
 
 
 def _image(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -93,7 +97,7 @@ def _image(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def _views(record: FileRecord, before: Image.Image, after: Image.Image | None, budget: int) -> Iterator[View]:
-    boxes = dict(_face_boxes(record.details or (), before.size)) if after else {}
+    boxes = dict(_face_boxes(record.details, before.size)) if after else {}
     share = budget // (len(boxes) + 2) if boxes else budget
     for label, box in boxes.items():
         if view := _view(label, before, after, box, share):

@@ -8,14 +8,16 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from tasks.pictures.metadata import described
-from tasks.pictures.picture import Metadata, Picture, coded_levels
+from tasks.pictures.formats.format import Kind
+from tasks.pictures.formats.pillow import PillowFormat, frames_of, saved
+from tasks.pictures.metadata import EXIF_PREFIX, described
+from tasks.pictures.picture import Header, Levels, Metadata, Picture, coded_levels
 
-JPEG_EXIF = b"Exif\0\0"
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 JPEG_XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
 JPEG_ICC = b"ICC_PROFILE\0"
@@ -23,24 +25,40 @@ JPEG_PHOTOSHOP = b"Photoshop 3.0\0"
 JPEG_ROOM = 65533
 """Bytes of payload that one JPEG segment can hold."""
 
-
 Tables = dict[int, list[int]]
+"""Quantisation steps of the components, luma's first."""
 
 
-def encode_jpeg(picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
-    """Codes with the original's subsampling and scan order, and with steps that divide the original's.
+class Jpeg(PillowFormat):
+    """JPEG in grey, YCbCr, RGB or CMYK; of several pictures in one file (MPO) the first."""
 
-    A block that nobody touched holds multiples of the original's quantisation steps. Multiples of a step are
-    multiples of its divisors, so it comes out nearly as it was, while a restored face is not quantised as coarsely
-    as the original: no step is larger than that of quality 90. Subsampled chroma keeps its own steps, because it
-    drifts when it is enlarged and reduced again, and coarse steps pull it back to where it was.
-    """
-    levels = coded_levels(dataclasses.replace(picture, alpha=None))
-    bare = _jpeg(Image.fromarray(levels), _jpeg_options(picture, original))
-    return put_jpeg_metadata(bare, _jpeg_described(original, picture, provenance))
+    kind = Kind("JPEG", ((0, b"\xff\xd8\xff"),), suffixes=("jpg", "jpeg", "jpe"))
+
+    def opened(self, stream: BinaryIO) -> JpegImagePlugin.JpegImageFile:
+        image = Image.open(stream, formats=["JPEG", "MPO"])
+        assert isinstance(image, JpegImagePlugin.JpegImageFile)
+        return image
+
+    def header(self, stream: BinaryIO) -> tuple[Header, int]:
+        return super().header(stream)[0], 1
+
+    def left_out(self, image: Image.Image) -> tuple[str, ...]:
+        count = frames_of(image)
+        several = f"{count} pictures in one file (a gain map, depth, a second view); the first is kept"
+        return (several,) if count > 1 else ()
+
+    def encode(self, picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
+        """Codes with the original's subsampling and scan order, and with steps that divide the original's.
+
+        A block that nobody touched holds multiples of the original's quantisation steps. Multiples of a step are
+        multiples of its divisors, so it comes out nearly as it was, while a restored face is not quantised as
+        coarsely as the original: no step is larger than that of quality 90. Subsampled chroma keeps its own steps,
+        because it drifts when it is enlarged and reduced again, and coarse steps pull it back to where it was.
+        """
+        return put_jpeg_metadata(_coded_like(original, picture), _described(original, picture, provenance))
 
 
-def _jpeg_described(original: bytes, picture: Picture, provenance: Mapping[str, str]) -> Metadata:
+def _described(original: bytes, picture: Picture, provenance: Mapping[str, str]) -> Metadata:
     """The original's metadata with the provenance, in a comment where XMP has no room for it (a segment's 64 KiB)."""
     before = read_jpeg_metadata(original)
     found = described(before, picture, provenance)
@@ -50,28 +68,27 @@ def _jpeg_described(original: bytes, picture: Picture, provenance: Mapping[str, 
     return dataclasses.replace(found, xmp=before.xmp, carried=(*found.carried, ("COM", comment)))
 
 
-def _jpeg_options(picture: Picture, original: bytes) -> dict[str, Any]:
-    with Image.open(io.BytesIO(original), formats=["JPEG", "MPO"]) as image:
-        assert isinstance(image, JpegImagePlugin.JpegImageFile)
-        sampling = JpegImagePlugin.get_sampling(image)
-        tables = {place: image.quantization[number] for place, number in enumerate(sorted(image.quantization)[:2])}
-        options: dict[str, Any] = {"progressive": "progressive" in image.info, "optimize": True}
+def _coded_like(original: bytes, picture: Picture) -> bytes:
+    """A bare JPEG of the picture."""
+    levels = coded_levels(dataclasses.replace(picture, alpha=None))
+    image = Jpeg().opened(io.BytesIO(original))
+    progressive = "progressive" in image.info
+    tables = {place: image.quantization[number] for place, number in enumerate(sorted(image.quantization)[:2])}
     finer = finer_tables(tables)
     if picture.grey:
-        return options | {"qtables": {0: finer[0]}}
-    options["keep_rgb"] = jpeg_adobe_transform(original) == 0 and picture.mode == "RGB"
-    options["subsampling"] = max(sampling, 0)
-    return options | {"qtables": finer | {1: tables[1]} if sampling > 0 and 1 in tables else finer}
+        return _coded(levels, progressive, qtables={0: finer[0]})
+    sampling = JpegImagePlugin.get_sampling(image)
+    if sampling > 0 and 1 in tables:
+        finer[1] = tables[1]
+    keep_rgb = picture.mode == "RGB" and jpeg_adobe_transform(original) == 0
+    return _coded(levels, progressive, qtables=finer, subsampling=max(sampling, 0), keep_rgb=keep_rgb)
 
 
-def _jpeg(image: Image.Image, options: dict[str, Any]) -> bytes:
-    sink = io.BytesIO()
+def _coded(levels: Levels, progressive: bool, **options: Any) -> bytes:
     try:
-        image.save(sink, "JPEG", **options)
+        return saved(levels, "JPEG", progressive=progressive, optimize=True, **options)
     except OSError:  # libjpeg's buffer is too small for optimised coding of very noisy pictures
-        sink = io.BytesIO()
-        image.save(sink, "JPEG", **options | {"optimize": False, "progressive": False})
-    return sink.getvalue()
+        return saved(levels, "JPEG", **options)
 
 
 def finer_tables(tables: Mapping[int, list[int]]) -> Tables:
@@ -89,11 +106,8 @@ def _divisor(step: int, cap: int) -> int:
 
 @cache
 def _caps() -> tuple[list[int], list[int]]:
-    sink = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(sink, "JPEG", quality=90)
-    with Image.open(sink) as image:
-        assert isinstance(image, JpegImagePlugin.JpegImageFile)
-        tables = image.quantization
+    example = saved(np.zeros((16, 16, 3), np.uint8), "JPEG", quality=90)
+    tables = Jpeg().opened(io.BytesIO(example)).quantization
     return list(tables[0]), list(tables[1])
 
 
@@ -118,8 +132,8 @@ def read_jpeg_metadata(data: bytes) -> Metadata:
     icc: dict[int, bytes] = {}
     carried: list[tuple[str, bytes]] = []
     for marker, payload in jpeg_segments(data):
-        if marker == 0xE1 and payload.startswith(JPEG_EXIF):
-            exif = exif or payload[len(JPEG_EXIF) :]
+        if marker == 0xE1 and payload.startswith(EXIF_PREFIX):
+            exif = exif or payload[len(EXIF_PREFIX) :]
         elif marker == 0xE1 and payload.startswith(JPEG_XMP):
             xmp = xmp or payload[len(JPEG_XMP) :]
         elif marker == 0xE2 and payload.startswith(JPEG_ICC):
@@ -145,7 +159,7 @@ def put_jpeg_metadata(bare: bytes, metadata: Metadata) -> bytes:
         rest = bare[2 + 4 + len(own_jfif) :]
         segments.append((0xE0, next((payload for kind, payload in carried if kind == "JFIF"), own_jfif)))
     if metadata.exif:
-        segments.append((0xE1, JPEG_EXIF + metadata.exif))
+        segments.append((0xE1, EXIF_PREFIX + metadata.exif))
     if metadata.xmp:
         segments.append((0xE1, JPEG_XMP + metadata.xmp))
     segments += [(0xE1, payload) for kind, payload in carried if kind == "XMP"]

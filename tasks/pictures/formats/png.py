@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import dataclasses
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,15 +10,37 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from tasks.pictures.formats.tiff import upright
-from tasks.pictures.metadata import described
-from tasks.pictures.picture import Header, Levels, Metadata, Picture, coded_levels, to_float
+from tasks.pictures.formats.format import Kind
+from tasks.pictures.formats.pillow import PillowFormat, saved
+from tasks.pictures.metadata import described, orientation_of
+from tasks.pictures.picture import Header, Levels, Metadata, Picture, coded_levels, to_float, upright
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_XMP = b"XML:com.adobe.xmp\0"
 PNG_CARRIED = {b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME"}
+
+
+class Png(PillowFormat):
+    """PNG; Pillow decodes what has up to 8 bits, OpenCV the rest."""
+
+    kind = Kind("PNG", ((0, PNG_SIGNATURE),), suffixes=("png",))
+    animated = True
+
+    def header(self, stream: BinaryIO) -> tuple[Header, int]:
+        header, frames = super().header(stream)
+        return dataclasses.replace(header, mode=_mode(stream, header.mode)), frames
+
+    def decode(self, data: bytes, header: Header) -> Picture:
+        found = read_png_metadata(data)  # checks every chunk's sum, and that the file is whole
+        if header.mode.endswith(";16"):
+            return _decoded_deep(data, header, orientation_of(found.exif))
+        return super().decode(data, header)
+
+    def encode(self, picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
+        levels = coded_levels(picture)
+        bare = saved(levels, "PNG") if picture.depth == 8 else _coded_deep(levels)
+        return put_png_metadata(bare, described(read_png_metadata(original), picture, provenance))
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -90,19 +112,7 @@ def png_bytes(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
     )
 
 
-def encode_png(picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
-    """Codes 8 or 16 bits with the original's text, profile and density."""
-    levels = coded_levels(picture)
-    if picture.depth == 8:
-        sink = io.BytesIO()
-        Image.fromarray(levels).save(sink, "PNG")
-        bare = sink.getvalue()
-    else:
-        bare = _deep_png(levels)
-    return put_png_metadata(bare, described(read_png_metadata(original), picture, provenance))
-
-
-def _deep_png(levels: Levels) -> bytes:
+def _coded_deep(levels: Levels) -> bytes:
     """A bare 16-bit PNG: every row as its difference to the row above (filter 2), which suits photographs."""
     height, width, channels = (*levels.shape, 1)[:3]
     rows = np.ascontiguousarray(levels.astype(">u2")).view(np.uint8).reshape(height, -1)
@@ -115,14 +125,14 @@ def _deep_png(levels: Levels) -> bytes:
     return PNG_SIGNATURE + png_bytes(chunks)
 
 
-def png_mode(stream: BinaryIO, mode: str) -> str:
+def _mode(stream: BinaryIO, mode: str) -> str:
     """Pillow's mode, or what the header's colour type says where the file has 16 bits, which Pillow would halve."""
     stream.seek(24)
     depth, colour_type = stream.read(2)
     return {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}[colour_type] + ";16" if depth == 16 else mode
 
 
-def decode_deep_png(data: bytes, header: Header, orientation: int) -> Picture:
+def _decoded_deep(data: bytes, header: Header, orientation: int) -> Picture:
     levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if levels is None:
         raise ValueError("OpenCV could not decode it")
@@ -130,4 +140,4 @@ def decode_deep_png(data: bytes, header: Header, orientation: int) -> Picture:
     levels = upright(levels.reshape(*levels.shape[:2], -1), orientation)
     colours = levels[..., [0, 0, 0]] if grey else levels[..., 2::-1]
     alpha = levels[..., -1] if levels.shape[2] in (2, 4) else None
-    return Picture(to_float(colours), alpha, grey, "PNG", 16, header.mode)
+    return Picture(to_float(colours), alpha, grey, header.format, 16, header.mode)

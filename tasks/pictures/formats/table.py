@@ -1,39 +1,52 @@
-"""Which containers are known by their first bytes, and which of them can be decoded."""
+"""Every container that is known by its first bytes. A new one is a file beside this one, and a name in FORMATS."""
 
 from __future__ import annotations
 
-SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
-    ("JPEG", 0, b"\xff\xd8\xff"),
-    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
-    ("GIF", 0, b"GIF87a"),
-    ("GIF", 0, b"GIF89a"),
-    ("WEBP", 8, b"WEBPVP8"),
-    ("TIFF", 0, b"II*\0"),
-    ("TIFF", 0, b"MM\0*"),
-    ("TIFF", 0, b"II+\0"),
-    ("TIFF", 0, b"MM\0+"),
-    ("BMP", 0, b"BM"),
-    ("JPEG 2000", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
-    ("JPEG XL", 0, b"\xff\x0a"),
-    ("JPEG XL", 0, b"\0\0\0\x0cJXL \r\n\x87\n"),
-    ("PSD", 0, b"8BPS"),
-    ("FITS", 0, b"SIMPLE  ="),
-    ("OpenEXR", 0, b"\x76\x2f\x31\x01"),
-    ("ICO", 0, b"\0\0\1\0"),
-    ("Fujifilm RAW", 0, b"FUJIFILMCCD-RAW"),
-    ("PNM", 0, b"P5\n"),
-    ("PNM", 0, b"P6\n"),
+from tasks.pictures.formats.format import Format, Kind
+from tasks.pictures.formats.heif import Heif
+from tasks.pictures.formats.jpeg import Jpeg
+from tasks.pictures.formats.plain import Bmp, Gif
+from tasks.pictures.formats.png import Png
+from tasks.pictures.formats.tiff import Tiff
+from tasks.pictures.formats.webp import Webp
+
+FORMATS: tuple[Format, ...] = (Jpeg(), Png(), Webp(), Tiff(), Bmp(), Gif(), Heif())
+"""What can be read and written."""
+
+UNDECODED = (
+    Kind("AVIF", brands=(b"avif", b"avis"), suffixes=("avif",)),
+    Kind("Canon RAW", brands=(b"crx ",)),
+    Kind("JPEG 2000", ((0, b"\0\0\0\x0cjP  \r\n\x87\n"),)),
+    Kind("JPEG XL", ((0, b"\xff\x0a"), (0, b"\0\0\0\x0cJXL \r\n\x87\n"))),
+    Kind("PSD", ((0, b"8BPS"),)),
+    Kind("FITS", ((0, b"SIMPLE  ="),)),
+    Kind("OpenEXR", ((0, b"\x76\x2f\x31\x01"),)),
+    Kind("ICO", ((0, b"\0\0\1\0"),)),
+    Kind("Fujifilm RAW", ((0, b"FUJIFILMCCD-RAW"),)),
+    Kind("PNM", ((0, b"P5\n"), (0, b"P6\n"))),
 )
-BRANDS = {
-    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
-    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
-    b"crx ": "Canon RAW",
-}
-DECODED = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF")
+"""What is known to be a picture, and refused."""
+
+
+def kinds() -> tuple[Kind, ...]:
+    """Everything that is known, decoded or not."""
+    return (*(each.kind for each in FORMATS), *UNDECODED)
+
+
+SUFFIXES = frozenset(suffix for kind in kinds() for suffix in kind.suffixes)
+"""What the name of a file ends with, without the dot, that claims to be a picture."""
 
 
 def sniff(head: bytes) -> str | None:
-    """Format by content (32 bytes suffice), or None for what is no picture. Not all that is known can be decoded."""
-    if head[4:8] == b"ftyp":
-        return BRANDS.get(head[8:12])
-    return next((name for name, at, mark in SIGNATURES if head[at : at + len(mark)] == mark), None)
+    """A kind's name by content (HEAD bytes suffice), or None for what is no picture. Not all can be decoded."""
+    return next((kind.name for kind in kinds() if kind.begins(head)), None)
+
+
+def decoded() -> list[str]:
+    """The names of what can be read and written."""
+    return [each.kind.name for each in FORMATS]
+
+
+def format_named(name: str) -> Format:
+    """The container of that name. Raises KeyError for what cannot be decoded."""
+    return {each.kind.name: each for each in FORMATS}[name]

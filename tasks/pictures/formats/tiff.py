@@ -17,9 +17,13 @@ import numpy as np
 import tifffile
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from tasks.pictures import metadata
-from tasks.pictures.picture import DecodeError, Header, Levels, Picture, coded_levels, to_float
+from tasks.pictures.formats.format import Kind
+from tasks.pictures.formats.pillow import PillowFormat
+from tasks.pictures.metadata import with_provenance
+from tasks.pictures.picture import FLIPS, DecodeError, Header, Levels, Picture, coded_levels, to_float, upright
 
+Tag = tuple[int, int, int, Any, bool]
+"""As tifffile takes it: code, type, count, value, whether it stands once in the file."""
 TEXT_TAGS = (269, 270, 271, 272, 285, 305, 306, 315, 316, 33432)
 BLOCK_TAGS = (33723, 34377)
 XMP_TAG, ICC_TAG, EXIF_TAG, GPS_TAG = 700, 34675, 34665, 34853
@@ -34,33 +38,51 @@ STAND_INS = {EXIF_TAG: 65000, GPS_TAG: 65001}
 """Private tags that keep a place for tags that tifffile does not write."""
 UNCARRIED = (37500, 40965)
 """Maker notes and interoperability: they hold offsets, which would point nowhere."""
-FLIPS = {1: "", 2: "x", 3: "xy", 4: "y", 5: "t", 6: "tx", 7: "txy", 8: "ty"}
-"""Orientation → what makes it upright: t transposes, then x and y mirror."""
 
 
-def upright(levels: Levels, orientation: int) -> Levels:
-    """Applies an EXIF orientation (1 to 8) to (H, W) or (H, W, C) levels."""
-    for step in FLIPS[orientation]:
-        levels = {"t": levels.swapaxes(0, 1), "x": levels[:, ::-1], "y": levels[::-1]}[step]
-    return np.ascontiguousarray(levels)
+class Tiff(PillowFormat):
+    """TIFF and BigTIFF in either byte order."""
+
+    kind = Kind("TIFF", tuple((0, mark) for mark in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")), suffixes=("tif", "tiff"))
+
+    def header(self, stream: BinaryIO) -> tuple[Header, int]:
+        """Header of the first page and the number of pages that are not reduced copies of another."""
+        with tifffile.TiffFile(stream) as file:
+            page = file.pages.first
+            _refuse_unreadable(page, stream)
+            mode = MODES.get(page.photometric.name, page.photometric.name) + (";16" if _bits(page) == 16 else "")
+            header = Header(self.kind.name, int(page.imagewidth), int(page.imagelength), mode)
+        return header, max(_count_pages(stream), 1)
+
+    def decode(self, data: bytes, header: Header) -> Picture:
+        return _decoded_plain(data, header) or super().decode(data, header)
+
+    def orientation(self, image: Image.Image) -> int:
+        """Upright: Pillow turns the pixels of a TIFF itself."""
+        return 1
+
+    def encode(self, picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
+        """Writes the tags of the original, too (which may be of any depth)."""
+        levels = coded_levels(picture)
+        directories = _sub_directories(original) if levels.nbytes < CLASSIC else {}
+        stand_ins = [(STAND_INS[tag], 4, 1, 0, True) for tag in directories]
+        with tifffile.TiffFile(io.BytesIO(original)) as file:
+            page = file.pages.first
+            extra = [*_carried(page.tags), _described(page.tags, provenance), *stand_ins]
+            written = _written(levels, picture, page, extra)
+        return _with_directories(written, directories)
 
 
-def read_tiff_header(stream: BinaryIO) -> tuple[Header, int]:
-    """Header of the first page and the number of pages that are not reduced copies of another."""
-    with tifffile.TiffFile(stream) as file:
-        page = file.pages.first
-        if _is_camera_raw(page, stream):
-            sentence = "expected a picture, came a camera's raw file with a preview in it; develop it to a TIFF first"
-            raise DecodeError("unsupported_format", sentence)
-        bits = _bits(page)
-        samples = page.size // max(page.imagewidth * page.imagelength, 1)
-        if page.dtype not in (np.bool_, np.uint8, np.uint16) or bits not in (1, 2, 4, 8, 16) or samples > 5:
-            kind = f"{samples} channels of {bits} bits as {page.dtype}"
-            sentence = f"expected a TIFF with up to 5 channels of 1 to 8 or 16 bits, came {kind}; convert it first"
-            raise DecodeError("unsupported_format", sentence)
-        mode = MODES.get(page.photometric.name, page.photometric.name) + (";16" if bits == 16 else "")
-        header = Header("TIFF", int(page.imagewidth), int(page.imagelength), mode)
-    return header, max(_count_pages(stream), 1)
+def _refuse_unreadable(page: Any, stream: BinaryIO) -> None:
+    if _is_camera_raw(page, stream):
+        sentence = "expected a picture, came a camera's raw file with a preview in it; develop it to a TIFF first"
+        raise DecodeError("unsupported_format", sentence)
+    bits = _bits(page)
+    samples = page.size // max(page.imagewidth * page.imagelength, 1)
+    if page.dtype not in (np.bool_, np.uint8, np.uint16) or bits not in (1, 2, 4, 8, 16) or samples > 5:
+        kind = f"{samples} channels of {bits} bits as {page.dtype}"
+        sentence = f"expected a TIFF with up to 5 channels of 1 to 8 or 16 bits, came {kind}; convert it first"
+        raise DecodeError("unsupported_format", sentence)
 
 
 def _is_camera_raw(page: Any, stream: BinaryIO) -> bool:
@@ -105,7 +127,7 @@ def _bits(page: Any) -> int:
     return max(bits) if isinstance(bits, tuple) else int(bits)
 
 
-def decode_plain_tiff(data: bytes, header: Header) -> Picture | None:
+def _decoded_plain(data: bytes, header: Header) -> Picture | None:
     """A grey or RGB TIFF with 8 or 16 bits, with or without alpha; None where Pillow has to do it.
 
     Raises DecodeError for 16-bit files of other kinds, which Pillow would reduce to 8 bits.
@@ -130,7 +152,7 @@ def decode_plain_tiff(data: bytes, header: Header) -> Picture | None:
         pixels=np.repeat(pixels, 3, axis=2) if colours == 1 else pixels,
         alpha=levels[..., colours] if levels.shape[2] > colours else None,
         grey=colours == 1,
-        format="TIFF",
+        format=header.format,
         depth=16 if levels.dtype == np.uint16 else 8,
         mode=header.mode,
     )
@@ -160,42 +182,48 @@ def _levels(page: Any, data: bytes) -> Levels:
     return np.asarray(levels.reshape(*levels.shape[:2], -1))
 
 
-def encode_tiff(picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
-    """Writes the picture as a TIFF with the tags of the original (which may be of any depth)."""
-    levels = coded_levels(picture)
-    with tifffile.TiffFile(io.BytesIO(original)) as file:
-        tags = file.pages.first.tags
-        options = _options(file.pages.first, picture)
-        xmp = metadata.with_provenance(tags[XMP_TAG].value if XMP_TAG in tags else None, provenance)
-        extra = [*_carried(tags), (XMP_TAG, 1, len(xmp), xmp, True)]
-    directories = _sub_directories(original) if levels.nbytes < CLASSIC else {}
-    extra += [(STAND_INS[tag], 4, 1, 0, True) for tag in directories]
+def _written(levels: Levels, picture: Picture, page: Any, extra: list[Tag]) -> bytes:
+    """A TIFF of one page, coded like the original's first."""
+    packed = page.tags.valueof(259, 1) != 1
+    resolution, unit = _density(page.tags)
     sink = io.BytesIO()
-    tifffile.imwrite(sink, levels, byteorder="<", metadata=None, software=False, extratags=extra, **options)
-    return _with_directories(sink.getvalue(), directories)
+    tifffile.imwrite(
+        sink,
+        levels,
+        byteorder="<",
+        photometric="minisblack" if picture.grey else "rgb",
+        planarconfig="contig" if levels.ndim == 3 else None,
+        extrasamples=None if picture.alpha is None else [_kind_of_alpha(page)],
+        compression="zlib" if packed else None,
+        predictor=packed,
+        iccprofile=page.tags.valueof(ICC_TAG) if picture.mode != "CMYK" else None,
+        resolution=resolution,
+        resolutionunit=unit,
+        metadata=None,
+        software=False,
+        extratags=extra,
+    )
+    return sink.getvalue()
 
 
-def _options(page: Any, picture: Picture) -> dict[str, Any]:
-    tags = page.tags
-    packed = tags.valueof(259, 1) != 1
-    options: dict[str, Any] = {
-        "photometric": "minisblack" if picture.grey else "rgb",
-        "compression": "zlib" if packed else None,
-        "predictor": packed,
-        "planarconfig": "contig" if picture.alpha is not None or not picture.grey else None,
-    }
-    if picture.alpha is not None:
-        premultiplied = _is_plain(page) and tuple(page.extrasamples)[:1] == (1,)
-        options["extrasamples"] = ["assocalpha" if premultiplied else "unassalpha"]
+def _kind_of_alpha(page: Any) -> str:
+    premultiplied = _is_plain(page) and tuple(page.extrasamples)[:1] == (1,)
+    return "assocalpha" if premultiplied else "unassalpha"
+
+
+def _density(tags: Any) -> tuple[Any, int | None]:
+    """Both resolutions, as fractions, and their unit; None where they make no sense."""
     resolution, unit = (tags.valueof(282), tags.valueof(283)), tags.valueof(296, 2)
-    if all(isinstance(value, tuple) and len(value) == 2 and all(value) for value in resolution) and unit in (1, 2, 3):
-        options |= {"resolution": resolution, "resolutionunit": unit}
-    if ICC_TAG in tags and picture.mode != "CMYK":
-        options["iccprofile"] = tags[ICC_TAG].value
-    return options
+    sound = all(isinstance(value, tuple) and len(value) == 2 and all(value) for value in resolution)
+    return (resolution, unit) if sound and unit in (1, 2, 3) else (None, None)
 
 
-def _carried(tags: Any) -> list[tuple[int, int, int, Any, bool]]:
+def _described(tags: Any, provenance: Mapping[str, str]) -> Tag:
+    packet = with_provenance(tags.valueof(XMP_TAG), provenance)
+    return XMP_TAG, 1, len(packet), packet, True
+
+
+def _carried(tags: Any) -> list[Tag]:
     text = [(tag, 2, 0, tags[tag].value.encode(), True) for tag in TEXT_TAGS if isinstance(tags.valueof(tag), str)]
     blocks = [(tag, bytes(tags[tag].value)) for tag in BLOCK_TAGS if isinstance(tags.valueof(tag), bytes)]
     return text + [(tag, 7, len(block), block, True) for tag, block in blocks]

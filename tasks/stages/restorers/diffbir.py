@@ -81,6 +81,9 @@ class DiffBir(FaceStage):
     Settings = DiffBirSettings
     reads = ("restored",)
     writes = ("restored",)
+    parameters_m = 1312.7
+    working_gb = 0.81
+    remembers = ("the noise of the start and of every step",)
 
     settings: DiffBirSettings
 

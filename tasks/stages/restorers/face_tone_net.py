@@ -1,14 +1,15 @@
-"""Skin tone: the pix2pix UNet of team MiPortrait, and a narrow one of the same class in the compact recipe."""
+"""Skin tone: the pix2pix UNet of team MiPortrait."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.stage import StageSettings
 from tasks.stages.network import NetworkStage
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 class FaceToneNet(NetworkStage):
@@ -16,13 +17,16 @@ class FaceToneNet(NetworkStage):
 
     name = "face_tone_net"
     reads = ("restored",)
+    parameters_m = 39.2
+    working_gb = 0.18
+    float32_only = True
 
     @classmethod
     def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
         """The team's file."""
         return ("face_tone_net",)
 
-    def build(self) -> Any:
+    def build(self) -> nn.Module:
         """The network from the published checkpoint; its width follows from the file."""
         from infra.weights import load_into, load_state_dict
         from tasks.models.restorers.face_tone_net import FaceToneNet as Network
@@ -36,7 +40,3 @@ class FaceToneNet(NetworkStage):
         from tasks.models.restorers.face_tone_net import tone
 
         return tone(self._network, images)
-
-    def load(self, device: str, dtype: str) -> None:
-        """In float32, see the class."""
-        super().load(device, "float32")

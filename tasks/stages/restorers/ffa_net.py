@@ -1,10 +1,10 @@
-"""Dehazing: FFA-Net (Qin et al., AAAI 2020), and a small network of the same class in the compact recipe."""
+"""Dehazing: FFA-Net (Qin et al., AAAI 2020)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from tasks.stages.network import NetworkSettings, NetworkStage
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 class FfaNetSettings(NetworkSettings):
@@ -27,6 +28,9 @@ class FfaNet(NetworkStage):
     name = "ffa_net"
     Settings = FfaNetSettings
     reads = ("restored",)
+    parameters_m = 4.5
+    working_gb = 0.81
+    float32_only = True
 
     settings: FfaNetSettings
 
@@ -36,7 +40,7 @@ class FfaNet(NetworkStage):
         assert isinstance(settings, FfaNetSettings)
         return ("ffa_net_ots" if settings.trained == "outdoor" else "ffa_net_its",)
 
-    def build(self) -> Any:
+    def build(self) -> nn.Module:
         """The network from the published checkpoint; its size follows from the file."""
         from infra.weights import load_into, load_state_dict
         from tasks.models.restorers.ffa_net import FFANet
@@ -50,10 +54,6 @@ class FfaNet(NetworkStage):
         from tasks.models.restorers.ffa_net import dehaze
 
         return dehaze(self._network, images)
-
-    def load(self, device: str, dtype: str) -> None:
-        """In float32, see the class."""
-        super().load(device, "float32")
 
 
 def _sizes(state: Mapping[str, torch.Tensor]) -> tuple[int, int, int]:

@@ -1,8 +1,8 @@
-"""The stronger restorer for extremely poor faces: GFPGAN, and its small stand-in of the compact recipe."""
+"""The stronger restorer for extremely poor faces: GFPGAN."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from tasks.stages.network import NetworkSettings, NetworkStage
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 class GfpganSettings(NetworkSettings):
@@ -33,6 +34,9 @@ class Gfpgan(NetworkStage):
     Settings = GfpganSettings
     reads = ("restored",)
     channels_last = False
+    parameters_m = 86.4
+    working_gb = 0.57
+    float32_only = True
 
     settings: GfpganSettings
 
@@ -48,7 +52,7 @@ class Gfpgan(NetworkStage):
         assert isinstance(settings, GfpganSettings)
         return ("gfpgan",) if settings.backend == "gfpgan" else ()
 
-    def build(self) -> Any:
+    def build(self) -> nn.Module:
         """The network from the published checkpoint."""
         from infra.weights import fitting, load_state_dict
         from tasks.models.restorers.gfpgan import build_gfpgan
@@ -56,10 +60,6 @@ class Gfpgan(NetworkStage):
         (path,) = self.weights.values()
         with fitting(path, expect="GFPGAN"):
             return build_gfpgan(load_state_dict(path, expect="GFPGAN"), backend=self.settings.backend)
-
-    def load(self, device: str, dtype: str) -> None:
-        """In float32, see the class."""
-        super().load(device, "float32")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The result may overshoot [0, 1]; the stages after it get it as it is, as in the released code."""

@@ -1,4 +1,4 @@
-"""The first restorer: PiSA-SR where its weights are, a small feed-forward network in the compact recipe."""
+"""PiSA-SR, the first restorer: one diffusion step that draws detail anew."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tasks.models.diffusion.pisa_sr import PiSASRSettings
 
 BASE, LORA = "sd21_base", "pisa_sr"
+SECOND_UNET_M = 865.9
+"""Millions of parameters beside the others, where the two shares differ."""
 
 
 class PisaSRSettings(StageSettings):
@@ -45,6 +47,11 @@ class PisaSRSettings(StageSettings):
     )
     batch_size: int = Field(default=4, ge=1, le=256, description="faces per micro-batch")
 
+    @property
+    def needs_two(self) -> bool:
+        """Whether the two shares differ, which takes a second UNet."""
+        return self.lambda_pix != self.lambda_sem
+
     @model_validator(mode="after")
     def _tiles_move_on(self) -> PisaSRSettings:
         if self.tile_overlap >= self.tile:
@@ -60,6 +67,9 @@ class PisaSR(FaceStage):
     Settings = PisaSRSettings
     reads = ("aligned",)
     writes = ("restored",)
+    parameters_m = 949.6
+    working_gb = 0.81
+    remembers = ("the latent noise",)
 
     settings: PisaSRSettings
 
@@ -67,6 +77,12 @@ class PisaSR(FaceStage):
     def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
         """Stable Diffusion 2.1 base and the two LoRAs."""
         return (BASE, LORA)
+
+    @classmethod
+    def parameters(cls, settings: StageSettings) -> float:
+        """A second UNet's, too, where the two shares differ."""
+        assert isinstance(settings, PisaSRSettings)
+        return cls.parameters_m + (SECOND_UNET_M if settings.needs_two else 0.0)
 
     @classmethod
     def batch_size(cls, settings: StageSettings) -> int:
@@ -83,11 +99,10 @@ class PisaSR(FaceStage):
         from tasks.stages.restorers.sd_files import read_base
 
         self._device = device
-        adjustable = self.settings.lambda_pix != self.settings.lambda_sem
         base, lora = self.weights[BASE], self.weights[LORA]
         weights = read_base(base), load_checkpoint(lora, expect="PiSA-SR's LoRAs")
         with fitting(base, lora, expect="Stable Diffusion 2.1 base and PiSA-SR's LoRAs"):
-            network = load_pisa_sr(*weights, adjustable=adjustable, dtype=getattr(torch, dtype))
+            network = load_pisa_sr(*weights, adjustable=self.settings.needs_two, dtype=getattr(torch, dtype))
         self._network = placed(network, device, dtype)
         if self.settings.compile:
             unets = [unet for unet in (network.unet, network.unet_pixel) if unet is not None]

@@ -1,6 +1,6 @@
 """Reads Stable Diffusion from the two forms in which it is published: one original file, or a diffusers folder.
 
-Knows names of files; what is in them is `tasks.models.sd_convert`'s.
+Knows names of files; what is in them is `tasks.models.stable_diffusion.convert`'s.
 """
 
 from __future__ import annotations

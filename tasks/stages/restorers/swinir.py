@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from tasks.stages.network import NetworkSettings, NetworkStage
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 class SwinIrSettings(NetworkSettings):
@@ -20,12 +21,18 @@ class SwinIrSettings(NetworkSettings):
 
 
 class SwinIr(NetworkStage):
-    """DiffBIR's cleaner (SwinIR on 8×-unshuffled pixels), for its own two-stage use."""
+    """DiffBIR's cleaner (SwinIR on 8×-unshuffled pixels), for its own two-stage use.
+
+    In float32: it is small, and the condition of everything after it.
+    """
 
     name = "swinir"
     Settings = SwinIrSettings
     reads = ("aligned",)
     source = "aligned"
+    parameters_m = 15.8
+    working_gb = 0.3  # a guess
+    float32_only = True
 
     settings: SwinIrSettings
 
@@ -35,7 +42,7 @@ class SwinIr(NetworkStage):
         assert isinstance(settings, SwinIrSettings)
         return (f"swinir_{settings.trained}",)
 
-    def build(self) -> Any:
+    def build(self) -> nn.Module:
         """The network from the published checkpoint; its size follows from the file."""
         from infra.weights import fitting, load_state_dict
         from tasks.models.restorers.swinir import build_swinir
@@ -49,7 +56,3 @@ class SwinIr(NetworkStage):
         from tasks.models.restorers.swinir import clean
 
         return clean(self._network, images)
-
-    def load(self, device: str, dtype: str) -> None:
-        """In float32: it is small, and the condition of everything after it."""
-        super().load(device, "float32")

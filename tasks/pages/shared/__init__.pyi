@@ -1,0 +1,2 @@
+from .records import RunFacts as RunFacts
+from .shell import Site as Site

@@ -1,0 +1,29 @@
+"""What a workspace holds stays valid: the digests of the recipes that ship are those of earlier versions."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from tasks.recipes.recipe import COMMIT, load_recipe, recipe_names
+
+RECORDED = {
+    "compact": "f0472b7eac60e57af65852f5e4ec51358168b01d6624d1e3904244ac58499819",
+    "mpsr": "95b9c6f6bbad58ed0fba093cc736c9ee365508b44a06c11a2d6794ad60457b2e",
+    "mpsr-fast": "e17ca048c050e60d7cf154e19a5a376ca38b5638df9b8b3eae8adf78b19d0d84",
+    "mpsr-ntire2025": "4b00597f6b8c4a7fc275ffe3a3b6467c7d53c5b8b09fb58ed5ace70ec716a1b1",
+}
+"""Recipe → digest of its verdicts with made-up weights on a CPU in float32, taken before metrics had one table."""
+
+
+def test_every_recipe_that_ships_is_held():
+    assert set(RECORDED) == set(recipe_names())
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_results_of_earlier_versions_stay_valid(name):
+    recipe = load_recipe(name)
+    used = {weight for stage in recipe.stages for weight in (*stage.weights, *stage.optional_weights)}
+    weights = {weight: hashlib.sha256(weight.encode()).hexdigest() for weight in used}
+    assert recipe.digests(weights, "cpu-float32")[COMMIT] == RECORDED[name]

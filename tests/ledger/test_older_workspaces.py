@@ -1,0 +1,59 @@
+"""A workspace that an earlier version wrote stays what it is: nothing is planned anew, and everything can be told.
+
+`workspace_before_wings.tar.xz` was written by version 0.1.0 on five files (a face, its copy, a picture without faces, a
+broken one, a text), before modules moved into wings and rows became records; host and folder names were taken out.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from flows.cli.questions.explain import explain
+from flows.cli.questions.preview import preview
+from flows.cli.questions.status import workspace_status
+from flows.jobs.restoration import Job
+from flows.session import session
+from infra.ledger.ledger import Ledger
+from infra.ledger.rows import events_of
+from infra.storage.storage import Storage
+
+OLD = Path(__file__).with_name("workspace_before_wings.tar.xz")
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """The folder with archive and workspace, on a machine that has the weights of that time."""
+    with tarfile.open(OLD) as packed:
+        packed.extractall(tmp_path, filter="data")
+    (facts,) = [json.loads(path.read_text()) for path in (tmp_path / "ws" / "runs").glob("*.json")]
+    monkeypatch.setattr(session, "present_weights", lambda recipe, settings: facts["weights"])
+    return tmp_path
+
+
+def job(folder):
+    return Job(source=str(folder / "archive"), workspace=str(folder / "ws"), settings={"device": "cpu"})
+
+
+def test_nothing_is_planned_anew(old):
+    told = preview(job(old), preflight=False)
+    assert (told.images, told.why) == (0, {})
+    assert (told.found, told.problems) == (5, {"not_an_image": 1})
+    stale = preview(job(old).model_copy(update={"stages": {"paste_back": {"strength": 0.5}}}), preflight=False)
+    assert stale.why == {"stale": 3}
+
+
+def test_its_rows_are_read_and_its_files_told(old):
+    ledger = Ledger.open(Storage(old / "ws"), create=False)
+    events = list(events_of(ledger.latest()))
+    verdicts = {event.outcome for event in events if event.stage == "commit"}
+    assert verdicts == {"restored", "left_alone", "quarantined"}
+    (face,) = [event for event in events if event.stage == "detect_align" and event.face == 0]
+    assert {"points", "matrix"} <= face.detail.keys()
+    (scored,) = [event for event in events if event.stage == "evaluate"]
+    assert scored.metrics["quality.final"] > scored.metrics["quality.input"]
+    assert "portrait.jpg" in str(explain("portrait.jpg", str(old / "ws")))
+    assert workspace_status(str(old / "ws"), reasons=True)
