@@ -16,9 +16,8 @@ from tasks.measuring.instruments import FacePair, Instrument
 from tasks.measuring.meter import Meter, resolve
 from tasks.measuring.metrics import METRICS, Metric
 from tasks.models.compact.table import load_compact
-from tasks.pages.run.records import Measure
-from tasks.pages.run.totals import distribution
-from tasks.pages.run.words import histogram, title
+from tasks.pages.shared.distributions import distribution, histogram
+from tasks.pages.shared.measures import Measure, title
 from tasks.stage import Batch, Face
 from tasks.stages.score import Evaluate, EvaluateSettings, Score, ScoreSettings
 

@@ -121,7 +121,7 @@ def test_nights_under_a_changed_recipe(archive, night, tmp_path, monkeypatch):
     assert {row["stage"] for row in told["stages"]} == {"detect_align", "brighten", "paste_back"}
     page = (workspace / "promotions" / f"{told['promotion']['id']}.md").read_text()
     assert "nothing promoted" in page
-    assert "compact quality" in page
+    assert "Compact quality" in page
     assert "AdaFace" in page
     assert Artifact.get("promotion").data == page, "the dashboard shows the same"
 
