@@ -170,7 +170,10 @@ def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
     for done in run.executor.map(stage.id, items, run.settings.micro_batch or stage.batch_size):
         if done.failure is None:
             shard.left(done.results)
-            events += [replace(result.event, attempt=done.attempt) for result in done.results]
+            events += [
+                result.event if done.attempt == 1 else replace(result.event, attempt=done.attempt)
+                for result in done.results
+            ]
         else:
             events.append(_given_up(run, shard, stage, done.failure))
         worked = [result.event.device_ms or 0.0 for result in done.results if not result.reused]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from infra.ledger import COMMIT, Event
 from infra.workers import Failure
@@ -87,8 +88,9 @@ class Shard:
         state = FAILED[1] if failure.kind == "poison" else FAILED[0]
         item: Item = failure.item
         face = item.face if isinstance(item, FaceItem) else WHOLE_IMAGE
-        told = self._event(stage.id, item.image_id, face, state, failure.reason_code, failure.reason)
-        return replace(told, attempt=failure.attempts)
+        return self._event(
+            stage.id, item.image_id, face, state, failure.reason_code, failure.reason, attempt=failure.attempts
+        )
 
     def complete(self, stage: RecipeStage) -> bool:
         """Whether nothing is left to do at a stage."""
@@ -259,9 +261,13 @@ class Shard:
         judged = [*self._judge_image(image_id), *faces]
         outcome = books.file_outcome(j.outcome for j in judged)
         decisive = next((j for j in judged if j.outcome == outcome), _UNCHANGED)
-        told = self._event(COMMIT, image_id, WHOLE_IMAGE, decisive.state, decisive.reason_code, decisive.reason)
-        return replace(
-            told,
+        return self._event(
+            COMMIT,
+            image_id,
+            WHOLE_IMAGE,
+            decisive.state,
+            decisive.reason_code,
+            decisive.reason,
             attempt=self.images[image_id].attempt + 1,
             outcome=outcome,
             detail=VerdictDetail(outcome=outcome, faces=Counter(f.outcome for f in faces)).to_detail(),
@@ -295,8 +301,10 @@ class Shard:
         pasting = [s for s in self.recipe.stages[1:] if s.scope == "image"]
         return next((event for s in pasting if (event := self._of(s, image_id))), None)
 
-    def _event(self, stage_id: str, image_id: str, face: int, state: str, reason_code: str, reason: str = "") -> Event:
-        """What the driver itself has to say."""
+    def _event(
+        self, stage_id: str, image_id: str, face: int, state: str, reason_code: str, reason: str = "", **more: Any
+    ) -> Event:
+        """What the driver itself has to say; `more` are further fields of the row."""
         now, digest = datetime.now(UTC), self.digests[stage_id]
         return Event(
             image_id=image_id,
@@ -310,6 +318,7 @@ class Shard:
             started=now,
             finished=now,
             device_ms=0.0,
+            **more,
         )
 
 

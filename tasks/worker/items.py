@@ -1,6 +1,7 @@
 """What a worker gets and what it gives: small records, never pixels.
 
 A result holds the row that the ledger will keep: it is made once, where the work is done, and only stamped on its way.
+Records that travel between processes are neither frozen nor slotted, for speed (`infra.ledger.Event`); nobody assigns.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from infra.ledger import Event
 from tasks.stage import Detail, ImageRef
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class PictureItem:
     """A picture to look at as a whole. `paths` are all its names in the archive; the first is read."""
 
@@ -27,7 +28,7 @@ class PictureItem:
         return self.image_id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class FaceItem:
     """A face for one stage: the images that it reads, and what earlier stages found out about it."""
 
@@ -43,7 +44,7 @@ class FaceItem:
         return f"{self.image_id}:{self.face}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class PasteItem:
     """A picture with the faces to be pasted back; without faces it is copied as it is."""
 
@@ -60,7 +61,7 @@ class PasteItem:
 Item = PictureItem | FaceItem | PasteItem
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Result:
     """What came of one item: its row, and the file that the micro-batch left. Several may answer one item."""
 

@@ -16,7 +16,6 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,14 +66,14 @@ class Host:
         results = []
         for item in items:
             if call == "detect_align":
-                face = replace(self._event(call, item.image_id, 0), output_uri="intermediates/none")
-                picture = replace(self._event(call, item.image_id, -1), metrics={"faces": 1.0})
+                face = self._event(call, item.image_id, 0, output_uri="intermediates/none")
+                picture = self._event(call, item.image_id, -1, metrics={"faces": 1.0})
                 results += [Result(item.key, face), Result(item.key, picture)]
             else:
                 results.append(Result(item.key, self._event(call, item.image_id, getattr(item, "face", -1))))
         return results
 
-    def _event(self, stage: str, image_id: str, face: int) -> Event:
+    def _event(self, stage: str, image_id: str, face: int, **more: Any) -> Event:
         now, digest = datetime.now(UTC), self.digests[stage]
         return Event(
             image_id=image_id,
@@ -87,6 +86,7 @@ class Host:
             started=now,
             finished=now,
             device_ms=0.0,
+            **more,
         )
 
 
