@@ -46,7 +46,9 @@ def job_for(*, dataset: str | None = None, source: str | None = None, workspace:
     given = {name: value for name, value in more.items() if value is not None}
     if source is None and dataset is not None:
         described = read_data_manifest(dataset)
-        source, workspace = described["source"], workspace or described["workspace"]
+        source, workspace = described.get("source"), workspace or described.get("workspace")
+        if source is None:
+            raise JobError(f"data_manifests/{dataset}.toml names no source; add a line source = \"FOLDER OR URL\"")
         given = {name: described[name] for name in OF_A_DATA_SET if name in described} | given
         _make_what_can_be_made(described)
     if source is None:

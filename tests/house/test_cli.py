@@ -109,6 +109,12 @@ def test_an_unknown_data_set_names_the_known(tmp_path, monkeypatch):
     (tmp_path / "data_manifests").mkdir()
     (tmp_path / "data_manifests/holiday.toml").write_text('source = "a"\nworkspace = "b"\n')
     assert job_for(dataset="holiday").source == str(tmp_path / "data_manifests/a")
+    (tmp_path / "data_manifests/holiday.toml").write_text('recipe = "compact"\n')
+    with pytest.raises(JobError, match=r"holiday\.toml names no source"):
+        job_for(dataset="holiday")
+    (tmp_path / "data_manifests/holiday.toml").write_text('source = "a"\n')
+    with pytest.raises(JobError, match="expected a workspace"):
+        job_for(dataset="holiday")
     with pytest.raises(JobError, match="holiday"):
         job_for(dataset="holidays")
 
