@@ -212,8 +212,8 @@ def _make_way(run: Run, known: Mapping[str, FileRow], news: list[FileRow]) -> No
 
 
 def _given_up(run: Run, shard: Shard, stage: RecipeStage, failure: Failure) -> Event:
-    """The event of an item that no worker could finish. A full disk is not the item's fault: it stops the run."""
-    if failure.kind == "full":
-        raise RunStopped(f"the workspace {run.workspace.shown_url} is full: {failure.reason}; make room and run again")
+    """The event of an item that no worker could finish. A workspace that takes no more is not the item's fault."""
+    if failure.kind == "unwritable":
+        raise RunStopped(f"the workspace {run.workspace.shown_url} takes no more: {failure.reason}")
     run.progress.failed(stage.id, failure.reason)
     return shard.given_up(stage, failure)

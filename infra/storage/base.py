@@ -6,7 +6,7 @@ StorageError (an OSError)  exit code 3
 ├── StorageDeniedError     no permission                 (also a PermissionError)
 ├── StorageFullError       no space, quota or file-size limit reached
 ├── AddressUnknownError    no file system is known here for such a URL; exit code 2
-└── PathRefusedError       the path would leave the root (also a ValueError)
+└── PathRefusedError       the path would leave the root, or a link leads out of it (also a ValueError)
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class AddressUnknownError(StorageError):
 
 
 class PathRefusedError(StorageError, ValueError):
-    """The path would leave the storage's root."""
+    """The path would leave the storage's root, by its spelling or through a link."""
 
     hint = ""
 

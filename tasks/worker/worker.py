@@ -77,7 +77,7 @@ class Worker:
         self.config = config
         self.recipe = Recipe.parse(config.recipe)
         self.source = Storage(config.source)
-        self.workspace = Storage(config.workspace)
+        self.workspace = Storage(config.workspace, apart=self.source)
         self._weights = open_store(config.weights_dir, config.weights_table)
         self._stages: dict[str, Stage] = {}
         self._compute = threading.Lock()

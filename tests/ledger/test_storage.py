@@ -235,6 +235,70 @@ def test_a_link_that_leads_to_the_results_is_not_followed(tmp_path):
     }
 
 
+@pytest.fixture
+def originals(tmp_path):
+    folder = tmp_path / "archive" / "1936"
+    folder.mkdir(parents=True)
+    (folder / "x.jpg").write_bytes(b"original")
+    yield folder
+    assert [path.name for path in folder.iterdir()] == ["x.jpg"]
+    assert (folder / "x.jpg").read_bytes() == b"original"
+
+
+CHANGES = {
+    "write": lambda storage: storage.write_atomic("restored/1936/x.jpg", b"restored"),
+    "write anew": lambda storage: storage.write_atomic("restored/1936/deep/y.jpg", b"restored"),
+    "create": lambda storage: storage.create_new("restored/1936/y.jpg", b"restored"),
+    "copy there": lambda storage: storage.copy("result", "restored/1936/y.jpg"),
+    "copy from there": lambda storage: storage.copy("restored/1936/x.jpg", "twin"),
+    "delete": lambda storage: storage.delete("restored/1936/x.jpg"),
+    "delete a tree": lambda storage: storage.delete_tree("restored/1936"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("linked", ["restored", "restored/1936"])
+def test_nothing_is_changed_through_a_link_whenever_it_appeared(linked, change, originals, tmp_path):
+    storage = Storage(tmp_path / "out")
+    storage.write_atomic("result", b"1")
+    storage.write_atomic("restored/1936/old.jpg", b"2")
+    shutil.rmtree(tmp_path / "out" / linked)  # from here on the storage is in use
+    (tmp_path / "out" / linked).symlink_to(originals if linked.endswith("1936") else originals.parent)
+    with pytest.raises(PathRefusedError, match=rf"through {linked}: it is a link to .*archive"):
+        change(storage)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_nothing_is_changed_where_the_root_itself_leads_to_originals(change, originals, tmp_path):
+    workspace = Storage(tmp_path / "out", apart=Storage(tmp_path / "archive"))
+    workspace.write_atomic("result", b"1")
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").symlink_to(originals.parent)
+    with pytest.raises(PathRefusedError, match=r"link to .*archive"):
+        change(workspace)
+    with pytest.raises(PathRefusedError, match=r"archive, which is only read"):
+        change(pickle.loads(pickle.dumps(workspace)))  # as a worker process that starts only now
+
+
+def test_a_file_that_is_a_link_is_replaced_and_not_what_it_leads_to(originals, tmp_path):
+    storage = Storage(tmp_path / "out")
+    storage.write_atomic("restored/y.jpg", b"1")
+    for name in ("replaced.jpg", "deleted.jpg", "copied.jpg"):
+        (tmp_path / "out" / "restored" / name).symlink_to(originals / "x.jpg")
+    storage.write_atomic("restored/replaced.jpg", b"restored")
+    storage.delete("restored/deleted.jpg")
+    storage.copy("restored/copied.jpg", "twin")
+    storage.write_atomic("twin", b"restored")
+    assert not (tmp_path / "out/restored/replaced.jpg").is_symlink()
+
+
+def test_a_root_that_is_a_link_from_the_start_is_somebodys_wish(tmp_path):
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "large disk")
+    Storage(tmp_path / "out").write_atomic("restored/x", b"1")
+    assert (tmp_path / "large disk/restored/x").read_bytes() == b"1"
+
+
 def test_a_file_that_vanishes_during_the_walk_is_no_problem(tmp_path):
     for name in "abc":
         (tmp_path / name).write_bytes(b"1")
@@ -380,7 +444,7 @@ def test_new_files_obey_the_umask(tmp_path):
 
 
 def test_without_hard_links_the_refusal_says_what_to_do(tmp_path, monkeypatch):
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(1, "Operation not permitted")
 
     monkeypatch.setattr("infra.storage.local.os.link", refuse)

@@ -201,6 +201,22 @@ def test_a_folder_restored_that_is_not_ours_is_not_touched(archive, tmp_path, re
     assert mine.read_bytes() == before
 
 
+@pytest.mark.parametrize("linked", ["", "a"])
+def test_a_link_in_the_restored_tree_leads_no_run_to_the_originals(archive, tmp_path, recipe, linked):
+    """The tree is exchanged for a link, and a changed recipe would write every file anew."""
+    from infra.problems import ForPeople
+
+    workspace, before = tmp_path / "ws", hashes(archive)
+    run(archive, workspace, recipe(DETECT, brighten(), PASTE))
+    shutil.rmtree(workspace / "restored" / linked)
+    (workspace / "restored" / linked).symlink_to(archive / linked)
+    with pytest.raises(ForPeople, match=r"through restored.* is a link to .*archive.*originals"):
+        run(archive, workspace, recipe(DETECT, brighten(amount=0.2), PASTE))
+    assert hashes(archive) == before
+    (workspace / "restored" / linked).unlink()
+    assert run(archive, workspace, recipe(DETECT, brighten(amount=0.2), PASTE))["outcomes"]["restored"] == PICTURES + 1
+
+
 def test_a_path_that_is_new_for_a_known_picture_gets_its_file(archive, tmp_path, recipe):
     journal, workspace = tmp_path / "journal", tmp_path / "ws"
     story = recipe(DETECT, brighten(journal), PASTE)
