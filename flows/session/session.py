@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flows.jobs import Job
 from infra import extras
-from infra.ledger import Event, Lease, Ledger, buckets_for
+from infra.ledger import Event, FileRow, Lease, Ledger, buckets_for
 from infra.problems import RESUME, ForPeople
 from infra.settings import Settings, SettingsError
 from infra.storage import Storage
@@ -98,6 +98,11 @@ class Session:
             self.lease.check()
             self.ledger.append_events(events, run_id=self.id, token=self.lease.token, stage=stage, bucket=bucket)
 
+    def record_files(self, rows: Sequence[FileRow]) -> None:
+        """Appends rows of the inventory as one segment, provided that the lease still holds."""
+        self.lease.check()
+        self.ledger.append_inventory(rows, run_id=self.id)
+
 
 @contextmanager
 def open_session(storage: Storage, count: Callable[[], int]) -> Iterator[Session]:
@@ -108,6 +113,7 @@ def open_session(storage: Storage, count: Callable[[], int]) -> Iterator[Session
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
     with Lease.acquire(storage, owner=run_id) as lease:
         ledger = Ledger.open(storage, buckets=1 if storage.exists("_format.json") else buckets_for(count()))
+        ledger.numbers(0)  # a later holder's are higher than ours, however late we write
         yield Session(run_id, time.time(), storage, lease, ledger)
 
 

@@ -40,6 +40,11 @@ class Segment:
     def is_merged(self) -> bool:
         return self.path.split("/")[1] == MERGED
 
+    @property
+    def number(self) -> int:
+        """Of its first row when it was written; of a merged one that of the merging."""
+        return int(self.path.removesuffix(".parquet").rpartition("/")[2].rpartition("-")[2])
+
 
 @dataclass(frozen=True)
 class Holdings:

@@ -76,7 +76,7 @@ class Lease:
         A holder on this machine is gone when its process is; one elsewhere when it has been silent for `ttl_s`
         seconds (and, clocks being what they are, for half of that again while we watch). Raises WorkspaceBusy.
         """
-        top = _highest_token(storage)
+        top = highest_token(storage)
         if top and not _is_gone(storage, top):
             raise WorkspaceBusy(_who(storage, top))
         holder = _ourselves(top + 1, owner, ttl_s)
@@ -93,7 +93,7 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLost where another run has taken over; one look at the storage."""
-        top = _highest_token(self._storage)
+        top = highest_token(self._storage)
         if top != self.token:
             raise LeaseLost(
                 f"run {self.holder.owner} has lost the workspace {self._storage.shown_url}: {_who(self._storage, top)}"
@@ -132,7 +132,7 @@ class Lease:
 
 def holder_of(storage: Storage) -> Holder | None:
     """Who holds the workspace now; None where nobody does. Does not wait: a silent holder elsewhere counts."""
-    top = _highest_token(storage)
+    top = highest_token(storage)
     if not top or _read_beat(storage, top).released:
         return None
     holder = _read_claim(storage, top)
@@ -198,7 +198,8 @@ def _who(storage: Storage, token: int) -> str:
     )
 
 
-def _highest_token(storage: Storage) -> int:
+def highest_token(storage: Storage) -> int:
+    """The token of who holds the workspace, or held it last; 0 where nobody ever did."""
     try:
         names = [found.path.rpartition("/")[2] for found in storage.walk(_FOLDER)]
     except StorageMissingError:

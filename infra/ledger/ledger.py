@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.ledger import fold as folding
 from infra.ledger.files import Holdings, event_path, inventory_path, look
+from infra.ledger.numbers import Numbers
 from infra.ledger.plan import Books, books, faces, plan
 from infra.ledger.rows import Event, FileRow
 from infra.ledger.schema import (
@@ -49,6 +50,7 @@ class Ledger:
     limits: Limits = field(default_factory=Limits)
     news: pa.Table | None = None
     """Inventory rows that are not written, but count in every answer."""
+    _numbers: Numbers = field(default_factory=Numbers, compare=False, repr=False)
 
     @classmethod
     def open(cls, storage: Storage, *, create: bool = True, buckets: int = 64, limits: Limits | None = None) -> Ledger:
@@ -79,7 +81,7 @@ class Ledger:
 
         waiting, parts = iter(rows), []
         while part := list(islice(waiting, AT_ONCE)):
-            parts.append(inventory_table(part, run_id=""))
+            parts.append(inventory_table(part, seq=self.numbers(len(part)), run_id=""))
         return replace(self, news=pa.concat_tables(parts) if parts else None)
 
     def append_inventory(self, rows: Sequence[FileRow], run_id: str) -> str:
@@ -87,8 +89,9 @@ class Ledger:
 
         Fills run_id, seq and seen.
         """
-        table = inventory_table(rows, run_id=run_id)
-        path = inventory_path(run_id, _first_seq(table))
+        seq = self.numbers(_some(rows))
+        table = inventory_table(rows, seq=seq, run_id=run_id)
+        path = inventory_path(run_id, seq[0])
         self.storage.create_new(path, folding.parquet_bytes(table))
         return path
 
@@ -98,10 +101,15 @@ class Ledger:
         Fills run_id, token, stage, seq, and where absent finished. Verdicts need an outcome. Raises LedgerError before
         anything is written.
         """
-        table = event_table(rows, run_id=run_id, token=token, stage=stage, bucket=bucket, buckets=self.buckets)
-        path = event_path(run_id, stage, bucket, token, _first_seq(table))
+        seq = self.numbers(_some(rows))
+        table = event_table(rows, seq=seq, run_id=run_id, token=token, stage=stage, bucket=bucket, buckets=self.buckets)
+        path = event_path(run_id, stage, bucket, token, seq[0])
         self.storage.create_new(path, folding.parquet_bytes(table))
         return path
+
+    def numbers(self, count: int) -> range:
+        """Numbers for so many rows, above all that the ledger held when the first were taken."""
+        return self._numbers.take(count, self.storage)
 
     def fold(self) -> int:
         """Write the next snapshot from the last one and the newer segments; returns the version that stands.
@@ -205,10 +213,10 @@ def _create(storage: Storage, buckets: int) -> None:
         return  # another process was faster; its file is read
 
 
-def _first_seq(table: pa.Table) -> int:
-    if not table.num_rows:
+def _some(rows: Sequence[Event] | Sequence[FileRow]) -> int:
+    if not rows:
         raise LedgerError("a segment needs at least one row")
-    return int(table["seq"][0].as_py())
+    return len(rows)
 
 
 def _id_filter(image_ids: Sequence[str] | None) -> tuple[str, list[Any]]:

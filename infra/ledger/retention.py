@@ -16,7 +16,7 @@ from infra.ledger.files import Segment, committed_versions, listing, merged_path
 from infra.ledger.fold import parquet_bytes, republish
 from infra.ledger.ledger import Ledger
 from infra.ledger.rows import schema_of
-from infra.ledger.schema import next_seq, record_of
+from infra.ledger.schema import record_of
 from infra.ledger.sql import Reader
 from infra.storage import FileInfo, Storage
 
@@ -98,7 +98,7 @@ def _merge(ledger: Ledger, below: int, dry_run: bool) -> Freed:
     with ledger.reader(holdings) as reader:
         for group in _groups(holdings.folded, below):
             data = _together(reader, group)
-            path = merged_path(group[0].kind, group[0].bucket, _token(group[-1]), next_seq(1))
+            path = merged_path(group[0].kind, group[0].bucket, _token(group[-1]), ledger.numbers(1)[0])
             if not dry_run:
                 storage.create_new(path, data)
             merged.append(Segment(path, group[0].kind, group[0].bucket, len(data)))
