@@ -31,7 +31,6 @@ from flows.restoration import (
     make_way,
     open_run,
     prior_events,
-    restored,
     summary,
     write_run_report,
 )
@@ -94,7 +93,7 @@ def find_pictures(run: Run) -> int:
     news = 0
     while part := list(islice(rows, INVENTORY_SEGMENT)):
         _make_way(run, known, part)  # before the ledger knows: a run that dies between the two does it once more
-        run.ledger.append_inventory(part, run_id=run.id)
+        run.session.record_files(part)
         news += len(part)
     if news >= INVENTORY_SEGMENT:
         run.ledger.fold()  # every question from here on asks the inventory
@@ -126,16 +125,21 @@ def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
     """One shard through every stage of the recipe, then its verdicts. Doing so twice does no harm."""
     if plan.has_history:
         shard.adopt(prior_events(run, shard), cache(run.workspace.exists), partial(deliver, run.workspace))
+    settle_stages(run, shard)
+    if shard.forget_lost(run.workspace.exists):
+        settle_stages(run, shard)
+    verdicts = shard.verdicts()
+    run.session.record(shard.bucket, COMMIT, verdicts)
+    run.keep_or_drop(shard)
+    run.count(verdicts)
+
+
+def settle_stages(run: Run, shard: Shard) -> None:
+    """Every stage of the recipe at which something is left to do."""
     for stage in run.recipe.stages:
         if not shard.complete(stage):
             run.session.record(shard.bucket, COMMIT, shard.replaced_by(stage))
             settled_stage(run, shard, stage)
-    verdicts = shard.verdicts()
-    run.session.record(shard.bucket, COMMIT, verdicts)
-    for path in shard.undelivered(verdicts):
-        run.workspace.delete(restored(path))
-    run.keep_or_drop(shard)
-    run.count(verdicts)
 
 
 def settled_stage(run: Run, shard: Shard, stage: RecipeStage) -> None:

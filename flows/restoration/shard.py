@@ -62,6 +62,22 @@ class Shard:
         while self._drop_what_lost_its_images(exists):
             pass
 
+    def forget_lost(self, exists: Callable[[str], bool]) -> bool:
+        """Forgets failures where the images to be read had gone, and what should have left them; whether it did.
+
+        These stages are to be done again then.
+        """
+        told = {stage_id: dict(events) for stage_id, events in self.events.items()}
+        for events in self.events.values():
+            for key in [key for key, event in events.items() if event.reason_code == "infrastructure"]:
+                del events[key]
+        lost = False
+        while self._drop_what_lost_its_images(exists):
+            lost = True
+        if not lost:
+            self.events = told
+        return lost
+
     def items(self, stage: RecipeStage) -> tuple[list[Item], list[Event]]:
         """What is left to do at a stage, and the events of faces to which it does not apply (its gate is shut)."""
         waiting = self._waiting(stage)
@@ -115,17 +131,6 @@ class Shard:
         """Workspace paths of the intermediate files of the shard."""
         uris = {event.output_uri for events in self.events.values() for event in events.values()} | self._checkpoints
         return {uri for uri in uris if uri and uri.startswith("intermediates/")}
-
-    def undelivered(self, verdicts: Iterable[Event]) -> list[str]:
-        """Paths at which nothing may lie in the restored tree: what lies there is of another recipe or content."""
-        stale: list[str] = []
-        for verdict in verdicts:
-            planned = self.images[verdict.image_id]
-            if verdict.outcome in ("quarantined", "skipped") or (
-                verdict.outcome == "failed" and planned.why == "changed"
-            ):
-                stale += planned.paths
-        return stale
 
     def verdicts(self) -> list[Event]:
         """One commit event per image, with the outcome of its files."""

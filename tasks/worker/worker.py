@@ -235,14 +235,21 @@ class Worker:
 
     def _pixels(self, item: FaceItem, name: str) -> Pixels:
         path, image = item.images[name]
-        return self._opened(path).image(item.key, image)
+        try:
+            return self._opened(path).image(item.key, image)
+        except (KeyError, ValueError):
+            raise self._lost(path) from None
 
     def _open(self, path: str) -> intermediate.Intermediate:
         found = intermediate.read(self.workspace, path)
         if found is None:
-            self.workspace.delete(path)  # cut short: the next run finds it gone and makes it anew
-            raise OSError(f"the intermediate {path} is gone or cut short; run again and it will be made anew")
+            raise self._lost(path)
         return found
+
+    def _lost(self, path: str) -> OSError:
+        """Deletes a damaged intermediate: whoever looks for it finds it gone and makes it anew."""
+        self.workspace.delete(path)
+        return OSError(f"the intermediate {path} is gone or damaged; run again and it will be made anew")
 
     def _event(self, stage: RecipeStage, image_id: str, face: int, outcome: Outcome, started: datetime) -> Event:
         digest = self.config.digests[stage.id]

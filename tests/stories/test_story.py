@@ -256,12 +256,25 @@ def test_back_from_an_experiment_that_failed_every_file_is_there_again(archive, 
     run(archive, workspace, story)
     before = hashes(workspace / "restored")
     run(archive, workspace, recipe(DETECT, brighten(amount=0.2), poison, PASTE, name="experiment"))
-    assert not (workspace / "restored/white.png").exists()
+    kept = hashes(workspace / "restored")["white.png"]
+    assert kept == before["white.png"], "what an experiment could not replace stays"
     run(archive, workspace, story)
-    assert {path: text for path, text in hashes(workspace / "restored").items() if path != "white.png"} == {
-        path: text for path, text in before.items() if path != "white.png"
-    }
-    assert (workspace / "restored/white.png").exists()
+    assert hashes(workspace / "restored") == before
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_damaged_intermediates_are_made_anew_and_cost_no_result(archive, tmp_path, recipe, place):
+    """Bits rot between two runs, in what detection left; the second run's changed setting reads it."""
+    workspace = tmp_path / "ws"
+    run(archive, workspace, recipe(DETECT, brighten(), PASTE))
+    for path in (workspace / "intermediates").glob("detect_align-*/*/*"):
+        data = bytearray(path.read_bytes())
+        data[int(place * len(data))] ^= 0x40
+        path.write_bytes(data)
+    second = run(archive, workspace, recipe(DETECT, brighten(amount=0.2), PASTE), settings={"retries": 0})
+    assert second["outcomes"]["restored"] == PICTURES + 1
+    assert second["stages"]["detect_align"]["items"] >= PICTURES
+    assert abs(gain(archive, workspace) - 51) < 1
 
 
 def test_an_archive_that_is_suddenly_empty_is_not_believed(archive, tmp_path, recipe):
