@@ -8,18 +8,37 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING
 
-from infra.ledger import Event, FileRow
+from infra.ledger import Event, FileRow, listing
 from infra.storage import Storage, StorageMissingError, decode_name
 from tasks.worker import RESTORED
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 DISPLACED = "displaced"
 """Folder for results whose path holds another picture now, until the run that found this out is finished."""
+AT_ONCE = 50_000
+"""Files that are records at one time while a table of many is made."""
 
 
 def restored(path: str) -> str:
     """Where the result of a file of the archive lies; takes the ledger's spelling of the path."""
     return decode_name(f"{RESTORED}/{path}")
+
+
+def lying(storage: Storage) -> pa.Table:
+    """What lies in the restored tree: `path` in the ledger's spelling, below that tree, and `lying_bytes`."""
+    import pyarrow as pa
+
+    schema = pa.schema({"path": pa.string(), "lying_bytes": pa.int64()})
+    found, parts = listing(storage, RESTORED), []
+    while some := list(islice(found, AT_ONCE)):
+        paths = [info.ledger_path.removeprefix(f"{RESTORED}/") for info in some]
+        parts.append(pa.table([paths, [info.bytes for info in some]], schema=schema))
+    return pa.concat_tables([schema.empty_table(), *parts])
 
 
 def make_way(storage: Storage, changed: Iterable[tuple[FileRow, FileRow]], results: Mapping[str, str | None]) -> None:

@@ -119,8 +119,8 @@ class Shard:
         """
         if stage.scope != "image" or self._place[stage.id] == 0:
             return []
-        stale = [image_id for image_id, _ in self._waiting(stage) if self.images[image_id].why == "stale"]
-        return [self._event(COMMIT, image_id, WHOLE_IMAGE, "pending", "pending") for image_id in stale]
+        judged = [image_id for image_id, _ in self._waiting(stage) if self.images[image_id].why in ("stale", "missing")]
+        return [self._event(COMMIT, image_id, WHOLE_IMAGE, "pending", "pending") for image_id in judged]
 
     def work_key(self, stage: RecipeStage, workspace: str) -> str:
         """Names this stage's work on this shard, in this workspace: what a cache may be asked for."""
@@ -278,6 +278,7 @@ class Shard:
             detail=VerdictDetail(outcome=outcome, faces=Counter(f.outcome for f in faces)).to_detail(),
             output_uri=pasted.output_uri if pasted else None,
             output_sha256=pasted.output_sha256 if pasted else None,
+            output_bytes=pasted.output_bytes if pasted else None,
         )
 
     def _judge_image(self, image_id: str) -> list[Judged]:

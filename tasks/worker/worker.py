@@ -203,7 +203,7 @@ class Worker:
         for place in places:
             self.workspace.write_atomic(decode_name(place), output)
         sha256 = item.image_id if output is original else hashlib.sha256(output).hexdigest()
-        return replace(event, output_uri=places[0], output_sha256=sha256)
+        return replace(event, output_uri=places[0], output_sha256=sha256, output_bytes=len(output))
 
     def _provenance(self, item: PasteItem) -> dict[str, str]:
         return {

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from places import ROOT
 
-from infra.ledger import Event, FileRow, Lease, Policy, clean, numbers
+from infra.ledger import Event, FileRow, Lease, Policy, clean
+from infra.ledger import ledger as numbers
 from infra.ledger.ledger import Ledger
 from infra.storage.storage import Storage
 

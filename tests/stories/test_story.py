@@ -228,6 +228,20 @@ def test_a_path_that_is_new_for_a_known_picture_gets_its_file(archive, tmp_path,
     assert len(journal.read_text().split()) == done
 
 
+def test_a_result_that_is_gone_or_cut_short_is_there_again_after_the_next_run(archive, tmp_path, recipe):
+    workspace, story = tmp_path / "ws", recipe(DETECT, brighten(tmp_path / "journal"), PASTE)
+    first = run(archive, workspace, story)
+    before = hashes(workspace / "restored")
+    (workspace / "restored/a/01.png").unlink()  # again.png is the same picture
+    shutil.rmtree(workspace / "restored/b")
+    (workspace / "restored/a/03.png").write_bytes(b"cut")
+    second = run(archive, workspace, story)
+    assert hashes(workspace / "restored") == before
+    assert second["outcomes"] == first["outcomes"]
+    assert set(second["stages"]) == {"paste_back"}, "what was computed is there"
+    assert run(archive, workspace, story)["stages"] == {}
+
+
 def test_renamed_pictures_take_their_results_along_and_nothing_is_computed_again(archive, tmp_path, recipe):
     journal, workspace = tmp_path / "journal", tmp_path / "ws"
     story = recipe(DETECT, brighten(journal), PASTE)
