@@ -35,7 +35,7 @@ from flows.restoration import (
     write_run_report,
 )
 from flows.session import RunStopped, Summary, dated_name, each_in_flight, watched, worth_retrying
-from infra.ledger import COMMIT, Event, FileRow, known_files
+from infra.ledger import COMMIT, Event, FileRow, known_files, unreadable_id
 from infra.workers import Failure
 from tasks.archive import READ_AGAIN, scan_archive
 from tasks.pictures import Limits
@@ -207,12 +207,18 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> Summary:
 def _make_way(run: Run, known: Mapping[str, FileRow], news: list[FileRow]) -> None:
     """A path that holds another picture now must not show the earlier one's result. What was not read tells nothing."""
     read = [row for row in news if row.present and row.problem not in READ_AGAIN]
-    changed = [(b, row) for row in read if (b := known.get(row.path)) and b.image_id != row.image_id]
+    before = {row.path: known.get(row.path) or _forgotten(run, row.path) for row in read}
+    changed = [(b, row) for row in read if (b := before[row.path]) and b.image_id != row.image_id]
     if not changed:
         return
     columns, ids = ["image_id", "output_sha256"], sorted({row.image_id for _, row in changed})
     verdicts = run.ledger.latest(stage=COMMIT, image_ids=ids, columns=columns).to_pylist()
     make_way(run.workspace, changed, {row["image_id"]: row["output_sha256"] for row in verdicts})
+
+
+def _forgotten(run: Run, path: str) -> FileRow | None:
+    """What stands for an unknown picture at a path: where rows of the inventory were lost there may have been one."""
+    return FileRow(path=path, image_id=unreadable_id(path)) if run.session.set_aside else None
 
 
 def _given_up(run: Run, shard: Shard, stage: RecipeStage, failure: Failure) -> Event:

@@ -49,7 +49,7 @@ def make_way(storage: Storage, changed: Iterable[tuple[FileRow, FileRow]], resul
     """
     for before, now in changed:
         path = restored(now.path)
-        lies_there = _sha256(storage, path)
+        lies_there = sha256_of(storage, path)
         if lies_there is not None and lies_there != results.get(now.image_id):
             aside = f"{DISPLACED}/{before.image_id}"
             storage.delete(aside)
@@ -65,7 +65,7 @@ def deliver(storage: Storage, paths: Iterable[str], verdict: Event) -> bool:
     lacking: list[str] = []
     there: list[str] = []
     for path in map(restored, paths):
-        (there if _sha256(storage, path) == wanted else lacking).append(path)
+        (there if sha256_of(storage, path) == wanted else lacking).append(path)
     if not lacking:
         return True
     elsewhere = [decode_name(verdict.output_uri or ""), f"{DISPLACED}/{verdict.image_id}"]
@@ -86,7 +86,7 @@ def _copies(storage: Storage, places: Iterable[str], wanted: str) -> Iterator[by
             yield data
 
 
-def _sha256(storage: Storage, path: str) -> str | None:
+def sha256_of(storage: Storage, path: str) -> str | None:
     """Of the file's content; None where there is none."""
     try:
         return hashlib.sha256(storage.read_bytes(path)).hexdigest()

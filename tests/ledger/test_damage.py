@@ -74,7 +74,7 @@ def test_every_flipped_bit_in_every_file_is_noticed_and_named(ledger):
             found = list(damaged_files(ledger.storage))
             harmless = path.endswith("json") and _says_the_same(whole, ledger.storage.read_bytes(path))
             assert found == [path] or harmless, (path, bit)
-        ledger.storage.local_path(path).write_bytes(whole)
+            ledger.storage.local_path(path).write_bytes(whole)
 
 
 def _says_the_same(one, other):

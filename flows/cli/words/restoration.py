@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flows.cli.questions.explain import Explanation, Step
     from flows.cli.questions.preview import Preview
     from flows.cli.questions.status import Status
+    from flows.restoration import Repair, Verification
     from flows.session import Balance, StageTotal, Summary
     from tasks.recipes import Forecast, Held
 
@@ -128,6 +129,32 @@ def print_status(told: Status) -> None:
         say(f"nightly:  promotion {gate.id} {gate.state} ({counts})", "; ".join(gate.refused_because))
     for file in told.files or ():
         say(f"{file.path}: {file.reason}", file.said or "")
+
+
+def print_verification(told: Verification) -> None:
+    """What is not as it was written, and that all else is."""
+    for path in told.ledger:
+        say(f"{path} is not what was written")
+    for path in told.intermediates:
+        say(f"{path} is not what was written; it will be made again when it is needed")
+    for wrong in told.restored:
+        say(wrong)
+    if told.ledger:
+        say("restored files were not compared, for want of a whole ledger; `mpsr repair` sets damaged files aside")
+    else:
+        say(f"{told.compared - len(told.restored)} of {told.compared} restored files are what was delivered")
+
+
+def print_repair(told: Repair) -> None:
+    """What was set aside, delivered again, and is left to be made."""
+    for path in told.set_aside:
+        say(f"set aside: {path}, now in damaged/")
+    for path in told.delivered:
+        say(f"delivered again: {path}")
+    for path in told.to_make:
+        say(f"to be made again by `mpsr run`: {path}")
+    if not (told.set_aside or told.delivered or told.to_make):
+        say("everything is what was written")
 
 
 def print_explanation(told: Explanation) -> None:
