@@ -32,6 +32,7 @@ from flows.restoration import (
     open_run,
     prior_events,
     summary,
+    sweep,
     write_run_report,
 )
 from flows.session import RunStopped, Summary, dated_name, each_in_flight, watched, worth_retrying
@@ -199,6 +200,8 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> Summary:
     totals = totals.model_copy(update={"forecast": forecast.at_the_end(run, plan)})
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     run.workspace.delete_tree(DISPLACED)
+    if changed:
+        sweep(run.workspace)
     run.progress.summary = totals
     dashboard.finished(run, totals, run.workspace.full_path(REPORT))
     return totals

@@ -4,6 +4,7 @@ from .delivered import DISPLACED as DISPLACED
 from .delivered import deliver as deliver
 from .delivered import make_way as make_way
 from .delivered import restored as restored
+from .delivered import sweep as sweep
 from .page import REPORT as REPORT
 from .page import levels as levels
 from .page import rewrite_report as rewrite_report

@@ -41,6 +41,13 @@ def lying(storage: Storage) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *parts])
 
 
+def sweep(storage: Storage) -> None:
+    """Deletes what writes that were cut short left in the restored tree; the caller holds the lease, idle."""
+    if storage.is_local and storage.exists(RESTORED):
+        for left in storage.leftovers(RESTORED):
+            storage.delete(left.path)
+
+
 def make_way(storage: Storage, changed: Iterable[tuple[FileRow, FileRow]], results: Mapping[str, str | None]) -> None:
     """Puts results aside whose path holds another picture now.
 

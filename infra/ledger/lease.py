@@ -23,6 +23,8 @@ from infra.problems import ForPeople
 from infra.storage import Storage, StorageError, StorageExistsError, StorageMissingError
 
 _FOLDER = "leases"
+TTL_S = 60.0
+"""Seconds of silence after which a holder elsewhere may be gone."""
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +72,7 @@ class Lease:
         self._heart.start()
 
     @classmethod
-    def acquire(cls, storage: Storage, owner: str, ttl_s: float = 60) -> Lease:
+    def acquire(cls, storage: Storage, owner: str, ttl_s: float = TTL_S) -> Lease:
         """Take the workspace for `owner` (a run id).
 
         A holder on this machine is gone when its process is; one elsewhere when it has been silent for `ttl_s`
@@ -208,14 +210,18 @@ def highest_token(storage: Storage) -> int:
 
 
 def _read_claim(storage: Storage, token: int) -> Holder:
-    return Holder(**json.loads(storage.read_bytes(_claim_path(token))))
+    """Who holds a lease; of a damaged file only that somebody, somewhere, does: its beats tell whether it lives."""
+    try:
+        return Holder(**json.loads(storage.read_bytes(_claim_path(token))))
+    except (ValueError, TypeError):
+        return Holder(token, "unknown", "unknown", "unknown", 0, 0.0, 0.0, TTL_S)
 
 
 def _read_beat(storage: Storage, token: int) -> Beat:
-    """The last beat; the claim itself counts as the first."""
+    """The last beat; the claim itself counts as the first, and in place of a damaged one."""
     try:
         return Beat(**json.loads(storage.read_bytes(_beat_path(token))))
-    except StorageMissingError:
+    except (StorageMissingError, ValueError, TypeError):
         return Beat(_read_claim(storage, token).since)
 
 

@@ -141,8 +141,8 @@ def is_temp(name: str) -> bool:
 
 
 def shown_url(url: str) -> str:
-    """A URL without credentials, fit for messages."""
-    return encode_name(re.sub(r"//[^/@]*@", "//", url))
+    """A URL without credentials and without a query, which may be a signature; fit for messages."""
+    return encode_name(re.sub(r"://[^/?#]*@", "://", url).partition("?")[0] if "://" in url else url)
 
 
 @contextmanager

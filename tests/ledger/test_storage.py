@@ -455,3 +455,17 @@ def test_without_hard_links_the_refusal_says_what_to_do(tmp_path, monkeypatch):
 
 def test_a_file_info_is_plain(tmp_path):
     assert FileInfo("a/\udcff").ledger_path == "a/%FF"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://user:pass@bucket/x", "s3://bucket/x"),
+        ("https://a:b@host/x?X-Amz-Signature=abc&t=1", "https://host/x"),
+        ("https://us%40er:p@ss@host/x", "https://host/x"),
+        ("s3://bucket/who@home/x", "s3://bucket/who@home/x"),
+        ("/photos/who@home/what?.jpg", "/photos/who@home/what?.jpg"),
+    ],
+)
+def test_an_address_is_shown_without_what_opens_it(url, shown):
+    assert Storage(url).shown_url == shown

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
-from flows.cli.words.terminal import duration, out, plain, say
+from flows.cli.words.terminal import duration, out, printable, say
 from flows.cli.words.weights import human_bytes, print_missing
 from infra.extras import how_to_get
 
@@ -25,7 +26,7 @@ def print_counts(title: str, counts: Mapping[str, Any]) -> None:
     """A two-column table."""
     table = Table(title=title, title_justify="left", show_edge=False, show_header=False)
     for name, value in counts.items():
-        table.add_row(plain(name), human_bytes(value) if name.endswith("bytes") else str(value))
+        table.add_row(name, human_bytes(value) if name.endswith("bytes") else str(value))
     out.print(table)
 
 
@@ -93,7 +94,7 @@ def print_summary(summary: Summary, report: str) -> None:
     say(f"time:    {summary.seconds or 0:.1f} s")
     if summary.forecast:
         say(f"forecast: {_held_to_it(summary.forecast)}")
-    out.print(f"report:  {plain(report)}", soft_wrap=True)
+    out.print(f"report:  {report}", soft_wrap=True)
 
 
 def print_balance(balance: Balance) -> None:
@@ -190,7 +191,8 @@ def _stage_table(steps: Sequence[Step]) -> Table:
 
 def print_checks(checks: Sequence[Check]) -> None:
     """The doctor's findings, with a cure beside each that needs one."""
-    marks = {"good": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
+    marks = {"good": ("ok  ", "green"), "note": ("note", "yellow"), "bad": ("bad ", "red")}
     for check in checks:
-        cure = f"  → {plain(check.cure)}" if check.cure else ""
-        out.print(f"{marks[check.level]} {check.name}: {plain(check.found)}{cure}", soft_wrap=True)
+        cure = f"  → {check.cure}" if check.cure else ""
+        said = printable(f" {check.name}: {check.found}{cure}")
+        out.print(Text.assemble(marks[check.level], said), soft_wrap=True)
