@@ -172,6 +172,11 @@ def snapshot_path(version: int, kind: str, bucket: int) -> str:
     return f"{version_folder(version)}/{folder}/b{bucket:02x}.parquet"
 
 
+def highest_token_of_rows(storage: Storage) -> int:
+    """The highest token in the ledger's events; 0 where there are none."""
+    return max((int(s.path.rsplit("-", 2)[1]) for s in _segments(storage, "events")), default=0)
+
+
 def listing(storage: Storage, prefix: str) -> Iterator[FileInfo]:
     """The files below a prefix; none where it does not exist yet."""
     try:

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 
+from infra.ledger.files import highest_token_of_rows
 from infra.problems import ForPeople
 from infra.storage import Storage, StorageError, StorageExistsError, StorageMissingError
 
@@ -81,7 +82,7 @@ class Lease:
         top = highest_token(storage)
         if top and not _is_gone(storage, top):
             raise WorkspaceBusy(_who(storage, top))
-        holder = _ourselves(top + 1, owner, ttl_s)
+        holder = _ourselves((top or highest_token_of_rows(storage)) + 1, owner, ttl_s)
         try:
             storage.create_new(_claim_path(holder.token), json.dumps(asdict(holder)).encode())
         except StorageExistsError as error:

@@ -121,3 +121,11 @@ def test_numbers_of_earlier_versions_which_were_times_are_passed(ledger, process
     process()
     here(ledger, replace(A, image_id=OTHER))
     assert paths(ledger) == {"a.jpg": OTHER}
+
+
+def test_without_its_leases_a_workspace_goes_on_above_the_rows_that_it_holds(ledger):
+    """Somebody deleted the folder `leases`: tokens that began at one again would lose against every older row."""
+    told = {"image_id": ID, "outcome": "restored", "reason_code": "ok", "stage_digest": "D"}
+    ledger.append_events([Event(state="done", **told)], run_id="r", token=7, stage="commit", bucket=0)
+    with Lease.acquire(ledger.storage, "next") as lease:
+        assert lease.token == 8

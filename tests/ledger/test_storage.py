@@ -136,6 +136,15 @@ def test_an_object_key_that_climbs_is_reported_not_followed(s3):
     assert problems == {"good": None, "a/../evil": "unreadable"}
 
 
+def test_keys_with_nothing_between_two_slashes_are_reported(s3):
+    storage = fresh_bucket(s3)
+    storage.write_atomic("p/good", b"x")
+    top = storage.full_path("p").removeprefix("s3://")
+    storage.filesystem.pipe_file(f"{top}//x", b"x")
+    storage.filesystem.pipe_file(f"{top}/marker/", b"")
+    assert {info.path: info.problem for info in storage.walk()} == {"p//": "unreadable", "p/good": None}
+
+
 def test_s3_files_carry_their_etag(s3):
     storage = fresh_bucket(s3)
     storage.write_atomic("x", b"1")
