@@ -13,7 +13,7 @@ from tasks.pictures.picture import Picture, coded_levels
 class Bmp(PillowFormat):
     """BMP; grey and colours with 8 bits."""
 
-    kind = Kind("BMP", ((0, b"BM"),), suffixes=("bmp",))
+    kind = Kind("BMP", rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", suffixes=("bmp", "dib"))
 
     def encode(self, picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
         density = self.opened(io.BytesIO(original)).info.get("dpi")
@@ -23,7 +23,7 @@ class Bmp(PillowFormat):
 class Gif(PillowFormat):
     """GIF, which has 256 colours: what is written gets a palette of its own."""
 
-    kind = Kind("GIF", ((0, b"GIF87a"), (0, b"GIF89a")), suffixes=("gif",))
+    kind = Kind("GIF", rb"GIF8[79]a", suffixes=("gif",))
     animated = True
     palette_becomes = "a new palette"
 
