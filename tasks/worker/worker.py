@@ -26,13 +26,14 @@ from infra.ledger import Event
 from infra.storage import Storage, decode_name
 from infra.weights import open_store
 from tasks.archive import REASONS
-from tasks.pictures import DecodeError, Limits, Picture, decode, encode
+from tasks.pictures import SOURCE_TYPE, DecodeError, Limits, Picture, decode, encode
 from tasks.recipes import Recipe, RecipeStage, seed_of, stage_key
 from tasks.stage import WHOLE_IMAGE, Batch, Face, FaceStage, ImageStage, Outcome, Pixels, Stage, State
 from tasks.worker import intermediate
 from tasks.worker.intermediate import Entry
 from tasks.worker.items import FaceItem, Item, PasteItem, PictureItem, Result
 
+VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype"
 RESTORED = "restored"
 """The folder of a workspace with the restored files."""
 UNSETTLED = ("failed_retryable", "quarantined")
@@ -196,7 +197,8 @@ class Worker:
         except (ValueError, OSError) as error:  # no storage is touched here: it is the picture that cannot be coded
             reason = f"could not be coded: {error}"
             return replace(event, state="quarantined", reason_code="write_failed", reason=reason)
-        return self._written(event, item, data, output)
+        said = {**event.detail, SOURCE_TYPE: self._source_type(item)}
+        return self._written(replace(event, detail=said), item, data, output)
 
     def _written(self, event: Event, item: PasteItem, original: bytes, output: bytes) -> Event:
         places = [f"{RESTORED}/{path}" for path in item.paths]
@@ -211,8 +213,15 @@ class Worker:
             "recipe": self.recipe.name,
             "key": item.stage_key,
             "original": item.image_id,
+            "stages": " ".join(item.restored_by),
             "weights": " ".join(f"{name}:{sha[:16]}" for name, sha in sorted(self.config.weights.items())),
+            SOURCE_TYPE: self._source_type(item),
         }
+
+    def _source_type(self, item: PasteItem) -> str:
+        """IPTC's word for what the picture has become: a generative stage painted in it, or algorithms enhanced it."""
+        painted = any(self.recipe.stage(name).cls.generative for name in item.restored_by)
+        return f"{VOCABULARY}/{'compositeWithTrainedAlgorithmicMedia' if painted else 'algorithmicallyEnhanced'}"
 
     def stage(self, stage: RecipeStage) -> Stage:
         """The stage, loaded."""
