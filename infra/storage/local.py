@@ -33,9 +33,14 @@ class LocalFiles:
         with told_plainly("open", path):
             return self.local_path(path).open("rb")
 
-    def write(self, path: str, data: bytes | memoryview) -> None:
+    def write(self, path: str, data: bytes | memoryview, mtime_ns: int | None) -> None:
+        def replace(temp: Path, final: Path) -> None:
+            if mtime_ns is not None:
+                os.utime(temp, ns=(mtime_ns, mtime_ns))
+            temp.replace(final)
+
         with told_plainly("write", path):
-            self._publish(path, data, lambda temp, final: temp.replace(final))
+            self._publish(path, data, replace)
 
     def create(self, path: str, data: bytes | memoryview) -> None:
         with told_plainly("create", path):
@@ -95,6 +100,10 @@ class LocalFiles:
             except OSError as error:
                 if error.errno == errno.ELOOP:
                     yield _loop(path)
+                elif error.errno == errno.ENOENT and self.local_path(path).is_symlink():
+                    yield _problem(
+                        path, "broken_link", f"a link to {self.local_path(path).readlink()}, where nothing lies"
+                    )
                 elif os.path.lexists(self.local_path(path)):  # else it has vanished since its folder was listed
                     yield _unreadable(path, error)
 

@@ -51,6 +51,7 @@ REASONS: dict[str, tuple[FileOutcome, str]] = {
     "multi_page": ("skipped", "several pages in one file"),
     "excluded": ("skipped", "excluded by the run's include and exclude patterns"),
     "symlink_loop": ("skipped", "a symbolic link that leads back to itself, or into the workspace"),
+    "broken_link": ("skipped", "a symbolic link that leads nowhere"),
     "too_small": ("left_alone", "too few pixels to hold a face"),
     "too_large": ("quarantined", "more pixels than the limit for decoding"),
     "corrupt": ("quarantined", "the picture is broken and could not be decoded"),

@@ -24,7 +24,7 @@ IN_MEMORY = 64 << 20
 CHUNK = 1 << 20
 LOOK_AGAIN = {"too_large", "unsupported_format"}
 """Problems that a changed setting or installation may cure: the header is read again, the content not."""
-READ_AGAIN = {"unreadable", "excluded", "changed_while_running", "symlink_loop"}
+READ_AGAIN = {"unreadable", "broken_link", "excluded", "changed_while_running", "symlink_loop"}
 """Problems with which nothing was read, so that there is nothing to reuse."""
 
 

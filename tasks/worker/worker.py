@@ -202,10 +202,17 @@ class Worker:
 
     def _written(self, event: Event, item: PasteItem, original: bytes, output: bytes) -> Event:
         places = [f"{RESTORED}/{path}" for path in item.paths]
-        for place in places:
-            self.workspace.write_atomic(decode_name(place), output)
+        for place, path in zip(places, item.paths, strict=True):
+            self.workspace.write_atomic(decode_name(place), output, self._modified(path))
         sha256 = item.image_id if output is original else hashlib.sha256(output).hexdigest()
         return replace(event, output_uri=places[0], output_sha256=sha256)
+
+    def _modified(self, path: str) -> int | None:
+        """When the original was last modified, nanoseconds; None where nobody knows, or it is gone by now."""
+        try:
+            return self.source.info(decode_name(path)).mtime_ns
+        except OSError:
+            return None
 
     def _provenance(self, item: PasteItem) -> dict[str, str]:
         return {

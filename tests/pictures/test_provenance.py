@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from dataclasses import replace
 
 import pytest
@@ -97,3 +98,18 @@ def test_the_networks_that_paint_are_known():
     assert {"pisa_sr", "gfpgan", "diffbir"} <= STAGES.keys()
     painting = {stage.id for name in recipe_names() for stage in load_recipe(name).stages if stage.cls.generative}
     assert painting == {"pisa_sr", "gfpgan", "diffbir"}
+
+
+@pytest.mark.parametrize("faces", [0, 1])
+def test_a_result_is_as_old_as_its_original(tmp_path, faces):
+    original, age = pillow(photo(), "PNG"), 157_766_400 * 10**9
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(original)
+    os.utime(tmp_path / "in" / "a.png", ns=(age, age))
+    image_id = hashlib.sha256(original).hexdigest()
+    worker = Worker(config(tmp_path, "fake_stages:Brighten"))
+    _, found = worker.run("detect_align", [PictureItem(image_id, ("a.png",), "k1")])
+    images = dict.fromkeys(("aligned", "restored"), (found.checkpoint, "aligned"))
+    face = FaceItem(image_id, 0, "k2", images, {}, found.event.detail)
+    worker.run("paste_back", [PasteItem(image_id, ("a.png",), "k3", (face,) * faces)])
+    assert (tmp_path / "out" / "restored" / "a.png").stat().st_mtime_ns == age

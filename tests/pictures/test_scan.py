@@ -185,7 +185,7 @@ def test_symlink_loop_and_broken_link_are_files_with_a_problem(archive):
     (archive / "dangling.png").symlink_to(archive / "nowhere.png")
     rows = rows_of(archive)
     assert rows["1936/up"].problem == "symlink_loop"
-    assert rows["dangling.png"].problem == "unreadable"
+    assert rows["dangling.png"].problem == "broken_link"
 
 
 def test_names_that_are_not_utf8_and_255_bytes_long(archive):
