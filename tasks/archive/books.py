@@ -45,6 +45,7 @@ REASONS: dict[str, tuple[FileOutcome, str]] = {
     "identity_lost": ("rejected_identity", "no result of any stage was the same person; the original stays"),
     "undecidable": ("rejected_identity", "identity could not be judged and the settings ask for proof"),
     "not_an_image": ("skipped", "the content is not a picture"),
+    "sidecar": ("skipped", "what a camera or program keeps beside a picture (.xmp, .aae, …); it stays in the archive"),
     "empty_file": ("skipped", "zero bytes"),
     "unsupported_format": ("skipped", "a picture of a kind that this installation cannot decode"),
     "animated": ("skipped", "an animation"),

@@ -222,3 +222,20 @@ def test_missing_source_is_an_error_not_an_empty_archive(tmp_path):
 )
 def test_globs(glob, path, matches):
     assert matcher([glob])(path) is matches
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("a.xmp", "sidecar"),
+        ("a.png.xmp", "sidecar"),
+        ("a.AAE", "sidecar"),
+        ("a.png.json", "sidecar"),
+        ("a.png.supplemental-metadata.json", "sidecar"),
+        ("settings.json", "not_an_image"),
+        ("notes.txt", "not_an_image"),
+    ],
+)
+def test_what_goes_with_a_picture_is_told_from_what_is_none(archive, name, problem):
+    (archive / name).write_text("<x/>")
+    assert rows_of(archive)[name].problem == problem

@@ -106,6 +106,8 @@ def print_balance(balance: Balance) -> None:
     reasons = ", ".join(f"{name} {n}" for name, n in balance.reasons.items())
     out.print(f"reasons: {reasons or 'none'}")
     say(f"faces:   {balance.faces['found']}")
+    if sidecars := balance.reasons.get("sidecar"):
+        say(f"sidecars: {sidecars} files that go with pictures (.xmp, .aae, …) stayed in the archive, unchanged")
 
 
 def _held_to_it(told: Held) -> str:
