@@ -8,6 +8,7 @@ which stage, and what the ledger says of it, is the driver's business.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import socket
@@ -26,12 +27,13 @@ from infra.ledger import Event
 from infra.storage import Storage, decode_name
 from infra.weights import open_store
 from tasks.archive import REASONS
-from tasks.pictures import SOURCE_TYPE, DecodeError, Limits, Picture, decode, encode
+from tasks.pictures import SOURCE_TYPE, DecodeError, Limits, Picture, decode, encode, read_header
 from tasks.recipes import Recipe, RecipeStage, seed_of, stage_key
 from tasks.stage import WHOLE_IMAGE, Batch, Face, FaceStage, ImageStage, Outcome, Pixels, Stage, State
 from tasks.worker import intermediate
 from tasks.worker.intermediate import Entry
 from tasks.worker.items import FaceItem, Item, PasteItem, PictureItem, Result
+from tasks.worker.room import NoRoom, Room
 
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype"
 RESTORED = "restored"
@@ -40,6 +42,8 @@ UNSETTLED = ("failed_retryable", "quarantined")
 Said = TypeVar("Said")
 Made = tuple[Result, Mapping[str, Pixels]]
 """A result, and the named images that its stage wrote."""
+Told = Callable[[Outcome], Event]
+"""Makes the row of a picture from what became of it."""
 
 
 class WorkerConfig(BaseModel):
@@ -82,6 +86,7 @@ class Worker:
         self._weights = open_store(config.weights_dir, config.weights_table)
         self._stages: dict[str, Stage] = {}
         self._compute = threading.Lock()
+        self._room = Room()
         self._opened = lru_cache(maxsize=8)(self._open)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         _limit_threads(config.threads)
@@ -152,10 +157,21 @@ class Worker:
             copied = self._written(told(Outcome(reason_code="nothing_changed")), item, data, data)
             return [(Result(item.key, copied), {})]
         try:
-            picture = decode(data, Limits(max_pixels=self.config.max_pixels))
+            header = read_header(io.BytesIO(data), Limits(max_pixels=self.config.max_pixels))
+            with self._room.of(header.width * header.height):
+                return self._seen(stage, item, data, checkpoint, told)
         except DecodeError as error:
             outcome = Outcome(_state_of(error.reason_code), error.reason_code, str(error))
-            return [(Result(item.key, told(outcome)), {})]
+        except NoRoom as error:
+            outcome = Outcome("failed_retryable", "out_of_memory", str(error))
+        return [(Result(item.key, told(outcome)), {})]
+
+    def _seen(
+        self, stage: RecipeStage, item: PictureItem | PasteItem, data: bytes, checkpoint: str, told: Told
+    ) -> list[Made]:
+        """A picture decoded and given to its stage. Raises DecodeError."""
+        started = datetime.now(UTC)
+        picture = decode(data, Limits(max_pixels=self.config.max_pixels))
         loaded = self.stage(stage)
         assert isinstance(loaded, ImageStage)
         batch = self._batch(stage, item.faces if isinstance(item, PasteItem) else ())
