@@ -236,7 +236,7 @@ class Worker:
             "recipe": self.recipe.name,
             "key": item.stage_key,
             "original": item.image_id,
-            "stages": " ".join(item.restored_by),
+            "stages": " ".join(dict.fromkeys(self.recipe.stage(name).cls.name for name in item.restored_by)),
             "weights": " ".join(f"{name}:{sha[:16]}" for name, sha in sorted(self.config.weights.items())),
             SOURCE_TYPE: self._source_type(item),
         }

@@ -51,13 +51,13 @@ def test_the_originals_source_type_is_replaced(attribute, element):
 
 
 @pytest.mark.parametrize(
-    ("restorer", "word"),
+    ("restorer", "name", "word"),
     [
-        ("fake_stages:Brighten", "algorithmicallyEnhanced"),
-        ("test_provenance:Painter", "compositeWithTrainedAlgorithmicMedia"),
+        ("fake_stages:Brighten", "brighten", "algorithmicallyEnhanced"),
+        ("test_provenance:Painter", "painter", "compositeWithTrainedAlgorithmicMedia"),
     ],
 )
-def test_the_source_type_follows_the_stages_that_changed_a_face(tmp_path, restorer, word):
+def test_the_source_type_follows_the_stages_that_changed_a_face(tmp_path, restorer, name, word):
     original = pillow(photo(), "PNG")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(original)
@@ -74,7 +74,7 @@ def test_the_source_type_follows_the_stages_that_changed_a_face(tmp_path, restor
     with Image.open(io.BytesIO((tmp_path / "out" / "restored" / "a.png").read_bytes())) as image:
         said = read_provenance(image.info["xmp"])
         assert f'DigitalSourceType="{IPTC}{word}"'.encode() in image.info["xmp"]
-    assert (said["stages"], said[SOURCE_TYPE]) == ("restorer", IPTC + word)
+    assert (said["stages"], said[SOURCE_TYPE]) == (name, IPTC + word)
 
 
 def config(tmp_path, restorer: str) -> WorkerConfig:
