@@ -50,7 +50,7 @@ def test_room_is_given_back_after_an_error():
 def test_what_cannot_fit_is_told_what_it_needs(monkeypatch):
     monkeypatch.setattr(room.psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * 10**9))
     with (
-        pytest.raises(NoRoom, match=r"about 14\.4 GB, 4\.0 GB are free; retry with fewer workers"),
+        pytest.raises(NoRoom, match=r"about 18\.0 GB, 4\.0 GB are free; retry with fewer workers"),
         Room().of(300_000_000),
     ):
         pass
