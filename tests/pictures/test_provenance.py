@@ -67,9 +67,8 @@ def test_the_source_type_follows_the_stages_that_changed_a_face(tmp_path, restor
     face = FaceItem(image_id, 0, "k2", {"aligned": (found.checkpoint, "aligned")}, {}, found.event.detail)
     [made] = worker.run("restorer", [face])
     images = {"aligned": (found.checkpoint, "aligned"), "restored": (made.checkpoint, "restored")}
-    [done] = worker.run(
-        "paste_back", [PasteItem(image_id, ("a.png",), "k3", (replace(face, images=images),), ("restorer",))]
-    )
+    item = PasteItem(image_id, ("a.png",), "k3", (replace(face, images=images),), ("restorer",))
+    done = worker.run("paste_back", [item])[0]
     assert done.event.detail[SOURCE_TYPE] == IPTC + word
     with Image.open(io.BytesIO((tmp_path / "out" / "restored" / "a.png").read_bytes())) as image:
         said = read_provenance(image.info["xmp"])
