@@ -76,21 +76,22 @@ def deliver(storage: Storage, paths: Iterable[str], verdict: Event) -> bool:
     if not lacking:
         return True
     elsewhere = [decode_name(verdict.output_uri or ""), f"{DISPLACED}/{verdict.image_id}"]
-    for data in _copies(storage, [*there[:1], *filter(None, elsewhere)], wanted):
+    for place, data in _copies(storage, [*there[:1], *filter(None, elsewhere)], wanted):
+        modified = storage.info(place).mtime_ns
         for path in lacking:
-            storage.write_atomic(path, data)
+            storage.write_atomic(path, data, modified)
         return True
     return False
 
 
-def _copies(storage: Storage, places: Iterable[str], wanted: str) -> Iterator[bytes]:
+def _copies(storage: Storage, places: Iterable[str], wanted: str) -> Iterator[tuple[str, bytes]]:
     for place in places:
         try:
             data = storage.read_bytes(place)
         except StorageMissingError:
             continue
         if hashlib.sha256(data).hexdigest() == wanted:
-            yield data
+            yield place, data
 
 
 def sha256_of(storage: Storage, path: str) -> str | None:

@@ -227,7 +227,14 @@ class Shard:
 
     def _paste_item(self, stage: RecipeStage, image_id: str) -> PasteItem:
         faces = [self._face_item(stage, face) for face in self._faces_of(image_id) if self._restored(face, stage)]
-        return PasteItem(image_id, self.images[image_id].paths, self._key(stage, image_id), tuple(faces))
+        told = [(s.id, self._of(s, image_id, face.face)) for s in self._restoring() for face in faces]
+        restored_by = dict.fromkeys(name for name, event in told if event and event.state == "done")
+        key = self._key(stage, image_id)
+        return PasteItem(image_id, self.images[image_id].paths, key, tuple(faces), tuple(restored_by))
+
+    def _restoring(self) -> list[RecipeStage]:
+        """The stages that give faces new pixels."""
+        return [stage for stage in self.recipe.stages[1:] if "restored" in stage.cls.writes]
 
     def _restored(self, face: tuple[str, int], stage: RecipeStage) -> bool:
         told = [event for s in self.recipe.stages if (event := self._of(s, *face))]

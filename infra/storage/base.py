@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 from infra.problems import RESUME, ForPeople
 
-Problem = Literal["symlink_loop", "unreadable"]
+Problem = Literal["symlink_loop", "broken_link", "unreadable"]
 
 TEMP_PREFIX, TEMP_SUFFIX = ".mpsr-", ".tmp"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -51,9 +51,14 @@ class LocalFiles:
         with told_plainly("open", path):
             return self.local_path(path).open("rb")
 
-    def write(self, path: str, data: bytes | memoryview) -> None:
+    def write(self, path: str, data: bytes | memoryview, mtime_ns: int | None) -> None:
+        def replace(temp: str, name: str, at: int) -> None:
+            if mtime_ns is not None:
+                os.utime(temp, ns=(mtime_ns, mtime_ns), dir_fd=at)
+            os.replace(temp, name, src_dir_fd=at, dst_dir_fd=at)
+
         with told_plainly("write", path):
-            self._publish(path, data, lambda temp, name, at: os.replace(temp, name, src_dir_fd=at, dst_dir_fd=at))
+            self._publish(path, data, replace)
 
     def create(self, path: str, data: bytes | memoryview) -> None:
         with told_plainly("create", path):
@@ -115,6 +120,10 @@ class LocalFiles:
             except OSError as error:
                 if error.errno == errno.ELOOP:
                     yield _loop(path)
+                elif error.errno == errno.ENOENT and self.local_path(path).is_symlink():
+                    yield _problem(
+                        path, "broken_link", f"a link to {self.local_path(path).readlink()}, where nothing lies"
+                    )
                 elif os.path.lexists(self.local_path(path)):  # else it has vanished since its folder was listed
                     yield _unreadable(path, error)
 

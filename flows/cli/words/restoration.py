@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -108,6 +110,8 @@ def print_balance(balance: Balance) -> None:
     reasons = ", ".join(f"{name} {n}" for name, n in balance.reasons.items())
     out.print(f"reasons: {reasons or 'none'}")
     say(f"faces:   {balance.faces['found']}")
+    if sidecars := balance.reasons.get("sidecar"):
+        say(f"sidecars: {sidecars} files that go with pictures (.xmp, .aae, …) stayed in the archive, unchanged")
 
 
 def _held_to_it(told: Held) -> str:
@@ -158,8 +162,8 @@ def print_repair(told: Repair) -> None:
         say("everything is what was written")
 
 
-def print_explanation(told: Explanation) -> None:
-    """One file's story, stage by stage."""
+def print_explanation(told: Explanation, *, faces: bool) -> None:
+    """One file's story, stage by stage: what became of its faces in all, or (`faces`) of each."""
     given, verdict = told.input, told.verdict
     say(told.path)
     say(f"input    {given.format}, {given.width}×{given.height}, {given.bytes} bytes, sha256 {given.image_id}")
@@ -171,11 +175,33 @@ def print_explanation(told: Explanation) -> None:
     if gate := told.promotion:
         made_in = f", made in run {gate.made_in}" if gate.made_in else ""
         say(f"nightly  {gate.did}{made_in}, promotion {gate.id}", gate.why or "")
-    out.print(_stage_table(told.stages))
+    for note in (note for step in told.stages for note in _texts(step.detail.get("notes"))):
+        say(f"note     {note}")
+    out.print(_stage_table(told.stages) if faces else _stage_summary(told.stages))
+    if not faces and any(step.face >= 0 for step in told.stages):
+        say("         --faces shows every face")
     for run_id, run in told.runs.items():
         say(f"run {run_id}: {run.software}, {run.device}, recipe {run.recipe.name}")
         for name, sha in run.weights.items():
             say(f"  weights {name} sha256 {sha}")
+
+
+def _texts(value: object) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []
+
+
+def _stage_summary(steps: Sequence[Step]) -> Table:
+    table = Table(show_edge=False)
+    for heading in ("stage", "network", "what became of it", "ms"):
+        table.add_column(heading, overflow="fold")
+    for (stage, network), group in groupby(steps, key=lambda step: (step.stage, step.network)):
+        members = list(group)
+        counts = Counter(step.reason_code or step.state for step in members if step.face >= 0)
+        whole = [step.reason_code or step.state for step in members if step.face < 0]
+        became = [f"picture: {reason}" for reason in whole] + [f"{n} faces: {reason}" for reason, n in counts.items()]
+        took = sum(step.device_ms or 0 for step in members)
+        table.add_row(stage, network, ", ".join(became), f"{took:.0f}")
+    return table
 
 
 def _stage_table(steps: Sequence[Step]) -> Table:
