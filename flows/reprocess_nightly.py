@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.gate import run_night
 from flows.jobs import job_for
-from flows.restore_dataset import restore
+from flows.restoration import restore
 from flows.session import Summary
 
 

@@ -11,14 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
-
 from flows.session import Summary, aside, never_fatal
 from infra.ledger import Event
 
@@ -46,6 +38,8 @@ class Board:
 @never_fatal
 def plan(run: Run, work: Plan) -> None:
     """The plan as a table, and the progress bar at zero."""
+    from prefect.artifacts import create_progress_artifact, create_table_artifact
+
     create_table_artifact(
         key="plan",
         table=[{"why": why, "images": n} for why, n in work.counts.items()],
@@ -62,6 +56,8 @@ def progress(run: Run) -> None:
 
 @never_fatal
 def _progress(run: Run) -> None:
+    from prefect.artifacts import create_markdown_artifact, update_progress_artifact
+
     update_progress_artifact(run.board.bar, round(100 * run.progress.fraction, 1))
     create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts, rate and time to go")
 
@@ -69,6 +65,13 @@ def _progress(run: Run) -> None:
 @never_fatal
 def finished(run: Run, summary: Summary, report: str) -> None:
     """The totals, the failures with their reasons, and where the report is."""
+    from prefect.artifacts import (
+        create_link_artifact,
+        create_markdown_artifact,
+        create_table_artifact,
+        update_progress_artifact,
+    )
+
     aside.wait(LAST_WORDS_SECONDS)
     if run.board.bar is not None:
         update_progress_artifact(run.board.bar, 100.0)

@@ -1,7 +1,7 @@
 """One run: everything that the steps of a flow share, opened once and closed in the right order.
 
 A run holds the workspace's lease, its ledger, the recipe with its digests, and (while there is work) the workers.
-The steps themselves are in flows.restore_dataset.
+The steps themselves are in flows.restoration.story.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-
-from prefect.runtime import flow_run
 
 from flows.jobs import Job, JobError, insist_on_folder
 from flows.restoration.course import Course
@@ -34,6 +32,7 @@ from flows.session import (
     Session,
     cpu_pools,
     executor_settings,
+    flow_url,
     open_session,
     planned_pool,
     prepare,
@@ -71,12 +70,12 @@ class Run:
         self._lock = threading.Lock()
 
     @contextmanager
-    def workers(self) -> Iterator[None]:
-        """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
+    def workers(self, images: int) -> Iterator[None]:
+        """Brings up the engine and its workers for as long as there is work, which is so many images."""
         from infra.workers import Executor
 
         settings = self.settings
-        with planned_pool(settings, self.device) as (_, self.pool):
+        with planned_pool(settings, self.device, images) as (_, self.pool):
             config = self.prepared.worker_config(self.workspace.url, self.pool.threads).model_dump(mode="json")
             limits, pools = executor_settings(settings), cpu_pools(settings, self.pool.threads)
             with Executor(
@@ -133,7 +132,7 @@ class Run:
             python=platform.python_version(),
             host=socket.gethostname(),
             started=datetime.fromtimestamp(self.session.started, UTC).isoformat(),
-            links={"Prefect run": flow_run.ui_url} if flow_run.ui_url else {},
+            links={"Prefect run": url} if (url := flow_url()) else {},
         )
 
     def write_facts(self, **more: Any) -> None:

@@ -1,7 +1,6 @@
 from .dashboard import aside as aside
 from .dashboard import dated_name as dated_name
 from .dashboard import never_fatal as never_fatal
-from .dashboard import worth_retrying as worth_retrying
 from .documents import write_document as write_document
 from .documents import write_facts as write_facts
 from .documents import write_table as write_table
@@ -38,3 +37,7 @@ from .session import prefix_of as prefix_of
 from .session import prepare as prepare
 from .session import present_weights as present_weights
 from .session import resolve_device as resolve_device
+from .steps import CachedStep as CachedStep
+from .steps import flow_url as flow_url
+from .steps import step as step
+from .steps import worth_retrying as worth_retrying

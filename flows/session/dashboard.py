@@ -8,11 +8,9 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
-from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
-from prefect.runtime import flow_run
+from flows.session.steps import in_flow
 
 P = ParamSpec("P")
 log = logging.getLogger("mpsr.publish")
@@ -23,7 +21,7 @@ def never_fatal(publish: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(publish)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        if FlowRunContext.get() is None:
+        if not in_flow():
             return
         try:
             publish(*args, **kwargs)
@@ -37,6 +35,8 @@ def dated_name(verb: str, *parameters: str) -> Callable[[], str]:
     """Names flow runs `restore-photos-2026-11-21`, after the first of these parameters that was given."""
 
     def name() -> str:
+        from prefect.runtime import flow_run
+
         asked = flow_run.parameters
         what = next((asked[each] for each in parameters if asked.get(each)), "")
         return f"{verb}-{what.rstrip('/').rpartition('/')[2]}-{datetime.now(UTC):%Y-%m-%d}"
@@ -65,14 +65,3 @@ class Aside:
 
 
 aside = Aside()
-
-
-def worth_retrying(state: State[Any]) -> bool:
-    """Whether a failed task is tried again: the machinery's failures are, decisions of the run are not."""
-    from flows.jobs import JobError
-    from flows.session.session import RunStopped
-    from infra.ledger import LeaseLost
-    from infra.workers import ExecutorCancelled, WorkerStartFailed
-
-    error = state.data if isinstance(state.data, BaseException) else state.result(raise_on_failure=False)
-    return not isinstance(error, (JobError, RunStopped, WorkerStartFailed, LeaseLost, ExecutorCancelled))

@@ -24,6 +24,7 @@ from functools import partial
 
 from infra.workers.actor import Answer, Answered, RayWorker, Worker, WorkerSpec
 from infra.workers.errors import ExecutorError, Failure, ReasonCode, Trouble, WorkersKeepDying, WorkerStartFailed
+from infra.workers.inside import InsideWorker
 from infra.workers.maps import Batch, CallStats, Done, ExecutorSettings, Job, SizeLimits, Stats
 
 log = logging.getLogger(__name__)
@@ -358,7 +359,7 @@ class Scheduler:
                 self._died(slot, Trouble("poison", text, died=True, late=True))
 
     def _launch(self, slot: Slot) -> None:
-        worker = RayWorker(slot.spec)
+        worker = InsideWorker(slot.spec) if slot.spec.size.inside else RayWorker(slot.spec)
         slot.worker, slot.start_at = worker, None
         slot.start_deadline = time.monotonic() + self._settings.start_timeout
         worker.start(lambda answer: self._events.put(partial(self._started, slot, worker, answer)))
