@@ -16,6 +16,7 @@ def restore_dataset(
     dataset: str | None = None,
     source: str | None = None,
     workspace: str | None = None,
+    files: list[str] | None = None,
     recipe: str | None = None,
     aligned: bool | None = None,
     include: list[str] | None = None,

@@ -1,7 +1,7 @@
 """One typed settings tree: flag > environment (`MPSR_…`) > file (`mpsr.toml`) > default.
 
-Every setting has a sentence, a unit where it has one, a range and a default. The table in docs/settings.md is written by
-hand; a test checks that it names every setting. It knows nothing of stages: a recipe has settings of its own.
+Every setting has a sentence, a unit where it has one, a range and a default. The table in docs/settings.md is written
+by hand; a test checks that it names every setting. It knows nothing of stages: a recipe has settings of its own.
 """
 
 from __future__ import annotations

@@ -19,3 +19,5 @@ from .evaluation import restored_tree as restored_tree
 from .evaluation import workspace_at as workspace_at
 from .restoration import Job as Job
 from .restoration import job_for as job_for
+from .restoration import known_of as known_of
+from .restoration import looked_at as looked_at

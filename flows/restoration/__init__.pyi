@@ -1,4 +1,6 @@
 from . import forecast as forecast
+from .checks import check as check
+from .checks import refuse_busy as refuse_busy
 from .delivered import deliver as deliver
 from .delivered import restored as restored
 from .page import REPORT as REPORT

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.jobs import Job, JobError, insist_on_folder
+from flows.jobs import Job, looked_at
+from flows.restoration.checks import check
 from flows.restoration.course import Course
 from flows.restoration.dashboard import Board
 from flows.restoration.shard import Shard
@@ -35,12 +36,10 @@ from flows.session import (
     flow_url,
     open_session,
     planned_pool,
-    prepare,
     write_run_facts,
 )
 from infra.ledger import COMMIT, Event, events_of
 from infra.storage import Storage
-from tasks.worker import RESTORED
 
 if TYPE_CHECKING:
     from infra.workers import Executor, PoolSize
@@ -144,26 +143,14 @@ class Run:
 def open_run(job: Job, progress: Progress | None = None) -> Iterator[Run]:
     """Validates everything, takes the workspace's lease, opens the ledger; closes what was opened in any case.
 
-    Raises JobError, RecipeError, SettingsError, WeightsError before anything is written, WorkspaceBusy when another
-    run holds the workspace.
+    Raises what `check` raises before anything is written, and WorkspaceBusy when another run holds the workspace.
     """
-    prepared, workspace = prepare(job), Storage(job.workspace)
+    prepared, workspace = check(job), Storage(job.workspace)
     source = Storage(job.source, apart=workspace)
-    _refuse_danger(source, workspace)
-    with open_session(workspace, lambda: sum(1 for _ in source.walk())) as session:
+    with open_session(workspace, lambda: sum(1 for _ in looked_at(job, source).walk())) as session:
         run = Run(prepared, session, source, progress or Progress())
         run.write_facts()
         yield run
-
-
-def _refuse_danger(source: Storage, workspace: Storage) -> None:
-    """Raises JobError without a source, and where a folder `restored` is in the way that is not of our making."""
-    insist_on_folder(source.url, "pictures")
-    if not workspace.exists("_format.json") and workspace.exists(RESTORED):
-        raise JobError(
-            f"{workspace.shown_url} holds a folder {RESTORED!r} that no run of ours made; "
-            "nothing is overwritten, so choose another workspace"
-        )
 
 
 def _intermediate_bytes(workspace: Storage) -> int:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import islice
 
-from flows.jobs import Job, JobError
+from flows.jobs import Job, JobError, known_of, looked_at
 from flows.restoration import dashboard, forecast
 from flows.restoration.delivered import DISPLACED, deliver, make_way, restored
 from flows.restoration.page import REPORT, write_run_report
@@ -22,7 +22,7 @@ from flows.restoration.run import Run, open_run, prior_events
 from flows.restoration.shard import Shard
 from flows.restoration.totals import summary
 from flows.session import CachedStep, RunStopped, Summary, each_in_flight, step, watched
-from infra.ledger import COMMIT, Event, FileRow, known_files
+from infra.ledger import COMMIT, Event, FileRow
 from infra.workers import Failure
 from tasks.archive import READ_AGAIN, scan_archive
 from tasks.pictures import Limits
@@ -49,13 +49,13 @@ def find_pictures(run: Run) -> int:
     """Looks at every file of the archive; what has not changed since the last scan is not read again."""
     job = run.job
     limits = Limits(max_pixels=run.settings.max_pixels)
-    known = known_files(run.ledger)
-    if known.any_present and next(run.source.walk(), None) is None:
+    source, known = looked_at(job, run.source), known_of(job, run.ledger)
+    if next(source.walk(), None) is None and any(row.present for row in known.values()):
         raise JobError(
             f"the archive {run.source.shown_url} is empty now, and was not at the last run: is it mounted? If it was "
             "emptied on purpose there is nothing to run; the restored files stay where they are"
         )
-    rows = scan_archive(run.source, known, include=job.include, exclude=job.exclude, limits=limits)
+    rows = scan_archive(source, known, include=job.include, exclude=job.exclude, limits=limits)
     news = 0
     while part := list(islice(rows, INVENTORY_SEGMENT)):
         _make_way(run, known, part)  # before the ledger knows: a run that dies between the two does it once more

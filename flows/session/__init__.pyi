@@ -35,7 +35,6 @@ from .session import planned_pool as planned_pool
 from .session import prefix_bits as prefix_bits
 from .session import prefix_of as prefix_of
 from .session import prepare as prepare
-from .session import present_weights as present_weights
 from .session import resolve_device as resolve_device
 from .steps import CachedStep as CachedStep
 from .steps import flow_url as flow_url

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flows.jobs import Job, insist_on_folder, refuse_secrets
+from flows.jobs import Job, insist_on_folder, known_of, looked_at, refuse_secrets
 from infra import extras
 from infra.facts import Facts
-from infra.ledger import COMMIT, FileRow, Ledger, known_files
+from infra.ledger import COMMIT, FileRow, Ledger
 from infra.storage import Storage
 from infra.weights import WeightsRow, open_store, weights_row
 from tasks.archive import scan_archive
@@ -125,8 +125,8 @@ def _ledger_of(workspace: Storage) -> Iterator[Ledger]:
 
 def _news(job: Job, settings: Settings, workspace: Storage, ledger: Ledger) -> Iterator[FileRow]:
     """What a scan would write."""
-    source, limits = Storage(job.source, apart=workspace), Limits(max_pixels=settings.max_pixels)
-    return scan_archive(source, known_files(ledger), include=job.include, exclude=job.exclude, limits=limits)
+    source, limits = looked_at(job, Storage(job.source, apart=workspace)), Limits(max_pixels=settings.max_pixels)
+    return scan_archive(source, known_of(job, ledger), include=job.include, exclude=job.exclude, limits=limits)
 
 
 def _gone(news: pa.Table | None) -> int:
