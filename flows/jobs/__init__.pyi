@@ -8,6 +8,7 @@ from .data_set import DEMO_SEED as DEMO_SEED
 from .data_set import JobError as JobError
 from .data_set import insist_on_folder as insist_on_folder
 from .data_set import lies_in as lies_in
+from .data_set import reachable as reachable
 from .data_set import read_data_manifest as read_data_manifest
 from .data_set import refuse_secrets as refuse_secrets
 from .evaluation import EvaluationJob as EvaluationJob

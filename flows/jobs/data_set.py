@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from infra.problems import ForPeople
-from infra.storage import Storage
+from infra.storage import Storage, StorageError
 
 DATA_MANIFESTS = Path("data_manifests")
 DEMO_SEED = 1
@@ -47,9 +49,22 @@ def _make_what_can_be_made(described: dict[str, Any]) -> None:
 def insist_on_folder(url: str, what: str) -> Storage:
     """The folder at a path or URL; `what` lies in it, in words. Raises JobError where nothing is there."""
     storage = Storage(url)
-    if not storage.is_folder():
-        raise JobError(f"there is no folder with {what} at {storage.shown_url}")
+    with reachable(storage):
+        if not storage.is_folder():
+            raise JobError(f"there is no folder with {what} at {storage.shown_url}")
     return storage
+
+
+@contextmanager
+def reachable(storage: Storage) -> Iterator[None]:
+    """Raises JobError where a storage cannot be asked: trying again does not help before somebody mends that."""
+    try:
+        yield
+    except StorageError as error:
+        if error.exit_code == JobError.exit_code:
+            raise
+        where = "" if storage.is_local else "; are credentials and endpoint in the environment (AWS_ACCESS_KEY_ID, …)?"
+        raise JobError(f"{storage.shown_url} cannot be looked at: {error}{where}") from error
 
 
 def refuse_secrets(*urls: str) -> None:

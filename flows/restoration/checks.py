@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flows.jobs import Job, JobError, insist_on_folder
+from flows.jobs import Job, JobError, insist_on_folder, reachable
 from flows.session import Prepared, last_run_facts, prepare
 from infra.ledger import Lease, Ledger
 from infra.storage import Storage, decode_name
@@ -24,15 +24,9 @@ def check(job: Job) -> Prepared:
     source, workspace = insist_on_folder(job.source, "pictures"), Storage(job.workspace)
     _refuse_missing(job, source)
     _refuse_unwritable(workspace)
-    if workspace.exists("_format.json"):
-        Ledger.open(workspace, create=False)
-        _refuse_another_archive(job, workspace)
-    elif workspace.exists(RESTORED):
-        raise JobError(
-            f"{workspace.shown_url} holds a folder {RESTORED!r} that no run of ours made; "
-            "nothing is overwritten, so choose another workspace"
-        )
-    _refuse_full(workspace)
+    with reachable(workspace):
+        _refuse_foreign(job, workspace)
+        _refuse_full(workspace)
     return prepared
 
 
@@ -59,6 +53,28 @@ def _refuse_unwritable(workspace: Storage) -> None:
         raise JobError(f"expected a folder for the workspace, got {folder}, where {there} is a file")
     if not os.access(there, os.W_OK | os.X_OK):
         raise JobError(f"the workspace {folder} cannot be written: no permission in {there}; choose another folder")
+
+
+def _refuse_foreign(job: Job, workspace: Storage) -> None:
+    """What lies in the workspace is of our making, whole, and of the same pictures."""
+    if workspace.exists("_format.json"):
+        _refuse_torn(workspace)
+        _refuse_another_archive(job, workspace)
+    elif workspace.exists(RESTORED):
+        raise JobError(
+            f"{workspace.shown_url} holds a folder {RESTORED!r} that no run of ours made; "
+            "nothing is overwritten, so choose another workspace"
+        )
+
+
+def _refuse_torn(workspace: Storage) -> None:
+    try:
+        Ledger.open(workspace, create=False)
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobError(
+            f"the ledger in {workspace.shown_url} cannot be read: its _format.json is damaged ({error}); "
+            "take it back from a copy, or choose another workspace"
+        ) from error
 
 
 def _refuse_another_archive(job: Job, workspace: Storage) -> None:

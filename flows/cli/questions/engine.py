@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Literal, TypeVar
 
-from flows.jobs import Asked, EvaluationJob, Job, insist_on_folder, restored_tree
+from flows.jobs import Asked, EvaluationJob, Job, insist_on_folder, reachable, restored_tree
 from flows.session import last_run_facts, resolve_device
 from infra.settings import Settings
 from infra.storage import Storage
@@ -60,4 +60,5 @@ def _fits(recipe: Recipe, settings: Settings) -> bool:
 
 def _was_cut_short(job: Job) -> bool:
     workspace = Storage(job.workspace)
-    return workspace.exists("runs") and not last_run_facts(workspace).finished
+    with reachable(workspace):
+        return workspace.exists("runs") and not last_run_facts(workspace).finished

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from flows.session import Progress
+from infra.problems import ForPeople
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -26,9 +27,15 @@ def print_json(data: Mapping[str, object]) -> None:
 
 def print_error(message: str, hint: str = "") -> None:
     """`error:` and, where there is a next step, `hint:`."""
-    err.print(f"[bold red]error:[/] {plain(message)}")
+    err.print(f"[bold red]error:[/] {plain(message)}", soft_wrap=True)
     if hint:
-        err.print(f"[bold]hint:[/] {plain(hint)}")
+        err.print(f"[bold]hint:[/] {plain(hint)}", soft_wrap=True)
+
+
+def print_json_error(error: ForPeople) -> None:
+    """The error as one object on stdout, for scripts that asked for `--json`."""
+    told = {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "exit_code": error.exit_code}
+    print_json({"schema": 1, "error": told})
 
 
 def duration(seconds: float) -> str:
