@@ -13,8 +13,12 @@ from .plan import paths_by_image as paths_by_image
 from .plan import plan_of as plan_of
 from .rehearsal import NoPreflight as NoPreflight
 from .rehearsal import measure as measure
+from .run import FACTORY as FACTORY
 from .run import Run as Run
 from .run import open_run as open_run
+from .shard import FaceVerdict as FaceVerdict
+from .shard import Planned as Planned
+from .shard import Shard as Shard
 from .story import find_pictures as find_pictures
 from .story import finish as finish
 from .story import plan_work as plan_work

@@ -55,7 +55,7 @@ def step(name: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
 class CachedStep(Generic[P, Result]):
     """A step that Prefect retries after the machinery's failures, and does once for all runs that ask with one key."""
 
-    def __init__(self, do: Callable[P, Result], key: Callable[P, str]) -> None:
+    def __init__(self, do: Callable[P, Result], key: Callable[..., str]) -> None:
         """`do` returns what JSON can hold; `key` takes the same arguments."""
         self._do, self._key = do, key
 
@@ -76,7 +76,7 @@ class CachedStep(Generic[P, Result]):
     def _task(self) -> Task[P, Any]:
         from prefect import task
 
-        retried = task(
+        return task(
             retries=2,
             retry_delay_seconds=[2, 10],
             retry_jitter_factor=0.5,
@@ -84,8 +84,7 @@ class CachedStep(Generic[P, Result]):
             persist_result=True,
             result_serializer="json",
             retry_condition_fn=lambda task, run, state: worth_retrying(state),
-        )
-        return retried(self._do)
+        )(self._do)
 
 
 def worth_retrying(state: State[Any]) -> bool:

@@ -98,6 +98,7 @@ class Worker:
             else [each for item in items for each in self._picture(stage, item, checkpoint)]
         )
         if not pastes:
+            made = [(replace(result, checkpoint=checkpoint), images) for result, images in made]
             entries = [Entry(_name(result.event), result.to_json(), images) for result, images in made]
             intermediate.write(self.workspace, checkpoint, entries, self.recipe.file.intermediate_dtype)
         return [result for result, _ in made]
@@ -133,7 +134,7 @@ class Worker:
                 output_uri = None
             event = self._event(stage, item.image_id, item.face, outcome, started)
             event = replace(event, output_uri=output_uri, device_ms=milliseconds / len(items))
-            made.append((Result(item.key, event, checkpoint), result.images))
+            made.append((Result(item.key, event), result.images))
         return made
 
     def _picture(self, stage: RecipeStage, item: Item, checkpoint: str) -> list[Made]:
@@ -170,7 +171,7 @@ class Worker:
         found = zip(faces, (face.images for face in result.faces), strict=True)
         return [
             (Result(item.key, event), {}),
-            *((Result(item.key, each, checkpoint), images) for each, images in found),
+            *((Result(item.key, each), images) for each, images in found),
         ]
 
     def _original(self, item: PictureItem | PasteItem) -> tuple[bytes | None, Outcome]:
