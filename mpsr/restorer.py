@@ -170,4 +170,4 @@ def _levels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
         return pixels
     if not np.issubdtype(pixels.dtype, np.floating):
         raise ValueError(f"expected uint8 or floats in [0, 1], got {pixels.dtype}")
-    return np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.rint(pixels.clip(0, 1) * 255), np.uint8)

@@ -43,6 +43,7 @@ from infra.storage import Storage
 
 if TYPE_CHECKING:
     from infra.workers import Executor, PoolSize
+    from tasks.recipes import RecipeStage
 
 
 FACTORY = "tasks.worker.worker:build"
@@ -91,13 +92,18 @@ class Run:
         self.patience.end()
         self.executor.cancel()
 
-    def count(self, verdicts: Iterable[Event]) -> None:
-        """Adds verdicts to the run's counts, and stops the run loudly when too many were quarantined."""
+    def advanced(self, shard: Shard, stage: RecipeStage, share: float) -> None:
+        """Tells the progress how far a shard is: the stages behind it, and so much of this one."""
+        before = [each.id for each in self.recipe.stages].index(stage.id)
+        self.progress.passed(shard.id, len(shard.images) * (before + share) / len(self.recipe.stages))
+
+    def count(self, shard: Shard, verdicts: Iterable[Event]) -> None:
+        """Adds a shard's verdicts to the run's counts, and stops the run loudly when too many were quarantined."""
         outcomes = [verdict.outcome or "pending" for verdict in verdicts]
         with self._lock:
             self.committed += len(outcomes)
             self.quarantined += outcomes.count("quarantined")
-        self.progress.committed(outcomes)
+        self.progress.committed(outcomes, shard.id)
         budget, enough = self.settings.quarantine_budget, self.settings.quarantine_budget_from
         if not self.job.retry and self.committed >= enough and self.quarantined > budget * self.committed:
             raise RunStopped(

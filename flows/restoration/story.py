@@ -100,7 +100,7 @@ def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
     for path in shard.undelivered(verdicts):
         run.workspace.delete(restored(path))
     run.keep_or_drop(shard)
-    run.count(verdicts)
+    run.count(shard, verdicts)
 
 
 def settled_stage(run: Run, shard: Shard, stage: RecipeStage) -> None:
@@ -116,6 +116,7 @@ def settled_stage(run: Run, shard: Shard, stage: RecipeStage) -> None:
 def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
     """One stage of one shard on the workers; returns the counts of its outcomes."""
     items, events = shard.items(stage)
+    answered = 0
     for done in run.executor.map(stage.id, items, run.settings.micro_batch or stage.batch_size):
         if done.failure is None:
             shard.left(done.results)
@@ -128,6 +129,8 @@ def restore_stage(run: Run, shard: Shard, stage: RecipeStage) -> dict[str, int]:
         worked = [result.event.device_ms or 0.0 for result in done.results if not result.reused]
         reused = len(done.results) - len(worked)
         run.progress.advanced(stage.id, len(done.results), reused=reused, seconds=sum(worked) / 1000)
+        answered += done.items
+        run.advanced(shard, stage, answered / len(items))
     run.session.record(shard.bucket, stage.id, events)
     shard.apply(stage, events)
     return dashboard.outcomes(events)

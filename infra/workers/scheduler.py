@@ -237,7 +237,7 @@ class Scheduler:
         stats.items += len(batch.items)
         stats.host_seconds += answer.seconds
         self._limits.succeeded(batch)
-        batch.job.deliver(Done(answer.results, batch.attempt), len(batch.items))
+        batch.job.deliver(Done(answer.results, batch.attempt, items=len(batch.items)))
 
     def _troubled(self, slot: Slot, batch: Batch, trouble: Trouble) -> None:
         """An exception came out of the host: retry, halve or give up, as its kind asks."""
@@ -277,7 +277,7 @@ class Scheduler:
     def _give_up(self, batch: Batch, failure: Failure) -> None:
         self._stats.failures += 1
         log.warning("%s gave up item %s: %s: %s", batch.job.call, failure.item.key, failure.reason_code, failure.reason)
-        batch.job.deliver(Done([], failure.attempts, failure), 1)
+        batch.job.deliver(Done([], failure.attempts, failure))
 
     # -- deaths ------------------------------------------------------------------------------------------------------
 
