@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 
 from flows.jobs import job_for
 from flows.restoration import restore
-from flows.session import Summary, dated_name
+from flows.session import Summary, dated_name, ended
 
 
 @flow(name="restore-dataset", flow_run_name=dated_name("restore", "source", "dataset"), persist_result=False)
@@ -24,10 +25,10 @@ def restore_dataset(
     retry: bool = False,
     stages: dict[str, dict[str, Any]] | None = None,
     settings: dict[str, Any] | None = None,
-) -> Summary:
+) -> Summary | State[Summary]:
     """Restores every face of a data set and accounts for every file.
 
     Name a data set of data_manifests/, or a `source` and a `workspace`. Running it again resumes: what is done is
     not done again, and a changed recipe reruns only what depends on the change.
     """
-    return restore(job_for(**locals()))
+    return ended(restore(job_for(**locals())))

@@ -90,9 +90,7 @@ def _told_when_interrupted() -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if not interrupted:
-            terminal.say_beside(
-                "stopping: what is in flight is finished; what is done is kept"
-            )
+            terminal.say_beside("stopping: what is in flight is finished; what is done is kept")
         interrupted.append(number)
         raise KeyboardInterrupt
 

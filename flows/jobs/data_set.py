@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from infra.problems import ForPeople
+from infra.shipped import shipped
 from infra.storage import Storage, StorageError
 
 DATA_MANIFESTS = Path("data_manifests")
+"""Of the working directory; the package brings some of its own."""
 DEMO_SEED = 1
 
 
@@ -22,10 +24,11 @@ class JobError(ForPeople):
 
 
 def read_data_manifest(name: str) -> dict[str, Any]:
-    """What data_manifests/<name>.toml says. Relative folders in it are relative to the folder it lies in."""
-    path = DATA_MANIFESTS / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in DATA_MANIFESTS.glob("*.toml"))) or "none here"
+    """What data_manifests/<name>.toml says, here or in the package; relative folders in it are relative to here."""
+    folders = (DATA_MANIFESTS, shipped("data_manifests"))
+    path = next((file for folder in folders if (file := folder / f"{name}.toml").is_file()), None)
+    if path is None:
+        known = ", ".join(sorted({p.stem for folder in folders for p in folder.glob("*.toml")}))
         raise JobError(f"there is no data set {name!r} in {DATA_MANIFESTS.absolute()}; known are {known}")
     try:
         described = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -33,7 +36,7 @@ def read_data_manifest(name: str) -> dict[str, Any]:
         raise JobError(f"{path} is not TOML: {error}") from None
     for key in ("source", "workspace"):
         if key in described and "://" not in described[key]:
-            described[key] = str((path.parent / described[key]).absolute())
+            described[key] = str((DATA_MANIFESTS / described[key]).absolute())
     return described
 
 

@@ -1,5 +1,7 @@
 from .dashboard import aside as aside
 from .dashboard import dated_name as dated_name
+from .dashboard import ended as ended
+from .dashboard import in_words as in_words
 from .dashboard import never_fatal as never_fatal
 from .documents import write_document as write_document
 from .documents import write_facts as write_facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli import main as cli
+from flows.jobs import job_for
 
 RUN = ("run", "photos", "-w", "out")
 MISTAKES = {
@@ -88,6 +90,20 @@ def test_a_mistake_is_said_in_one_sentence_before_anything_starts(mistake, here,
     assert "hint: run the same command again" not in flat
     assert "secret@" not in flat
     assert sorted(path.name for path in here.rglob("*")) == before, "something was made"
+
+
+def test_a_taken_port_is_left_alone(here, monkeypatch, capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        said = ended(["serve", "--port", str(other.getsockname()[1])], monkeypatch, capsys)
+    assert said.code == 2
+    assert "is taken" in said.err
+
+
+def test_data_sets_of_the_package_are_found_anywhere_and_their_folders_are_here(here):
+    job = job_for(dataset="ntire2025-realworld-face", source=None, workspace="out")
+    assert job.source.startswith(str(here / "data_manifests"))
 
 
 def test_with_json_the_error_is_an_object(here, monkeypatch, capsys):
