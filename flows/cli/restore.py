@@ -116,8 +116,12 @@ def demo(
 
 
 def _finish(summary: Summary, as_json: bool, workspace: str) -> None:
-    report_path = f"{workspace.rstrip('/')}/report/index.html"
-    terminal.print_json(summary.model_dump(mode="json")) if as_json else tell.print_summary(summary, report_path)
+    place = workspace.rstrip("/")
+    if as_json:
+        terminal.print_json(summary.model_dump(mode="json"))
+    else:
+        tell.print_summary(summary, f"{place}/report/index.html")
+        terminal.say(f"restored: {place}/restored")
     if summary.outcomes["failed"] or summary.outcomes["quarantined"]:
         raise typer.Exit(1)
 

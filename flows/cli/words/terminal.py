@@ -47,6 +47,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} days"
 
 
+def plural(n: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
 @contextmanager
 def shown(progress: Progress) -> Iterator[Progress]:
     """Shows a run's progress on stderr while it lasts: live on a terminal, else one plain line every 30 seconds."""
@@ -76,7 +81,11 @@ def progress_line(progress: Progress) -> str:
     """How far a run is, in one line: `62 %  stage dehaze, 31/50 images, 0.84 images/s, 37 s, about 23 s to go`."""
     if not progress.images:
         return "starting"
-    told = [f"{progress.done}/{progress.images} images", f"{progress.rate:.2f} images/s", duration(progress.elapsed)]
+    told = [
+        f"{progress.done}/{plural(progress.images, 'image')}",
+        f"{progress.rate:.2f} images/s",
+        duration(progress.elapsed),
+    ]
     if progress.stage:
         told.insert(0, f"stage {progress.stage}")
     if (left := progress.eta_seconds) is not None:
