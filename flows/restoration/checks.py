@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.jobs import Job, JobError, insist_on_folder, reachable
 from flows.session import Prepared, last_run_facts, prepare
 from infra.ledger import Lease, Ledger
 from infra.storage import Storage, decode_name
 from tasks.worker import RESTORED
+
+if TYPE_CHECKING:
+    from flows.restoration.plan import Plan
 
 LEAST_FREE = 200_000_000
 """Bytes without which nothing can be restored: ledger, report, and the intermediates of a few faces."""
@@ -86,6 +90,16 @@ def _refuse_another_archive(job: Job, workspace: Storage) -> None:
                 f"{workspace.shown_url} holds pictures of {Storage(before).shown_url}; "
                 f"choose another folder for those of {Storage(job.source).shown_url}"
             )
+
+
+def refuse_too_small(plan: Plan, workspace: Storage) -> None:
+    """Raises JobError where the restored files will not fit: nothing is worked on for nothing."""
+    free, needed = workspace.free_bytes(), plan.output_bytes
+    if free is not None and free < needed:
+        raise JobError(
+            f"the restored files take about {needed / 1e9:.2f} GB, and only {free / 1e9:.2f} GB are free for "
+            f"{workspace.shown_url}; make room, choose another workspace, or take a part with --include"
+        )
 
 
 def _refuse_full(workspace: Storage) -> None:

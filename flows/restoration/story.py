@@ -15,6 +15,7 @@ from itertools import islice
 
 from flows.jobs import Job, JobError, known_of, looked_at
 from flows.restoration import dashboard, forecast
+from flows.restoration.checks import refuse_too_small
 from flows.restoration.delivered import DISPLACED, deliver, make_way, restored
 from flows.restoration.page import REPORT, write_run_report
 from flows.restoration.plan import Plan, make_plan
@@ -70,6 +71,7 @@ def find_pictures(run: Run) -> int:
 def plan_work(run: Run) -> Plan:
     """Compares the archive with the ledger: what is new, changed, stale under this recipe, or worth another try."""
     plan = make_plan(run)
+    refuse_too_small(plan, run.workspace)
     forecast.at_the_plan(run, plan)
     run.progress.planned(plan.images)
     dashboard.plan(run, plan)

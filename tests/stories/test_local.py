@@ -107,6 +107,17 @@ def test_a_picture_may_not_lie_in_its_workspace(folder):
         job(folder, source="photos/one.png", workspace="photos")
 
 
+def test_what_will_not_fit_is_not_begun(folder, monkeypatch):
+    needed = sum(path.stat().st_size for path in (folder / "photos").rglob("*.png"))
+    monkeypatch.setattr("flows.restoration.checks.LEAST_FREE", 1)
+    monkeypatch.setattr(Storage, "free_bytes", lambda storage: needed)
+    with pytest.raises(JobError, match="make room, choose another workspace"):
+        restored(folder)
+    assert not (folder / "out/restored").exists()
+    monkeypatch.setattr(Storage, "free_bytes", lambda storage: 2 * needed)
+    assert restored(folder).outcomes["restored"] == 3
+
+
 def test_what_needs_worker_processes_is_refused_here(folder):
     from infra.settings import SettingsError
 

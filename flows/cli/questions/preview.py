@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from flows.session import Prepared
     from infra.settings import Settings
 
-OUTPUT_PER_INPUT = 1.3
-"""Bytes of restored files per byte of input, with room to spare."""
-
 
 class Preview(Facts):
     """What `mpsr plan` says; `--json` prints it as it is."""
@@ -91,7 +88,7 @@ def preview(job: Job, *, preflight: bool = True) -> Preview:
         if prepared:
             forecast, unknown = _forecast(prepared, plan, ledger, scanned, preflight)
         books, problems = ledger.books(PROBLEMS), ledger.query(_PROBLEMS).to_pydict()
-    free, output = workspace.free_bytes(), _output_bytes(plan)
+    free, output = workspace.free_bytes(), plan.output_bytes
     return Preview(
         found=books.found,
         images=plan.images,
@@ -133,14 +130,6 @@ def _gone(news: pa.Table | None) -> int:
     import pyarrow.compute as pc
 
     return 0 if news is None else int(pc.sum(pc.invert(news["present"])).as_py() or 0)
-
-
-def _output_bytes(plan: Plan) -> int:
-    """Every path that holds a picture gets its result."""
-    import pyarrow.compute as pc
-
-    given = pc.sum(pc.multiply(pc.fill_null(plan.table["bytes"], 0), plan.table["files"])).as_py()
-    return int(OUTPUT_PER_INPUT * (given or 0))
 
 
 def _forecast(
