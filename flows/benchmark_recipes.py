@@ -9,10 +9,9 @@ from typing import Any
 import pyarrow as pa
 from prefect import flow
 
-from flows.evaluate_dataset import evaluate
-from flows.evaluation import Measured, effort_facts
+from flows.evaluation import Measured, effort_facts, evaluate
 from flows.jobs import BenchmarkJob, EvaluationJob, Job, Side, insist_on_folder, restored_tree
-from flows.restore_dataset import restore
+from flows.restoration import restore
 from flows.session import cluster_settings, write_document, write_facts, write_table
 from infra.settings import load_settings
 from infra.storage import Storage

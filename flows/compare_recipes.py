@@ -11,10 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from prefect import flow
 
-from flows.evaluate_dataset import evaluate
-from flows.evaluation import Measured, effort_facts, measured_before
+from flows.evaluation import Measured, effort_facts, evaluate, measured_before
 from flows.jobs import ComparisonJob, Side, evaluation_of, restored_tree, two_sides
-from flows.restore_dataset import restore
+from flows.restoration import restore
 from flows.session import write_document, write_facts, write_table
 from infra.storage import Storage, StorageError, decode_name
 from tasks.comparing import ComparisonFacts, Letter, Regression, SideFacts, compare

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 
 from flows.gate import run_night
 from flows.jobs import job_for
-from flows.restore_dataset import restore
-from flows.session import Summary
+from flows.restoration import restore
+from flows.session import Summary, ended
 
 
 @flow(name="reprocess-nightly", flow_run_name="nightly", persist_result=False)
@@ -24,7 +25,7 @@ def reprocess_nightly(
     settings: dict[str, Any] | None = None,
     gate: bool = True,
     again: bool = False,
-) -> Summary:
+) -> Summary | State[Summary]:
     """Plans from the ledger and restores what the plan names.
 
     It is the same story as restore-dataset, because resuming, retrying and reprocessing are one thing: the plan
@@ -36,4 +37,4 @@ def reprocess_nightly(
     asked = locals()
     gate, again = asked.pop("gate"), asked.pop("again")
     job = job_for(**asked)
-    return run_night(job, again=again) if gate else restore(job)
+    return ended(run_night(job, again=again) if gate else restore(job))

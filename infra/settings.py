@@ -1,7 +1,7 @@
 """One typed settings tree: flag > environment (`MPSR_…`) > file (`mpsr.toml`) > default.
 
-Every setting has a sentence, a unit where it has one, a range and a default. The README's table is written by
-hand; a test checks that it names every setting. It knows nothing of stages: a recipe has settings of its own.
+Every setting has a sentence, a unit where it has one, a range and a default. The table in docs/settings.md is written
+by hand; a test checks that it names every setting. It knows nothing of stages: a recipe has settings of its own.
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where networks compute; auto takes CUDA when the cluster has a GPU"
     )
+    engine: Literal["auto", "local", "ray"] = Field(
+        default="auto",
+        description="local = in the process that was asked; ray = worker processes, told to Prefect; auto = by the job",
+    )
     workers: int = Field(default=0, ge=0, le=4096, description="worker processes; 0 = one per GPU, else by cores")
     threads: int = Field(default=0, ge=0, le=256, description="CPU threads per worker process; 0 = cores / workers")
     pools: dict[str, int] = Field(
@@ -98,7 +102,7 @@ class Settings(BaseSettings):
     )
     max_pixels: int = Field(default=300_000_000, ge=1, description="pixels above which a picture is not decoded")
     promotion: Promotion = Field(
-        default_factory=Promotion, description="bounds of the nightly gate (a table of its own, see the README)"
+        default_factory=Promotion, description="bounds of the nightly gate (a table of its own, see docs/settings.md)"
     )
     price_per_gpu_hour: float = Field(
         default=0.0,

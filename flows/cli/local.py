@@ -1,4 +1,4 @@
-"""Runs the flow from a terminal: on the Prefect server that is there, else on an ephemeral one."""
+"""Does a job from a terminal: small ones here, others on the Prefect server that is there, else an ephemeral one."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
 
+from flows.cli.questions.engine import evaluation_placed, placed
 from flows.cli.words import terminal
-from flows.jobs import Job, insist_on_folder
+from flows.evaluation import evaluate, told_of
+from flows.jobs import EvaluationJob, Job, output_of
+from flows.restoration import check, refuse_busy, restore
 from flows.session import Progress, Summary, watched
 from infra.prefect_server import locked, use_known_key
+from infra.storage import Storage
+from tasks.measuring import EvaluationTold
 
 LOCAL_SERVER = ("127.0.0.1", 4200)
 SERVER_SECONDS = 120
 """How long an ephemeral server may take to answer; Prefect's own 20 s are too few for a busy machine."""
 
 
-def run_flow(job: Job) -> Summary:
-    """Runs restore-dataset for a job in this process, with progress on stderr; returns its summary."""
-    recipe, settings = job.load_recipe(), job.load_settings()
-    insist_on_folder(job.source, "pictures")
+def run_job(job: Job) -> Summary:
+    """Restores in this process or under Prefect, with progress on stderr; returns the summary."""
+    job = placed(job)
+    progress = Progress()
+    if job.load_settings().engine == "local":
+        with watched_here(progress):
+            return restore(job)
+    check(job)  # what is wrong or missing is said at once, before any server starts
+    refuse_busy(job)
     quiet_prefect()
     from flows.restore_dataset import restore_dataset
-    from flows.session import present_weights
 
-    present_weights(recipe, settings)  # what is wrong or missing is said at once, before any server starts
-
-    progress = Progress()
     try:
-        with at_the_terminal(progress):
+        with under_prefect(progress):
             summary: Summary = restore_dataset(**job.model_dump(mode="json"))
             return summary
     except Exception as error:
@@ -45,13 +51,34 @@ def run_flow(job: Job) -> Summary:
         return progress.summary
 
 
+def evaluate_job(job: EvaluationJob) -> EvaluationTold:
+    """Measures in this process or under Prefect, with progress on stderr; returns what the answer says."""
+    job = evaluation_placed(job)
+    if job.load_settings().engine == "local":
+        with watched_here(Progress()):
+            return told_of(evaluate(job), Storage(output_of(job)))
+    quiet_prefect()
+    from flows.evaluate_dataset import evaluate_dataset
+
+    with under_prefect(Progress()):
+        told: EvaluationTold = evaluate_dataset(**job.model_dump(mode="json"))
+        return told
+
+
 @contextmanager
-def at_the_terminal(progress: Progress) -> Iterator[None]:
-    """Where a flow runs in this process: a server, progress on stderr, and words about what an interruption keeps."""
+def under_prefect(progress: Progress) -> Iterator[None]:
+    """Where a flow runs in this process: `watched_here`, and a server."""
+    with watched_here(progress):
+        start_server()
+        yield
+
+
+@contextmanager
+def watched_here(progress: Progress) -> Iterator[None]:
+    """Where work is done in this process: progress on stderr, and words about what an interruption keeps."""
     with terminal.shown(progress) as shown, _told_when_interrupted():
         before = watched.set(shown)
         try:
-            start_server()
             yield
         finally:
             watched.reset(before)
@@ -63,6 +90,8 @@ def _told_when_interrupted() -> Iterator[None]:
     interrupted: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if not interrupted:
+            terminal.say_beside("stopping: what is in flight is finished; what is done is kept")
         interrupted.append(number)
         raise KeyboardInterrupt
 

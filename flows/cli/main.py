@@ -5,14 +5,18 @@ This module imports nothing heavy: torch, Ray and Prefect are loaded by the comm
 
 from __future__ import annotations
 
-import os
+import logging
 import signal
 import sys
+from contextlib import suppress
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from flows.cli import look, machine, measure, models, night, restore
-from flows.cli.words import terminal
+from flows.cli.words import logs, terminal
 from infra.problems import ForPeople
 
 MACHINE = "This machine"
@@ -31,11 +35,13 @@ EXAMPLES = {
     "benchmark": "mpsr benchmark FACES --recipe compact --recipe mine.toml",
     "rollback": "mpsr rollback OUT",
 }
+log = logging.getLogger("mpsr")
 app = typer.Typer(
     name="mpsr",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Restores the faces of large photo archives, and accounts for every file.\n\n"
     "`mpsr demo` shows it on pictures made on the spot; `mpsr run PHOTOS --workspace OUT` does it on yours; "
     "`mpsr doctor` says what this machine can do.",
@@ -48,20 +54,50 @@ for panel, commands in PANELS.items():
 app.add_typer(models.app, name="models", rich_help_panel=MACHINE)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        terminal.say(f"mpsr-batch {version_of('mpsr-batch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print errors and --json alone")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log more")] = False,
+    log_file: Annotated[Path, typer.Option(help="where warnings and tracebacks go")] = logs.LOG_FILE,
+) -> None:
+    """What holds for every command."""
+    terminal.out.quiet = quiet
+    with suppress(OSError):  # a home that cannot be written is no reason to do nothing
+        logs.log_to(log_file, verbose=verbose)
+
+
 def main() -> None:
-    """The entry point: runs a command and turns errors that people can act on into messages and exit codes."""
+    """The entry point: runs a command and turns errors into messages and exit codes; tracebacks go to the log."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
-    except ForPeople as error:
-        if os.environ.get("MPSR_DEBUG"):
-            terminal.err.print_exception()
-        terminal.print_error(str(error), error.hint)
-        sys.exit(error.exit_code)
     except Exception as error:
-        terminal.err.print_exception()
-        terminal.print_error(str(error))
-        sys.exit(3)
+        log.debug("the command ended", exc_info=True)
+        told = error if isinstance(error, ForPeople) else _defect(error)
+        if "--json" in sys.argv:
+            terminal.print_json_error(told)
+        terminal.print_error(str(told), told.hint)
+        sys.exit(told.exit_code)
+
+
+def _defect(error: Exception) -> ForPeople:
+    """What is said of an error that nobody foresaw."""
+    log.error("a defect", exc_info=error)
+    where = (
+        f"its traceback is in {logs.written_to()}"
+        if logs.written_to()
+        else "`mpsr --log-file FILE …` keeps its traceback"
+    )
+    return ForPeople(f"{type(error).__name__}: {error}; this is a defect of MPSR Batch, and {where}")
 
 
 def _interrupt(*_: object) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import asked
+from flows.cli.options import EngineName, asked
 from flows.cli.words import terminal
 from flows.session import Progress
 
@@ -45,6 +45,7 @@ def evaluate(
         typer.Option(metavar="DIR", help="for the numbers; default: `evaluation` in a workspace, else beside RESTORED"),
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="a setting of the machine, as NAME=VALUE")] = None,
+    engine: EngineName = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Measure restored pictures: quality, identity, the challenge's Score, and what is missing for it.
@@ -52,18 +53,17 @@ def evaluate(
     Running it again measures only what it lacks. Exit code 1 where pictures could not be measured.
     """
     options = locals()
-    from flows.cli.local import at_the_terminal, quiet_prefect
+    from flows.cli.local import evaluate_job
     from flows.cli.words.evaluation import print_evaluation
     from flows.jobs import EvaluationJob, evaluation_job
 
-    job = evaluation_job(**asked(EvaluationJob, options))
-    quiet_prefect()
-    from flows.evaluate_dataset import evaluate_dataset
+    fields = asked(EvaluationJob, options)
+    fields["settings"] |= {"engine": engine} if engine else {}
+    job = evaluation_job(**fields)
     from flows.evaluation import prepare
 
     prepared = prepare(job)  # what cannot be is said at once, before any server starts
-    with at_the_terminal(Progress()):
-        told = evaluate_dataset(**job.model_dump(mode="json"))
+    told = evaluate_job(job)
     terminal.print_json(told.model_dump(mode="json")) if json_ else print_evaluation(told, prepared.weights)
     if told.unmeasured:
         raise typer.Exit(1)
@@ -102,7 +102,7 @@ def compare(
     --set …` into two workspaces and compare those.
     """
     options = locals()
-    from flows.cli.local import at_the_terminal, quiet_prefect
+    from flows.cli.local import quiet_prefect, under_prefect
     from flows.cli.words.comparison import print_comparison
     from flows.jobs import ComparisonJob, two_sides
 
@@ -111,7 +111,7 @@ def compare(
     quiet_prefect()
     from flows.compare_recipes import compare_recipes
 
-    with at_the_terminal(Steps()):
+    with under_prefect(Steps()):
         facts = compare_recipes(**job.model_dump(mode="json"))
     terminal.print_json(facts.model_dump(mode="json")) if json_ else print_comparison(facts)
 
@@ -139,7 +139,7 @@ def benchmark(
     Without a folder it takes one portrait that comes with scikit-image, so that anyone can repeat the numbers.
     """
     options = locals()
-    from flows.cli.local import at_the_terminal, quiet_prefect
+    from flows.cli.local import quiet_prefect, under_prefect
     from flows.cli.words.comparison import print_benchmark
     from flows.jobs import BenchmarkJob
 
@@ -148,7 +148,7 @@ def benchmark(
     from flows.benchmark_recipes import benchmark_recipes
 
     job.runs(), job.cells()  # what cannot be is said at once, before any server starts
-    with at_the_terminal(Steps()):
+    with under_prefect(Steps()):
         facts = benchmark_recipes(**job.model_dump(mode="json"))
     terminal.print_json(facts.model_dump(mode="json")) if json_ else print_benchmark(facts)
 

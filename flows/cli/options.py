@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,13 +20,19 @@ EXIT_CODES = {
 }
 
 
+EngineChoice = Literal["auto", "local", "ray"]
 INPUT, QUALITY, COMPUTE, OUTPUT = "Input", "Quality", "Compute", "Output"
 """Panels of a command's help."""
 
-Source = Annotated[str, typer.Argument(help="folder or URL of the archive; it is never written to", show_default=False)]
+Source = Annotated[
+    str,
+    typer.Argument(help="folder or URL of the archive, or one picture; it is never written to", show_default=False),
+]
 Workspace = Annotated[
     str,
-    typer.Option("--workspace", "-w", help="folder or URL for ledger, restored files and report", show_default=False),
+    typer.Option(
+        "--workspace", "-w", "-o", help="folder or URL for restored files, report and ledger", show_default=False
+    ),
 ]
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="a recipe's name or a .toml file", rich_help_panel=QUALITY)
@@ -43,6 +49,14 @@ Exclude = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="a setting, as NAME=VALUE, or a stage's, as STAGE.NAME=VALUE", rich_help_panel=COMPUTE),
+]
+EngineName = Annotated[
+    EngineChoice | None,
+    typer.Option(
+        "--engine",
+        help="local: in this process; ray: worker processes, told to Prefect; default: by the job",
+        rich_help_panel=COMPUTE,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object", rich_help_panel=OUTPUT)]
 Thumbnails = Annotated[

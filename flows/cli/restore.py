@@ -13,6 +13,7 @@ from rich.table import Table
 from flows.cli.options import (
     COMPUTE,
     Aligned,
+    EngineName,
     Exclude,
     Include,
     Json,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from flows.session import Summary
     from tasks.archive import Expected, Gain
 
-SETTINGS = ("report_thumbnails", "price_per_gpu_hour")
+SETTINGS = ("report_thumbnails", "price_per_gpu_hour", "engine")
 """Settings of a run that are options of their own."""
 
 
@@ -43,25 +44,23 @@ def run(
     include: Include = None,
     exclude: Exclude = None,
     settings: Set = None,
+    engine: EngineName = None,
     report_thumbnails: Thumbnails = None,
     json_: Json = False,
 ) -> None:
-    """Restore every face of an archive. Running it again resumes; a second run does only what is left."""
+    """Restore every face of an archive or of one picture. Running it again resumes and does only what is left."""
     job = _job(locals())
-    from flows.cli.local import run_flow
+    from flows.cli.local import run_job
 
-    _finish(run_flow(job), json_, workspace)
+    _finish(run_job(job), json_, workspace)
 
 
-def retry(
-    workspace: Workspace,
-    json_: Json = False,
-) -> None:
+def retry(workspace: Workspace, json_: Json = False) -> None:
     """Run a workspace's last job again and take failed and quarantined pictures on once more."""
-    from flows.cli.local import run_flow
+    from flows.cli.local import run_job
     from flows.session import last_job
 
-    _finish(run_flow(last_job(workspace).model_copy(update={"retry": True})), json_, workspace)
+    _finish(run_job(last_job(workspace).model_copy(update={"retry": True})), json_, workspace)
 
 
 def scan(source: Source, include: Include = None, exclude: Exclude = None, json_: Json = False) -> None:
@@ -80,6 +79,7 @@ def plan(
     include: Include = None,
     exclude: Exclude = None,
     settings: Set = None,
+    engine: EngineName = None,
     preflight: Annotated[
         bool,
         typer.Option(
@@ -96,9 +96,10 @@ def plan(
 ) -> None:
     """Everything that `run` does up to the first write: what is to be done and why, weights, disk, time, cost."""
     job = _job(locals())
+    from flows.cli.questions.engine import placed
     from flows.cli.questions.preview import preview
 
-    told = preview(job, preflight=preflight)
+    told = preview(placed(job), preflight=preflight)
     terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_plan(told)
     if told.weights_missing or told.extras_missing:
         raise typer.Exit(2)
@@ -115,8 +116,12 @@ def demo(
 
 
 def _finish(summary: Summary, as_json: bool, workspace: str) -> None:
-    report_path = f"{workspace.rstrip('/')}/report/index.html"
-    terminal.print_json(summary.model_dump(mode="json")) if as_json else tell.print_summary(summary, report_path)
+    place = workspace.rstrip("/")
+    if as_json:
+        terminal.print_json(summary.model_dump(mode="json"))
+    else:
+        tell.print_summary(summary, f"{place}/report/index.html")
+        terminal.say(f"restored: {place}/restored")
     if summary.outcomes["failed"] or summary.outcomes["quarantined"]:
         raise typer.Exit(1)
 
@@ -131,7 +136,7 @@ def _job(options: Mapping[str, Any]) -> Job:
 
 def _demo(folder: Path, as_json: bool) -> int:
     """Makes the archive, restores it, prints gains and balance; 0 when every file had an outcome it should have."""
-    from flows.cli.local import run_flow
+    from flows.cli.local import run_job
     from flows.jobs import DEMO_SEED, Job
     from flows.restoration import file_outcomes
     from infra.ledger import Ledger
@@ -142,7 +147,7 @@ def _demo(folder: Path, as_json: bool) -> int:
     archive, workspace = folder / "archive", folder / "workspace"
     expected = make(folder, DEMO_SEED)
     terminal.err.print(f"made {len(expected)} files in {archive}; restoring them with the compact recipe …")
-    summary = run_flow(Job(source=str(archive.absolute()), workspace=str(workspace.absolute())))
+    summary = run_job(Job(source=str(archive.absolute()), workspace=str(workspace.absolute())))
     outcomes = file_outcomes(Ledger.open(Storage(workspace), create=False))
     surprises = [e for e in expected if outcomes.get(e.path) not in e.outcomes]
     table = gains(expected, workspace / "restored")

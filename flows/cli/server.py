@@ -6,6 +6,7 @@ Everything listens on loopback and asks for a key. Larger sites run the same par
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,13 +15,16 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from flows.cli.words import terminal
 from flows.jobs import JobError
 from infra.prefect_server import locked, remember_key
 from infra.problems import ForPeople
+from infra.shipped import shipped
 
 HOST = "127.0.0.1"
+LOG = Path.home() / ".cache" / "mpsr" / "serve.log"
 POOL = "mpsr"
 SERVER = ("uvicorn", "--factory", "infra.prefect_server:create_app", "--log-level", "warning")
 START_SECONDS = 120.0
@@ -34,28 +38,48 @@ class ServeError(ForPeople):
 def serve(port: int) -> None:
     """Starts server, deployments and worker; until Ctrl-C.
 
-    Raises JobError outside the repository's root, ServeError when a part ends.
+    The deployments are those of a prefect.yaml here, else those that come with the package. Raises JobError where the
+    port is taken, ServeError when a part ends.
     """
-    if not Path("prefect.yaml").is_file():
-        raise JobError(f"expected prefect.yaml in {Path.cwd()}; run `mpsr serve` from the repository's root")
+    deployments = Path("prefect.yaml") if Path("prefect.yaml").is_file() else shipped("prefect.yaml")
+    _refuse_taken(port)
     environment = _environment(port)
     with ExitStack() as stack:
-        server = stack.enter_context(_process([*SERVER, "--host", HOST, "--port", str(port)], environment))
-        _wait_for(f"http://{HOST}:{port}/api/health")
+        log = stack.enter_context(_log())
+        server = stack.enter_context(_process([*SERVER, "--host", HOST, "--port", str(port)], environment, log))
+        _wait_for(f"http://{HOST}:{port}/api/health", server)
         key = environment["PREFECT_API_AUTH_STRING"]
         stack.callback(remember_key(port, key).unlink)
         _prefect(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
-        _prefect(["--no-prompt", "deploy", "--all"], environment)
+        _prefect(["--no-prompt", "deploy", "--all", "--prefect-file", str(deployments)], environment)
         _create_zombie_automation(environment)
-        worker = stack.enter_context(_process(["prefect", "worker", "start", "--pool", POOL], environment))
+        worker = stack.enter_context(_process(["prefect", "worker", "start", "--pool", POOL], environment, log))
         terminal.out.print(f"dashboard:  http://{HOST}:{port}  (it asks once for: {key})", soft_wrap=True)
+        terminal.out.print(f"log:        {LOG}", soft_wrap=True)
         export = f"export PREFECT_API_URL=http://{HOST}:{port}/api PREFECT_API_AUTH_STRING={key}"
         terminal.out.print(f"in another terminal:  {export}", soft_wrap=True)
-        command_line = f"{Path(sys.executable).parent / 'prefect'} deployment run restore-dataset --watch"
+        command_line = (
+            f"{Path(sys.executable).parent / 'prefect'} deployment run restore-dataset/restore-dataset --watch"
+        )
         terminal.out.print(f"                      {command_line}", soft_wrap=True)
         while server.poll() is None and worker.poll() is None:
             time.sleep(1)
-        raise ServeError(f"{'the server' if worker.poll() is None else 'the worker'} ended by itself")
+        raise ServeError(f"{'the server' if worker.poll() is None else 'the worker'} ended by itself; {LOG} says why")
+
+
+def _refuse_taken(port: int) -> None:
+    """Raises JobError where something listens there already; nothing of it is touched."""
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            raise JobError(f"port {port} is taken (does `mpsr serve` run already?); give another with --port")
+
+
+@contextmanager
+def _log() -> Iterator[BinaryIO]:
+    """What server and worker print, of this start alone."""
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    with LOG.open("wb") as file:
+        yield file
 
 
 def _environment(port: int) -> dict[str, str]:
@@ -72,8 +96,8 @@ def _environment(port: int) -> dict[str, str]:
 
 
 @contextmanager
-def _process(command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=subprocess.DEVNULL)
+def _process(command: Sequence[str], environment: dict[str, str], log: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
@@ -91,9 +115,12 @@ def _prefect(arguments: Sequence[str], environment: dict[str, str]) -> None:
         raise ServeError(f"`prefect {' '.join(arguments)}` failed: {(done.stderr or done.stdout).strip()[-800:]}")
 
 
-def _wait_for(url: str) -> None:
+def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Until our own server answers; another one that does is none of ours."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise ServeError(f"Prefect's server ended with code {server.returncode}; {LOG} says why")
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return

@@ -1,14 +1,8 @@
-from . import plan as plan
-from . import totals as totals
 from .effort import Measured as Measured
 from .effort import effort_facts as effort_facts
 from .effort import measured_before as measured_before
 from .page import is_evaluation as is_evaluation
 from .page import rewrite_evaluation_report as rewrite_evaluation_report
-from .page import write_evaluation_report as write_evaluation_report
-from .plan import Portion as Portion
-from .plan import Work as Work
-from .run import EvaluationRun as EvaluationRun
-from .run import open_evaluation_run as open_evaluation_run
 from .run import prepare as prepare
-from .totals import ROW as ROW
+from .story import evaluate as evaluate
+from .story import told_of as told_of

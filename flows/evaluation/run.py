@@ -105,11 +105,11 @@ class EvaluationRun:
         self.recorded: set[str] = set()  # portions that are in the ledger
 
     @contextmanager
-    def workers(self) -> Iterator[None]:
-        """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
+    def workers(self, pairs: int) -> Iterator[None]:
+        """Brings up the engine and its workers for as long as there is work, which is so many pairs."""
         from infra.workers import Executor
 
-        with planned_pool(self.settings, self.prepared.device) as (_, pool):
+        with planned_pool(self.settings, self.prepared.device, pairs) as (_, pool):
             config = self.measure_config(pool.threads).model_dump(mode="json")
             with Executor(FACTORY, config, pool=pool, settings=executor_settings(self.settings)) as self.executor:
                 self.executor.wait_ready()

@@ -12,13 +12,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from flows.gate.journal import CANDIDATES
-from flows.restoration import Plan, Run, open_run
-from flows.restore_dataset import plan_work, restore_shards
-from flows.session import GIGABYTE
+from flows.restoration import Plan, Run, open_run, plan_work, restore_shards
+from flows.session import GIGABYTE, step
 from infra.ledger import FileRow, Ledger, files_of, known_files, listing
 from infra.storage import Storage
 from tasks.recipes import COMMIT
@@ -32,7 +28,7 @@ AT_ONCE = 50_000
 """Inventory rows per segment."""
 
 
-@task(name="restore beside", cache_policy=NO_CACHE)
+@step("restore beside")
 def restore_beside(run: Run, work: Plan) -> Run:
     """Restores what is to be done into a candidate workspace; one that is there from an earlier night goes on."""
     place = f"{CANDIDATES}/{run.digests[COMMIT][:12]}"
@@ -45,7 +41,7 @@ def restore_beside(run: Run, work: Plan) -> Run:
         share_intermediates(run.workspace, "", f"{place}/", still_true)
         plan = plan_work(candidate)
         if plan.images:
-            with candidate.workers():
+            with candidate.workers(plan.images):
                 restore_shards(candidate, plan)
         candidate.ledger.fold()
         candidate.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat())

@@ -15,9 +15,6 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
 from flows.gate import journal as journals
 from flows.gate.candidate import forget, restore_beside, share_intermediates
@@ -25,9 +22,8 @@ from flows.gate.journal import PROMOTIONS, REMEMBERED, Bounds, Journal, Move, Ro
 from flows.gate.moves import carry_out, deliver_kept, take_back
 from flows.gate.words import in_short, markdown
 from flows.jobs import Job, workspace_at
-from flows.restoration import Plan, Run, open_run, paths_by_image
-from flows.restore_dataset import find_pictures, finish, plan_work, restore_shards
-from flows.session import Progress, Session, Summary, never_fatal, watched
+from flows.restoration import Plan, Run, find_pictures, finish, open_run, paths_by_image, plan_work, restore_shards
+from flows.session import Progress, Session, Summary, never_fatal, step, watched
 from infra.ledger import COMMIT, OPEN_STATES, Event, Lease, Ledger, bucket_sql, events_of
 from infra.storage import Storage
 from tasks.comparing import NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
@@ -62,7 +58,7 @@ def run_night(job: Job, *, again: bool = False) -> Summary:
             run.course.forecast = None  # it foresaw another way
             journal = promote(run, work)
         elif plan.images:
-            with run.workers():
+            with run.workers(plan.images):
                 restore_shards(run, plan)
                 run.course.mark("worked")
         totals = finish(run, plan, changed=bool(news or work.images))
@@ -108,7 +104,7 @@ def judge(run: Run, work: Plan, candidate: Run) -> Findings:
 
 def measure_both(run: Run, candidate: Run) -> tuple[Evaluation, Evaluation]:
     """Older and new results against the originals; what was measured on an earlier night is not measured again."""
-    from flows.evaluate_dataset import evaluate
+    from flows.evaluation import evaluate
     from flows.jobs import EvaluationJob
 
     detector = getattr(run.recipe.stages[0].settings, "detector", None)
@@ -163,7 +159,7 @@ def write_down(run: Run, work: Plan, candidate: Run, found: Findings) -> Journal
     return journal
 
 
-@task(name="promote", cache_policy=NO_CACHE)
+@step("promote")
 def put_in_place(run: Run, journal: Journal) -> None:
     """Does what the journal says; doing so twice changes nothing. A refused candidate stays, to be looked at."""
     carry_out(run.session, journal, run.source)
@@ -245,4 +241,6 @@ def _tell(run: Run, journal: Journal) -> None:
 
 @never_fatal
 def _publish(text: str) -> None:
+    from prefect.artifacts import create_markdown_artifact
+
     create_markdown_artifact(key="promotion", markdown=text, description="What the nightly gate decided, and why")

@@ -8,6 +8,7 @@ from .data_set import DEMO_SEED as DEMO_SEED
 from .data_set import JobError as JobError
 from .data_set import insist_on_folder as insist_on_folder
 from .data_set import lies_in as lies_in
+from .data_set import reachable as reachable
 from .data_set import read_data_manifest as read_data_manifest
 from .data_set import refuse_secrets as refuse_secrets
 from .evaluation import EvaluationJob as EvaluationJob
@@ -19,3 +20,5 @@ from .evaluation import restored_tree as restored_tree
 from .evaluation import workspace_at as workspace_at
 from .restoration import Job as Job
 from .restoration import job_for as job_for
+from .restoration import known_of as known_of
+from .restoration import looked_at as looked_at

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from infra.problems import ForPeople
-from infra.storage import Storage
+from infra.shipped import shipped
+from infra.storage import Storage, StorageError
 
 DATA_MANIFESTS = Path("data_manifests")
+"""Of the working directory; the package brings some of its own."""
 DEMO_SEED = 1
 
 
@@ -20,10 +24,11 @@ class JobError(ForPeople):
 
 
 def read_data_manifest(name: str) -> dict[str, Any]:
-    """What data_manifests/<name>.toml says. Relative folders in it are relative to the folder it lies in."""
-    path = DATA_MANIFESTS / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in DATA_MANIFESTS.glob("*.toml"))) or "none here"
+    """What data_manifests/<name>.toml says, here or in the package; relative folders in it are relative to here."""
+    folders = (DATA_MANIFESTS, shipped("data_manifests"))
+    path = next((file for folder in folders if (file := folder / f"{name}.toml").is_file()), None)
+    if path is None:
+        known = ", ".join(sorted({p.stem for folder in folders for p in folder.glob("*.toml")}))
         raise JobError(f"there is no data set {name!r} in {DATA_MANIFESTS.absolute()}; known are {known}")
     try:
         described = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -31,7 +36,7 @@ def read_data_manifest(name: str) -> dict[str, Any]:
         raise JobError(f"{path} is not TOML: {error}") from None
     for key in ("source", "workspace"):
         if key in described and "://" not in described[key]:
-            described[key] = str((path.parent / described[key]).absolute())
+            described[key] = str((DATA_MANIFESTS / described[key]).absolute())
     return described
 
 
@@ -47,9 +52,22 @@ def _make_what_can_be_made(described: dict[str, Any]) -> None:
 def insist_on_folder(url: str, what: str) -> Storage:
     """The folder at a path or URL; `what` lies in it, in words. Raises JobError where nothing is there."""
     storage = Storage(url)
-    if not storage.is_folder():
-        raise JobError(f"there is no folder with {what} at {storage.shown_url}")
+    with reachable(storage):
+        if not storage.is_folder():
+            raise JobError(f"there is no folder with {what} at {storage.shown_url}")
     return storage
+
+
+@contextmanager
+def reachable(storage: Storage) -> Iterator[None]:
+    """Raises JobError where a storage cannot be asked: trying again does not help before somebody mends that."""
+    try:
+        yield
+    except StorageError as error:
+        if error.exit_code == JobError.exit_code:
+            raise
+        where = "" if storage.is_local else "; are credentials and endpoint in the environment (AWS_ACCESS_KEY_ID, …)?"
+        raise JobError(f"{storage.shown_url} cannot be looked at: {error}{where}") from error
 
 
 def refuse_secrets(*urls: str) -> None:

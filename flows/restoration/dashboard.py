@@ -9,27 +9,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
+from uuid import UUID
 
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
-
-from flows.session import Summary, aside, never_fatal
+from flows.restoration.totals import troubled_files
+from flows.session import Summary, aside, in_words, never_fatal
 from infra.ledger import Event
 
 if TYPE_CHECKING:
     from flows.restoration.plan import Plan
     from flows.restoration.run import Run
 
-_FAILURES = """
-    SELECT path, reason_code AS reason, left(c.reason, 300) AS said FROM inventory i JOIN commits c USING (image_id)
-    WHERE i.present AND i.problem IS NULL AND c.state IN ('failed_retryable', 'quarantined') ORDER BY path LIMIT ?"""
 _TOLD_OF_FORECAST = ("seconds", "low", "high", "took_seconds", "error_percent", "cost", "cost_of_run", "assumed")
+_COUNTS = "Counts, rate and time to go"
+_REPORT = "The static report of this run"
 LAST_WORDS_SECONDS = 10.0
 TOP = 25
 """Rows that a table shows at most; the ledger has them all."""
@@ -37,50 +30,65 @@ TOP = 25
 
 @dataclass
 class Board:
-    """What a run has put up so far."""
+    """What a run has put up so far: the ids of artifacts that are written anew, once they are there."""
 
-    bar: Any = None
-    """The id of the progress artifact, once it is there."""
+    bar: UUID | None = None
+    counts: UUID | None = None
 
 
 @never_fatal
 def plan(run: Run, work: Plan) -> None:
-    """The plan as a table, and the progress bar at zero."""
+    """The plan as a table, the progress bar at zero, and the counts."""
+    from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact
+
     create_table_artifact(
         key="plan",
         table=[{"why": why, "images": n} for why, n in work.counts.items()],
         description=_what_is_to_be_done(run),
     )
-    run.board.bar = create_progress_artifact(0.0, key="progress", description="images with a verdict")
+    board = run.board
+    board.bar = cast(UUID, create_progress_artifact(0.0, key="progress", description="stages and images passed"))
+    board.counts = cast(UUID, create_markdown_artifact(key="counts", markdown=_counts(run), description=_COUNTS))
 
 
 def progress(run: Run) -> None:
     """How far the run is, told beside the run: the bar, and counts, rate, time to go and the last failure."""
-    if run.board.bar is not None:
-        aside.do(lambda: _progress(run))
+    aside.do(lambda: _progress(run, run.progress.fraction))
 
 
 @never_fatal
-def _progress(run: Run) -> None:
-    update_progress_artifact(run.board.bar, round(100 * run.progress.fraction, 1))
-    create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts, rate and time to go")
+def _progress(run: Run, fraction: float) -> None:
+    from prefect.artifacts import update_progress_artifact
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import ArtifactUpdate
+
+    if run.board.bar is not None:
+        update_progress_artifact(run.board.bar, round(100 * fraction, 1))
+    if run.board.counts is not None:
+        with get_client(sync_client=True) as client:
+            client.update_artifact(run.board.counts, ArtifactUpdate(data=_counts(run)))
 
 
 @never_fatal
 def finished(run: Run, summary: Summary, report: str) -> None:
-    """The totals, the failures with their reasons, and where the report is."""
+    """The totals, the failures with their reasons, and where the report is; the totals in the flow's log, too."""
+    from prefect import get_run_logger
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
     aside.wait(LAST_WORDS_SECONDS)
-    if run.board.bar is not None:
-        update_progress_artifact(run.board.bar, 100.0)
+    _progress(run, 1.0)
+    get_run_logger().info("%s; report: %s", in_words(summary), report)
     outcome_table = [{"outcome": name, "files": n} for name, n in summary.outcomes.items()]
     create_table_artifact(key="outcomes", table=outcome_table, description=f"{summary.found} files")
-    failures = run.ledger.query(_FAILURES, [TOP]).to_pylist()
+    failures = troubled_files(run.ledger, TOP)
     create_table_artifact(key="failures", table=failures, description=f"Failed and quarantined, at most {TOP}")
-    create_markdown_artifact(key="counts", markdown=_counts(run), description="Counts and rate at the end")
     if summary.forecast:
         told = [{"what": name, "value": getattr(summary.forecast, name)} for name in _TOLD_OF_FORECAST]
         create_table_artifact(key="forecast", table=told, description="What was forecast, and what it took")
-    create_link_artifact(key="report", link=report, link_text="Report", description="The static report of this run")
+    if report.startswith(("http://", "https://")):
+        create_link_artifact(key="report", link=report, link_text="Report", description=_REPORT)
+    else:  # a browser follows no link from a server to a disk
+        create_markdown_artifact(key="report", markdown=f"Open in a browser: `{report}`", description=_REPORT)
 
 
 def outcomes(events: Iterable[Event]) -> dict[str, int]:

@@ -55,7 +55,7 @@ class Memory:
     def __init__(self, settings: Settings, numerics: str, digest: str) -> None:
         """`numerics` is device and dtype, `digest` the recipe's: a changed stage or weights file starts anew."""
         self._path = Path(settings.weights_dir).expanduser().parent / "rates.json"
-        pool = f"workers {settings.workers}, threads {settings.threads}, {settings.ray_address or 'here'}"
+        pool = f"workers {settings.workers}, threads {settings.threads}, {_where(settings)}"
         self._key = f"{socket.gethostname()}, {os.cpu_count()} cores, {numerics}, {pool}, {digest}"
 
     def recall(self, source: str) -> Rates | None:
@@ -102,6 +102,10 @@ class Memory:
             del every[key][source]
         text = json.dumps({"schema": 1, "rates": {key: held for key, held in every.items() if held}}, indent=1)
         Storage(self._path.parent).write_atomic(self._path.name, text.encode())
+
+
+def _where(settings: Settings) -> str:
+    return "this process" if settings.engine == "local" else settings.ray_address or "here"
 
 
 def memory_of(prepared: Prepared) -> Memory:

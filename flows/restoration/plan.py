@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from flows.restoration.run import Run
 
 
+OUTPUT_PER_INPUT = 1.3
+"""Bytes of restored files per byte of input, with room to spare."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run has to do. `table` has one row per image, ordered by bucket and image_id."""
@@ -38,6 +42,14 @@ class Plan:
     def images(self) -> int:
         """How many images are to be done."""
         return int(self.table.num_rows)
+
+    @property
+    def output_bytes(self) -> int:
+        """What the restored files will take, about: every path that holds a picture gets its result."""
+        import pyarrow.compute as pc
+
+        given = pc.sum(pc.multiply(pc.fill_null(self.table["bytes"], 0), self.table["files"])).as_py()
+        return int(OUTPUT_PER_INPUT * (given or 0))
 
     def shards(self, run: Run) -> Iterator[Shard]:
         """The work, shard by shard, in the order of the ids (a hash, so the folders of an archive come mixed)."""

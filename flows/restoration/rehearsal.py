@@ -62,7 +62,7 @@ def measure(prepared: Prepared, plan: Plan, ledger: Ledger) -> Rates:
     begun = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="mpsr-preflight-") as folder,
-        planned_pool(prepared.settings, prepared.device) as (facts, pool),
+        planned_pool(prepared.settings, prepared.device, PICTURES) as (facts, pool),
     ):
         _refuse_several(facts)
         config = prepared.worker_config(folder, pool.threads).model_copy(update={"load_at_once": True})

@@ -1,7 +1,7 @@
 """One run: everything that the steps of a flow share, opened once and closed in the right order.
 
 A run holds the workspace's lease, its ledger, the recipe with its digests, and (while there is work) the workers.
-The steps themselves are in flows.restore_dataset.
+The steps themselves are in flows.restoration.story.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from prefect.runtime import flow_run
-
-from flows.jobs import Job, JobError, insist_on_folder
+from flows.jobs import Job, looked_at
+from flows.restoration.checks import check
 from flows.restoration.course import Course
 from flows.restoration.dashboard import Board
 from flows.restoration.shard import Shard
@@ -34,17 +33,17 @@ from flows.session import (
     Session,
     cpu_pools,
     executor_settings,
+    flow_url,
     open_session,
     planned_pool,
-    prepare,
     write_run_facts,
 )
 from infra.ledger import COMMIT, Event, events_of
 from infra.storage import Storage
-from tasks.worker import RESTORED
 
 if TYPE_CHECKING:
     from infra.workers import Executor, PoolSize
+    from tasks.recipes import RecipeStage
 
 
 FACTORY = "tasks.worker.worker:build"
@@ -71,12 +70,12 @@ class Run:
         self._lock = threading.Lock()
 
     @contextmanager
-    def workers(self) -> Iterator[None]:
-        """Starts or joins the Ray cluster and the pool of worker processes for as long as there is work."""
+    def workers(self, images: int) -> Iterator[None]:
+        """Brings up the engine and its workers for as long as there is work, which is so many images."""
         from infra.workers import Executor
 
         settings = self.settings
-        with planned_pool(settings, self.device) as (_, self.pool):
+        with planned_pool(settings, self.device, images) as (_, self.pool):
             config = self.prepared.worker_config(self.workspace.url, self.pool.threads).model_dump(mode="json")
             limits, pools = executor_settings(settings), cpu_pools(settings, self.pool.threads)
             with Executor(
@@ -93,13 +92,18 @@ class Run:
         self.patience.end()
         self.executor.cancel()
 
-    def count(self, verdicts: Iterable[Event]) -> None:
-        """Adds verdicts to the run's counts, and stops the run loudly when too many were quarantined."""
+    def advanced(self, shard: Shard, stage: RecipeStage, share: float) -> None:
+        """Tells the progress how far a shard is: the stages behind it, and so much of this one."""
+        before = [each.id for each in self.recipe.stages].index(stage.id)
+        self.progress.passed(shard.id, len(shard.images) * (before + share) / len(self.recipe.stages))
+
+    def count(self, shard: Shard, verdicts: Iterable[Event]) -> None:
+        """Adds a shard's verdicts to the run's counts, and stops the run loudly when too many were quarantined."""
         outcomes = [verdict.outcome or "pending" for verdict in verdicts]
         with self._lock:
             self.committed += len(outcomes)
             self.quarantined += outcomes.count("quarantined")
-        self.progress.committed(outcomes)
+        self.progress.committed(outcomes, shard.id)
         budget, enough = self.settings.quarantine_budget, self.settings.quarantine_budget_from
         if not self.job.retry and self.committed >= enough and self.quarantined > budget * self.committed:
             raise RunStopped(
@@ -133,7 +137,7 @@ class Run:
             python=platform.python_version(),
             host=socket.gethostname(),
             started=datetime.fromtimestamp(self.session.started, UTC).isoformat(),
-            links={"Prefect run": flow_run.ui_url} if flow_run.ui_url else {},
+            links={"Prefect run": url} if (url := flow_url()) else {},
         )
 
     def write_facts(self, **more: Any) -> None:
@@ -145,26 +149,14 @@ class Run:
 def open_run(job: Job, progress: Progress | None = None) -> Iterator[Run]:
     """Validates everything, takes the workspace's lease, opens the ledger; closes what was opened in any case.
 
-    Raises JobError, RecipeError, SettingsError, WeightsError before anything is written, WorkspaceBusy when another
-    run holds the workspace.
+    Raises what `check` raises before anything is written, and WorkspaceBusy when another run holds the workspace.
     """
-    prepared, source = prepare(job), Storage(job.source, apart=Storage(job.workspace))
-    workspace = Storage(job.workspace, apart=Storage(job.source))
-    _refuse_danger(source, workspace)
-    with open_session(workspace, lambda: sum(1 for _ in source.walk())) as session:
+    prepared, workspace = check(job), Storage(job.workspace, apart=Storage(job.source))
+    source = Storage(job.source, apart=Storage(job.workspace))
+    with open_session(workspace, lambda: sum(1 for _ in looked_at(job, source).walk())) as session:
         run = Run(prepared, session, source, progress or Progress())
         run.write_facts()
         yield run
-
-
-def _refuse_danger(source: Storage, workspace: Storage) -> None:
-    """Raises JobError without a source, and where a folder `restored` is in the way that is not of our making."""
-    insist_on_folder(source.url, "pictures")
-    if not workspace.exists("_format.json") and workspace.exists(RESTORED):
-        raise JobError(
-            f"{workspace.shown_url} holds a folder {RESTORED!r} that no run of ours made; "
-            "nothing is overwritten, so choose another workspace"
-        )
 
 
 def _intermediate_bytes(workspace: Storage) -> int:

@@ -132,6 +132,13 @@ class Shard:
         uris = {event.output_uri for events in self.events.values() for event in events.values()} | self._checkpoints
         return {uri for uri in uris if uri and uri.startswith("intermediates/")}
 
+    def faces(self, image_id: str) -> list[FaceVerdict]:
+        """What became of every face of an image, once all stages are done."""
+        found = self._faces_of(image_id)
+        return [
+            FaceVerdict(self._judge(f), self._metrics(f, self.recipe.stages), self._aligned(f).detail) for f in found
+        ]
+
     def verdicts(self) -> list[Event]:
         """One commit event per image, with the outcome of its files."""
         return [self._verdict(image_id) for image_id in self.images]
@@ -349,6 +356,15 @@ class Judged:
         """The verdict that an event stands for."""
         code = event.reason_code or "ok"
         return cls(books.outcome_of(event.state, code), event.state, code, event.reason or "")
+
+
+@dataclass(frozen=True)
+class FaceVerdict:
+    """A face's verdict, everything that was measured of it, and where detection says that it lies."""
+
+    judged: Judged
+    metrics: Mapping[str, float]
+    detail: Mapping[str, Any]
 
 
 def _shut(stage: RecipeStage) -> str:

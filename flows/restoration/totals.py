@@ -44,6 +44,21 @@ def summary(run: Run) -> Summary:
     )
 
 
+_TROUBLED = """
+    SELECT path, coalesce(problem, c.reason_code) AS reason, left(coalesce(problem_text, c.reason), 300) AS said
+    FROM inventory i LEFT JOIN commits c USING (image_id)
+    WHERE i.present AND (problem IN (SELECT unnest(?::VARCHAR[])) OR
+        problem IS NULL AND c.state IN ('failed_retryable', 'quarantined')) ORDER BY path LIMIT ?"""
+TROUBLES = ("failed", "quarantined")
+
+
+def troubled_files(ledger: Ledger, most: int) -> list[dict[str, str]]:
+    """Files that failed or were quarantined, by the scan or later: path, code of the reason, the reason in words."""
+    found_by_scan = [problem for problem, outcome in PROBLEMS.items() if outcome in TROUBLES]
+    rows: list[dict[str, str]] = ledger.query(_TROUBLED, [found_by_scan, most]).to_pylist()
+    return rows
+
+
 def face_counts(ledger: Ledger) -> dict[str, int]:
     """Faces by outcome, over the present pictures; `found` is their sum."""
     held = ledger.faces()

@@ -1,7 +1,8 @@
 from .dashboard import aside as aside
 from .dashboard import dated_name as dated_name
+from .dashboard import ended as ended
+from .dashboard import in_words as in_words
 from .dashboard import never_fatal as never_fatal
-from .dashboard import worth_retrying as worth_retrying
 from .documents import write_document as write_document
 from .documents import write_facts as write_facts
 from .documents import write_table as write_table
@@ -36,5 +37,8 @@ from .session import planned_pool as planned_pool
 from .session import prefix_bits as prefix_bits
 from .session import prefix_of as prefix_of
 from .session import prepare as prepare
-from .session import present_weights as present_weights
 from .session import resolve_device as resolve_device
+from .steps import CachedStep as CachedStep
+from .steps import flow_url as flow_url
+from .steps import step as step
+from .steps import worth_retrying as worth_retrying

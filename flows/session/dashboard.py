@@ -8,11 +8,13 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
-from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
-from prefect.runtime import flow_run
+from flows.session.facts import Summary
+from flows.session.steps import in_flow
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 P = ParamSpec("P")
 log = logging.getLogger("mpsr.publish")
@@ -23,7 +25,7 @@ def never_fatal(publish: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(publish)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        if FlowRunContext.get() is None:
+        if not in_flow():
             return
         try:
             publish(*args, **kwargs)
@@ -37,11 +39,28 @@ def dated_name(verb: str, *parameters: str) -> Callable[[], str]:
     """Names flow runs `restore-photos-2026-11-21`, after the first of these parameters that was given."""
 
     def name() -> str:
+        from prefect.runtime import flow_run
+
         asked = flow_run.parameters
         what = next((asked[each] for each in parameters if asked.get(each)), "")
         return f"{verb}-{what.rstrip('/').rpartition('/')[2]}-{datetime.now(UTC):%Y-%m-%d}"
 
     return name
+
+
+def in_words(summary: Summary) -> str:
+    """The totals in a line: `58 files: 44 restored, 3 quarantined`."""
+    counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in summary.outcomes.items() if n)
+    return f"{summary.found} file{'' if summary.found == 1 else 's'}{': ' + counts if counts else ''}"
+
+
+def ended(summary: Summary) -> Summary | State[Summary]:
+    """How a flow run ends: completed, under a name that says so where files failed or were quarantined."""
+    if not in_flow() or not (summary.outcomes.get("failed") or summary.outcomes.get("quarantined")):
+        return summary
+    from prefect.states import Completed
+
+    return Completed(name="Completed with failures", message=in_words(summary), data=summary)
 
 
 class Aside:
@@ -65,14 +84,3 @@ class Aside:
 
 
 aside = Aside()
-
-
-def worth_retrying(state: State[Any]) -> bool:
-    """Whether a failed task is tried again: the machinery's failures are, decisions of the run are not."""
-    from flows.jobs import JobError
-    from flows.session.session import RunStopped
-    from infra.ledger import LeaseLost
-    from infra.workers import ExecutorCancelled, WorkerStartFailed
-
-    error = state.data if isinstance(state.data, BaseException) else state.result(raise_on_failure=False)
-    return not isinstance(error, (JobError, RunStopped, WorkerStartFailed, LeaseLost, ExecutorCancelled))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from prefect.artifacts import create_markdown_artifact
 
 from flows.session.dashboard import never_fatal
 from infra.facts import Facts
@@ -39,4 +38,6 @@ def write_facts(output: Storage, name: str, facts: Facts) -> None:
 
 @never_fatal
 def _publish(name: str, markdown: str, title: str) -> None:
+    from prefect.artifacts import create_markdown_artifact
+
     create_markdown_artifact(key=name, markdown=markdown, description=title)

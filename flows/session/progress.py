@@ -39,10 +39,13 @@ class Progress:
         self.images = 0
         self.outcomes: Counter[str] = Counter()
         self.stages: dict[str, StageCount] = {}
+        self.stage = ""  # the one that came back last
         self.last_failure = ""
         self.expected_seconds: float | None = None  # of the whole run, from the command on, where a forecast knows
-        self.began = time.monotonic()
+        self.asked = self.began = time.monotonic()
         self.summary: Summary | None = None  # of the run, once everything is written
+        self._parts: dict[str, float] = {}  # part in flight → how many images' worth of it is done
+        self._least_eta: float | None = None
         self._lock = threading.Lock()
 
     def planned(self, images: int) -> None:
@@ -57,7 +60,12 @@ class Progress:
             count.done += items
             count.reused += reused
             count.device_seconds += seconds
-            count.last = now
+            count.last, self.stage = now, stage
+
+    def passed(self, part: str, images: float) -> None:
+        """So many images' worth of a part in flight is done: 3.5 where seven images are half-way."""
+        with self._lock:
+            self._parts[part] = images
 
     def failed(self, stage: str, what: str) -> None:
         """One item was given up."""
@@ -65,9 +73,10 @@ class Progress:
             self.stages.setdefault(stage, StageCount(began=time.monotonic())).failed += 1
             self.last_failure = what
 
-    def committed(self, outcomes: Iterable[str]) -> None:
-        """Images have their verdict."""
+    def committed(self, outcomes: Iterable[str], part: str = "") -> None:
+        """Images have their verdict, and with them the part that they were."""
         with self._lock:
+            self._parts.pop(part, None)
             self.outcomes.update(outcomes)
 
     @property
@@ -78,18 +87,42 @@ class Progress:
     @property
     def fraction(self) -> float:
         """Share of the planned work: images with a verdict, and for the others the stages that they passed."""
-        return self.done / self.images if self.images else 1.0
+        with self._lock:
+            worth = self.outcomes.total() + sum(self._parts.values())
+        return min(1.0, worth / self.images) if self.images else 1.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the work began."""
+        return time.monotonic() - self.began
 
     @property
     def rate(self) -> float:
-        """Images per second since the work began."""
-        elapsed = time.monotonic() - self.began
-        return self.done / elapsed if elapsed > 0 else 0.0
+        """Images' worth per second since the work began."""
+        return self.fraction * self.images / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds to go at the present rate; None before the first image is done."""
-        return (self.images - self.done) / self.rate if self.done else None
+        """Seconds to go; None before anything is known. It does not rise: who was told a time plans by it.
+
+        The forecast weighs as much as what is left to do, the pace so far as much as what is done. A forecast that has
+        run out is forgotten, and with it what was told.
+        """
+        left = self._estimate() if self.images else None
+        if left is not None:
+            self._least_eta = left if self._least_eta is None else min(left, self._least_eta)
+        return self._least_eta
+
+    def _estimate(self) -> float | None:
+        done = self.fraction
+        paced = self.elapsed * (1 - done) / done if done else None
+        if self.expected_seconds is None:
+            return paced
+        foretold = self.expected_seconds - (time.monotonic() - self.asked)
+        if foretold <= 0:
+            self.expected_seconds = self._least_eta = None
+            return paced
+        return foretold if paced is None else done * paced + (1 - done) * foretold
 
 
 watched: ContextVar[Progress | None] = ContextVar("watched", default=None)

@@ -79,6 +79,7 @@ class Prepared:
 def prepare(job: Job) -> Prepared:
     """Raises JobError, RecipeError, SettingsError, WeightsError, ExtraMissing where the job cannot be done here."""
     settings, recipe = job.load_settings(), job.load_recipe()
+    _check_engine(settings)
     weights, device = present_weights(recipe, settings), resolve_device(settings)
     _check_placement(recipe, settings, device)
     return Prepared(job, settings, recipe, weights, device, recipe.digests(weights, recipe.numerics(device)))
@@ -133,13 +134,29 @@ class RunStopped(ForPeople):
 
 
 @contextmanager
-def planned_pool(settings: Settings, device: Device) -> Iterator[tuple[ClusterFacts, PoolSize]]:
-    """Starts or joins the Ray cluster for as long as it is needed; says what it has, and how many workers fit there."""
-    from infra.workers import PoolWants, plan_pool, start_or_join
+def planned_pool(settings: Settings, device: Device, items: int) -> Iterator[tuple[ClusterFacts, PoolSize]]:
+    """Starts or joins the Ray cluster for as long as it is needed; says what it has, and how many workers fit there.
 
+    Under the local engine there is no cluster, and no more workers in this process than `items` to be worked on.
+    """
+    from infra.workers import ClusterFacts, PoolWants, plan_pool, start_or_join
+
+    if settings.engine == "local":
+        yield ClusterFacts(()), _pool_inside(settings, device, items)
+        return
     with start_or_join(cluster_settings(settings)) as cluster:
         facts = cluster.facts()
         yield facts, plan_pool(facts, PoolWants(device=device, workers=settings.workers, threads=settings.threads))
+
+
+def _pool_inside(settings: Settings, device: Device, items: int) -> PoolSize:
+    """Workers of one thread each, as on a Ray without GPUs: other numbers of threads round differently."""
+    from infra.workers import PoolSize
+
+    cores, threads = os.cpu_count() or 1, settings.threads or 1
+    if device == "cuda":
+        return PoolSize(settings.workers or 1, 1.0, threads=settings.threads or cores, inside=True)
+    return PoolSize(settings.workers or max(1, min(cores // threads, items)), threads=threads, inside=True)
 
 
 def executor_settings(settings: Settings) -> ExecutorSettings:
@@ -198,6 +215,17 @@ def prefix_bits(present: int, settings: Settings) -> int:
 def prefix_of(image_id: str, bits: int) -> int:
     """The first bits of an id, which name its shard."""
     return int(image_id[:8], 16) >> (32 - bits)
+
+
+def _check_engine(settings: Settings) -> None:
+    """Refuses what one worker in this process cannot give. Raises SettingsError."""
+    if settings.engine != "local":
+        return
+    for name in ("ray_address", "pools"):
+        if value := getattr(settings, name):
+            raise SettingsError(
+                f"{name} = {value!r} needs worker processes, and engine = 'local' has none; use engine = 'ray'"
+            )
 
 
 def _check_placement(recipe: Recipe, settings: Settings, device: Device) -> None:

@@ -42,12 +42,16 @@ class Host(Protocol):
 
 @dataclass(frozen=True)
 class PoolSize:
-    """How many workers a pool has and what each may use. `gpus_per_actor` may be a fraction; `threads` per worker."""
+    """How many workers a pool has and what each may use. `gpus_per_actor` may be a fraction; `threads` per worker.
+
+    inside: threads of this process in place of Ray's actors.
+    """
 
     actors: int
     gpus_per_actor: float = 0.0
     cpus_per_actor: float = 1.0
     threads: int = 1
+    inside: bool = False
 
 
 @dataclass(frozen=True)

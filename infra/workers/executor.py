@@ -5,7 +5,7 @@
             ...
 
 Micro-batches travel as small records, never as pixels: the host in the worker reads and writes those itself. Knows
-nothing of what hosts do. It needs a cluster (`start_or_join`) beforehand.
+nothing of what hosts do. Workers that are not `inside` need a cluster (`start_or_join`) beforehand.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Executor:
 
     def __enter__(self) -> Self:
         """Begins to start the workers; does not wait for them."""
-        _require_ray()
+        if not all(size.inside for size in self._sizes.values()):
+            _require_ray()
         self._scheduler.start()
         return self
 

@@ -47,6 +47,8 @@ class Done:
     attempt: int = 1
     """Which try this was."""
     failure: Failure | None = None
+    items: int = 1
+    """How many items it settles."""
 
 
 @dataclass
@@ -132,12 +134,12 @@ class Job:
         self._next += len(items)
         return Batch(self, items) if items else None
 
-    def deliver(self, done: Done, items: int) -> None:
-        """Hands results of so many items to the consumer, and the end after the last."""
+    def deliver(self, done: Done) -> None:
+        """Hands results to the consumer, and the end after the last."""
         if self.closed:
             return
         self.outbox.put(done)
-        self._open -= items
+        self._open -= done.items
         if not self._open:
             self.close(None)
 

@@ -24,6 +24,7 @@ from functools import partial
 
 from infra.workers.actor import Answer, Answered, RayWorker, Worker, WorkerSpec
 from infra.workers.errors import ExecutorError, Failure, ReasonCode, Trouble, WorkersKeepDying, WorkerStartFailed
+from infra.workers.inside import InsideWorker
 from infra.workers.maps import Batch, CallStats, Done, ExecutorSettings, Job, SizeLimits, Stats
 
 log = logging.getLogger(__name__)
@@ -236,7 +237,7 @@ class Scheduler:
         stats.items += len(batch.items)
         stats.host_seconds += answer.seconds
         self._limits.succeeded(batch)
-        batch.job.deliver(Done(answer.results, batch.attempt), len(batch.items))
+        batch.job.deliver(Done(answer.results, batch.attempt, items=len(batch.items)))
 
     def _troubled(self, slot: Slot, batch: Batch, trouble: Trouble) -> None:
         """An exception came out of the host: retry, halve or give up, as its kind asks."""
@@ -276,7 +277,7 @@ class Scheduler:
     def _give_up(self, batch: Batch, failure: Failure) -> None:
         self._stats.failures += 1
         log.warning("%s gave up item %s: %s: %s", batch.job.call, failure.item.key, failure.reason_code, failure.reason)
-        batch.job.deliver(Done([], failure.attempts, failure), 1)
+        batch.job.deliver(Done([], failure.attempts, failure))
 
     # -- deaths ------------------------------------------------------------------------------------------------------
 
@@ -358,7 +359,7 @@ class Scheduler:
                 self._died(slot, Trouble("poison", text, died=True, late=True))
 
     def _launch(self, slot: Slot) -> None:
-        worker = RayWorker(slot.spec)
+        worker = InsideWorker(slot.spec) if slot.spec.size.inside else RayWorker(slot.spec)
         slot.worker, slot.start_at = worker, None
         slot.start_deadline = time.monotonic() + self._settings.start_timeout
         worker.start(lambda answer: self._events.put(partial(self._started, slot, worker, answer)))

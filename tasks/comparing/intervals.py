@@ -10,7 +10,6 @@ from math import ceil, log2
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -85,5 +84,7 @@ def _resampled(sums: Floats, counts: Floats, resamples: int, rng: np.random.Gene
 
 def _tail(pictures: int, confidence: float) -> float:
     """The share of resampled means outside either end."""
+    from scipy.special import ndtr, stdtrit
+
     t = stdtrit(pictures - 1, (1 + confidence) / 2)
     return float(ndtr(-np.sqrt(pictures / (pictures - 1)) * t))

@@ -104,6 +104,7 @@ class Worker:
             else [each for item in items for each in self._picture(stage, item, checkpoint)]
         )
         if not pastes or any(images for _, images in made):
+            made = [(replace(result, checkpoint=checkpoint), images) for result, images in made]
             entries = [Entry(_name(result.event), result.to_json(), images) for result, images in made]
             intermediate.write(self.workspace, checkpoint, entries, self.recipe.file.intermediate_dtype)
         return [result for result, _ in made]
@@ -139,7 +140,7 @@ class Worker:
                 output_uri = None
             event = self._event(stage, item.image_id, item.face, outcome, started)
             event = replace(event, output_uri=output_uri, device_ms=milliseconds / len(items))
-            made.append((Result(item.key, event, checkpoint), result.images))
+            made.append((Result(item.key, event), result.images))
         return made
 
     def _picture(self, stage: RecipeStage, item: Item, checkpoint: str) -> list[Made]:
@@ -188,7 +189,7 @@ class Worker:
         for number, face in numbered:
             each = self._event(stage, item.image_id, number, face.outcome, started)
             uri = checkpoint if face.images else None
-            made.append((Result(item.key, replace(each, output_uri=uri), checkpoint), face.images))
+            made.append((Result(item.key, replace(each, output_uri=uri)), face.images))
         return made
 
     def _original(self, item: PictureItem | PasteItem) -> tuple[bytes | None, Outcome]:

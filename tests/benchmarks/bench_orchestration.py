@@ -104,7 +104,7 @@ def once(images: int) -> tuple[float, float]:
     from flows.restoration import run as running
     from flows.restoration.plan import make_plan
     from flows.restoration.run import open_run
-    from flows.restore_dataset import restore_shards
+    from flows.restoration.story import restore_shards
 
     running.FACTORY = "bench_orchestration:build"
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +125,7 @@ def once(images: int) -> tuple[float, float]:
                 run.ledger.append_inventory(list(inventory(images)), run.id)
                 plan = make_plan(run)
                 run.progress.planned(plan.images)
-                with run.workers():
+                with run.workers(plan.images):
                     ready = time.perf_counter()
                     restore_shards(run, plan)
                 run.ledger.fold()

@@ -123,8 +123,8 @@ def test_an_unknown_data_set_names_the_known(tmp_path, monkeypatch):
 
 
 def test_every_declared_exit_code_is_documented():
-    readme = (ROOT / "README.md").read_text()
-    assert all(f"| {code} | {words}" in readme for code, words in EXIT_CODES.items())
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert all(f"| {code} | {words}" in page for code, words in EXIT_CODES.items())
     assert JobError("x").exit_code == 2
 
 

@@ -40,8 +40,8 @@ def test_a_flow_asks_for_what_its_job_holds(job, name):
 @pytest.mark.parametrize(
     ("job", "command", "set_elsewhere"),
     [
-        (Job, restore.run, {"retry", "stages"}),  # `mpsr retry`; --set knows stages, too
-        (Job, restore.plan, {"retry", "stages"}),
+        (Job, restore.run, {"retry", "stages", "files"}),  # `mpsr retry`; --set knows stages; a source may be a file
+        (Job, restore.plan, {"retry", "stages", "files"}),
         (EvaluationJob, measure.evaluate, {"detector"}),  # only a comparison hands it on
         (ComparisonJob, measure.compare, set()),
         (BenchmarkJob, measure.benchmark, set()),
@@ -54,7 +54,11 @@ def test_a_command_offers_what_its_job_holds(job, command, set_elsewhere):
 
 def test_the_night_is_asked_for_what_a_restoration_is():
     night = names_of(flow("reprocess_nightly", "reprocess_nightly"))
-    assert night - {"gate", "again"} == names_of(flow("restore_dataset", "restore_dataset")) - {"retry", "stages"}
+    assert night - {"gate", "again"} == names_of(flow("restore_dataset", "restore_dataset")) - {
+        "retry",
+        "stages",
+        "files",
+    }
 
 
 def test_options_become_fields_and_what_was_not_given_has_the_jobs_default():

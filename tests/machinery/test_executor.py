@@ -1,4 +1,4 @@
-"""The executor on real Ray workers and inline: every item comes back exactly once, whatever dies in between."""
+"""The executor on Ray and inside this process: every item comes back exactly once, whatever dies in between."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections import Counter
 
 import pytest
 from fake_hosts import FakeItem
-from inline_worker import work_inline
 from places import HELPERS
 
 from infra.storage import PathRefusedError, StorageFullError
@@ -33,7 +32,7 @@ from infra.workers.executor import Executor
 from infra.workers.maps import Batch, Done, ExecutorSettings, Job, SizeLimits
 
 HERE = str(HELPERS)
-BACKENDS = ["inline", "ray"]
+BACKENDS = ["inside", "ray"]
 CONFIG = {"memory": 100}
 SHARE = 0.5
 
@@ -44,15 +43,6 @@ def cluster():
     patch.setenv("PYTHONPATH", HERE, prepend=os.pathsep)
     with start_or_join(ClusterSettings()) as running:
         yield running
-    patch.undo()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _some_work_inline():
-    """Executors whose config says so work in threads of this process, beside those on Ray."""
-    patch = pytest.MonkeyPatch()
-    work_inline(patch)
-    yield
     patch.undo()
 
 
@@ -67,14 +57,13 @@ def settings(**changes):
     return ExecutorSettings(**{**values, **changes})
 
 
-def executor(factory="build", config=CONFIG, actors=2, backend="inline", **changes):
-    pool = PoolSize(actors, cpus_per_actor=SHARE)
-    told = {**config, "inline": backend == "inline"}
-    return Executor(f"fake_hosts:{factory}", told, pool=pool, settings=settings(**changes))
+def executor(factory="build", config=CONFIG, actors=2, backend="inside", **changes):
+    pool = PoolSize(actors, cpus_per_actor=SHARE, inside=backend == "inside")
+    return Executor(f"fake_hosts:{factory}", config, pool=pool, settings=settings(**changes))
 
 
 @pytest.fixture(scope="module")
-def inline_pool():
+def inside_pool():
     with executor() as running:
         yield running
 
@@ -300,11 +289,11 @@ def test_a_slow_stage_of_one_shard_does_not_starve_another(tmp_path):
 
 
 def test_calls_run_in_the_pool_that_placement_names(tmp_path):
-    pools = {"gpu": PoolSize(1), "cpu": PoolSize(2)}
+    pools = {"gpu": PoolSize(1, inside=True), "cpu": PoolSize(2, inside=True)}
     with Executor(
         "fake_hosts:build",
-        {"log": str(tmp_path / "calls"), "inline": True},
-        pool=PoolSize(0),
+        {"log": str(tmp_path / "calls")},
+        pool=PoolSize(0, inside=True),
         settings=settings(),
         pools=pools,
         placement={"restore": "gpu", "detect": "cpu"},

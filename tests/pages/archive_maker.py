@@ -151,7 +151,8 @@ def scored(n):
         before, after = (k * 37 % 101) / 101, (k * 53 % 103) / 103
         archive.event(image_id, 0, "restore", device_ms=float(k % 97))
         archive.event(image_id, 0, "identity", {"identity.restored": (k * 29 % 107) / 107})
-        archive.event(image_id, 0, "evaluate", {"quality.input": before, "quality.final": after}, code="scored")
+        scores = {"quality.input": before, "quality.final": after, "change.final": (k * 41 % 89) / 890}
+        archive.event(image_id, 0, "evaluate", scores, code="scored")
     return archive
 
 

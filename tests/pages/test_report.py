@@ -192,7 +192,7 @@ def test_what_was_not_measured_is_never_zero(tmp_path):
     assert collected.data.distributions == ()
     assert [s.rate for s in collected.data.stages] == [None] * len(STAGES)
     page = collected.write(tmp_path)
-    assert list(page.rows["values"].values()) == [[None]] * 5
+    assert list(page.rows["values"].values()) == [[None]] * 6
     assert "not measured" in Tags(page.html).texts["time"]
     assert page.json["stages"][-1]["seconds"] is None
 

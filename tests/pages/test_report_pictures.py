@@ -105,13 +105,32 @@ def page(written, browser):
 
 
 def test_a_real_browser_draws_cards_rows_and_hostile_names(page):
-    assert page.js("document.querySelectorAll('article.card').length") == 24
-    assert page.js("document.querySelectorAll('.card input[type=range]').length") == 24
+    assert page.js("document.querySelectorAll('#results article.card').length") == 24
+    assert page.js("document.querySelectorAll('#results .card input[type=range]').length") == 24
     page.until("[...document.querySelectorAll('.card img')].slice(0, 8).every((i) => i.complete && i.naturalWidth > 0)")
     troubles = page.js("$('troubles-list').textContent")
     assert HOSTILE[1] in troubles
     assert "⟨U+202E⟩" in troubles
     assert page.js("document.querySelectorAll('#troubles-list img, #troubles-list script').length") == 0
+
+
+def test_it_opens_on_the_most_changed_and_shows_the_ten_to_look_at_first(page):
+    changes = page.js("current.map((n) => value(n, 'change'))")
+    assert changes == sorted(changes, reverse=True)
+    assert page.js("$('order').value") == "-change"
+    assert page.js("document.querySelectorAll('#worst-pictures .card').length") == 10
+    shown = page.js("[...document.querySelectorAll('#worst-pictures .name')].map((each) => each.textContent)")
+    alike = page.js("data.rankings.least_alike.map((n) => split(rows.path[n])[1])")
+    assert shown == alike
+
+
+def test_a_picture_is_enlarged(page):
+    page.js("show(current[0])")
+    page.until("$('detail').open")
+    width = page.js("document.querySelector('.stand .compare').clientWidth")
+    page.js("[...document.querySelectorAll('#detail .tools button')].find((b) => b.textContent === '4×').click()")
+    assert page.js("document.querySelector('.stand .compare').clientWidth") == pytest.approx(4 * width, abs=4)
+    assert page.js("document.querySelector('.stand').scrollWidth > document.querySelector('.stand').clientWidth")
 
 
 def test_filters_orders_and_views_work_together(page):

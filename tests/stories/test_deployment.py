@@ -92,8 +92,8 @@ def test_the_deployments_are_what_the_readme_says():
     assert (schedule["cron"], schedule["timezone"]) == ("0 2 * * *", "UTC")
     assert by_name["reprocess-nightly"]["concurrency_limit"]["limit"] == 1
     for deployment in written:
-        path, _, function = deployment["entrypoint"].partition(":")
-        assert f"def {function}(" in (ROOT / path).read_text()
+        module, _, function = deployment["entrypoint"].rpartition(".")
+        assert f"def {function}(" in (ROOT / f"{module.replace('.', '/')}.py").read_text()
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import json
@@ -16,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tiny_metrics as tiny
-from inline_worker import work_inline
 from typer.testing import CliRunner
 
 from infra.ledger.rows import FileRow
@@ -186,6 +184,7 @@ def settings(tmp_path_factory, monkeypatch, dataset):
     return {
         "weights_dir": str(weights),
         "weights_table": str(weights / "table.toml"),
+        "engine": "local",
         "workers": 1,
         "threads": 1,
         "micro_batch": 2,
@@ -194,25 +193,13 @@ def settings(tmp_path_factory, monkeypatch, dataset):
 
 
 @pytest.fixture
-def inline():
-    """The engine without processes of its own: the same scheduler, hosts in threads; `undo` brings real ones back."""
-    from flows.evaluation import run as evaluation_run
-    from infra.workers.actor import PoolSize
-
-    with pytest.MonkeyPatch.context() as patch:
-        work_inline(patch, everything=True)
-        patch.setattr(evaluation_run, "planned_pool", lambda *_: contextlib.nullcontext((None, PoolSize(1))))
-        yield patch
-
-
-@pytest.fixture
-def reference(dataset, settings, inline, prefect_server):
+def reference(dataset, settings):
     """The miniature, evaluated without interruption."""
     return evaluated(dataset, "reference", settings)
 
 
 def evaluated(dataset, output, settings, **more):
-    from flows.evaluate_dataset import evaluate
+    from flows.evaluation import evaluate
     from flows.jobs.evaluation import EvaluationJob
 
     asked = {"restored": dataset / "out", "against": dataset / "lq", "output": dataset / output, "dataset": DATASET}
@@ -253,7 +240,7 @@ class TestProtocol:
         assert read_evaluation(Storage(folder)).faces.equals(reference.faces)
         assert (folder / "report/index.html").stat().st_size > 1000
 
-    def test_without_its_table_of_landmarks_identity_is_missing_and_says_so(self, dataset, settings, inline, reference):
+    def test_without_its_table_of_landmarks_identity_is_missing_and_says_so(self, dataset, settings, reference):
         table = dataset / "lq" / "test_face.csv"
         away = table.rename(dataset / "elsewhere.csv")
         try:
@@ -268,11 +255,11 @@ class TestProtocol:
             away.rename(table)
 
 
-@pytest.mark.usefixtures("prefect_server", "ray_cluster")
-def test_what_was_cut_short_goes_on_and_gives_the_same_numbers(dataset, settings, reference, inline, monkeypatch):
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_was_cut_short_goes_on_and_gives_the_same_numbers(dataset, settings, reference, monkeypatch):
     from flows.session.progress import Progress
 
-    inline.undo()  # from here on real workers, in processes of their own
+    settings["engine"] = "ray"  # workers in processes of their own
     (dataset / "cut").mkdir()
     (dataset / "cut" / journalling.SLOWLY).touch()
 
@@ -297,7 +284,7 @@ def test_what_was_cut_short_goes_on_and_gives_the_same_numbers(dataset, settings
     assert cut_bytes == whole_bytes
 
 
-def test_a_further_metric_computes_only_itself(dataset, settings, inline, prefect_server):
+def test_a_further_metric_computes_only_itself(dataset, settings):
     evaluated(dataset, "further", settings, metrics=["sharpness"])
     journal = dataset / "further" / journalling.JOURNAL
     assert counted(journal) == {"sharpness": ALL}
@@ -310,13 +297,19 @@ def test_a_further_metric_computes_only_itself(dataset, settings, inline, prefec
     assert wider.metrics == ("ssim", "quality")
 
 
-def test_what_a_cache_says_counts_only_with_the_ledger(dataset, settings, inline, prefect_server):
-    first = evaluated(dataset, "lost", settings, metrics=["sharpness"])
+def test_what_a_cache_says_counts_only_with_the_ledger(dataset, settings, prefect_server):
+    from flows.evaluate_dataset import evaluate_dataset
+
+    asked = {"restored": str(dataset / "out"), "against": str(dataset / "lq"), "output": str(dataset / "lost")}
+    asked |= {"dataset": DATASET, "metrics": ["sharpness"], "settings": settings}
+    evaluate_dataset(**asked)
+    first = read_evaluation(Storage(dataset / "lost")).faces
     shutil.rmtree(dataset / "lost")
-    assert evaluated(dataset, "lost", settings, metrics=["sharpness"]).faces.equals(first.faces)
+    evaluate_dataset(**asked)
+    assert read_evaluation(Storage(dataset / "lost")).faces.equals(first)
 
 
-def test_fid_takes_the_first_pictures_by_path_and_says_when_they_are_too_few(dataset, settings, inline, prefect_server):
+def test_fid_takes_the_first_pictures_by_path_and_says_when_they_are_too_few(dataset, settings):
     from flows.jobs import data_set as job
 
     manifest = job.DATA_MANIFESTS / f"{DATASET}.toml"
@@ -335,7 +328,7 @@ def test_fid_takes_the_first_pictures_by_path_and_says_when_they_are_too_few(dat
     assert "at least 2 faces" in none.missing["fid"]
 
 
-def test_whole_pictures_are_cut_where_the_input_shows_faces(tmp_path, settings, inline, prefect_server):
+def test_whole_pictures_are_cut_where_the_input_shows_faces(tmp_path, settings):
     from skimage import data
 
     photo = data.astronaut().astype(np.float32) / 255

@@ -235,7 +235,7 @@ def job(archive, tmp_path):
 @pytest.mark.usefixtures("prefect_server", "ray_cluster")
 def test_a_plan_measures_once_and_the_run_is_held_to_it(job, archive, tmp_path, monkeypatch):
     from flows.cli.questions.preview import preview
-    from flows.restore_dataset import restore
+    from flows.restoration import restore
 
     before = {path: path.stat().st_mtime_ns for path in archive.iterdir()}
     assert "nothing was measured" in preview(job, preflight=False).no_forecast

@@ -342,6 +342,30 @@ def test_the_server_lists_one_task_run_per_stage_and_shard(archive, tmp_path, re
     assert stages == ["brighten", "detect_align", "paste_back"]
 
 
+def test_the_dashboard_tells_the_truth(archive, tmp_path, recipe):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    (archive / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")  # the scan sees that; cut.png looks whole
+    run(archive, tmp_path / "ws", recipe(DETECT, brighten(seconds=0.1), PASTE))
+    with get_client(sync_client=True) as client:
+        (newest,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+        of_this_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[newest.id]))
+        told = client.read_artifacts(artifact_filter=of_this_run, limit=100)
+    data = {artifact.key: artifact.data for artifact in told}
+    assert newest.state.name == "Completed with failures"
+    assert newest.state.message == f"{PICTURES + 4} files: {PICTURES + 1} restored, 1 skipped, 2 quarantined"
+    assert [artifact.key for artifact in told].count("counts") == 1
+    assert f"**{PICTURES + 1} of {PICTURES + 1} images**" in data["counts"], "it is written anew, up to the end"
+    assert data["progress"] == 100.0
+    assert '"cut.png"' in data["failures"]
+    assert '"broken.png"' in data["failures"], "what the scan found is there, too"
+    assert str(tmp_path / "ws/report/index.html") in data["report"]
+    facts = next((tmp_path / "ws/runs").glob("*.json")).read_text()
+    assert "None/" not in facts
+
+
 @pytest.mark.parametrize("order", ["alone", "together"])
 def test_results_do_not_depend_on_workers_or_neighbours(archive, tmp_path, recipe, order):
     settings = {"workers": 1, "micro_batch": 1} if order == "alone" else {"workers": 2, "micro_batch": 5}

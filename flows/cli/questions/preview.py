@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flows.jobs import Job, insist_on_folder, refuse_secrets
+from flows.jobs import Job, insist_on_folder, known_of, looked_at, refuse_secrets
 from infra import extras
 from infra.facts import Facts
-from infra.ledger import COMMIT, FileRow, Ledger, known_files
+from infra.ledger import COMMIT, FileRow, Ledger
 from infra.storage import Storage
 from infra.weights import WeightsRow, open_store, weights_row
 from tasks.archive import scan_archive
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from flows.restoration import Plan
     from flows.session import Prepared
     from infra.settings import Settings
-
-OUTPUT_PER_INPUT = 1.3
-"""Bytes of restored files per byte of input, with room to spare."""
 
 
 class Preview(Facts):
@@ -91,7 +88,7 @@ def preview(job: Job, *, preflight: bool = True) -> Preview:
         if prepared:
             forecast, unknown = _forecast(prepared, plan, ledger, scanned, preflight)
         books, problems = ledger.books(PROBLEMS), ledger.query(_PROBLEMS).to_pydict()
-    free, output = workspace.free_bytes(), _output_bytes(plan)
+    free, output = workspace.free_bytes(), plan.output_bytes
     return Preview(
         found=books.found,
         images=plan.images,
@@ -125,22 +122,14 @@ def _ledger_of(workspace: Storage) -> Iterator[Ledger]:
 
 def _news(job: Job, settings: Settings, workspace: Storage, ledger: Ledger) -> Iterator[FileRow]:
     """What a scan would write."""
-    source, limits = Storage(job.source, apart=workspace), Limits(max_pixels=settings.max_pixels)
-    return scan_archive(source, known_files(ledger), include=job.include, exclude=job.exclude, limits=limits)
+    source, limits = looked_at(job, Storage(job.source, apart=workspace)), Limits(max_pixels=settings.max_pixels)
+    return scan_archive(source, known_of(job, ledger), include=job.include, exclude=job.exclude, limits=limits)
 
 
 def _gone(news: pa.Table | None) -> int:
     import pyarrow.compute as pc
 
     return 0 if news is None else int(pc.sum(pc.invert(news["present"])).as_py() or 0)
-
-
-def _output_bytes(plan: Plan) -> int:
-    """Every path that holds a picture gets its result."""
-    import pyarrow.compute as pc
-
-    given = pc.sum(pc.multiply(pc.fill_null(plan.table["bytes"], 0), plan.table["files"])).as_py()
-    return int(OUTPUT_PER_INPUT * (given or 0))
 
 
 def _forecast(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli.words.terminal import duration, out, printable, say
+from flows.cli.words.terminal import duration, out, plural, printable, say
 from flows.cli.words.weights import human_bytes, print_missing
 from infra.extras import how_to_get
 
@@ -46,11 +46,11 @@ def print_stages(stages: Mapping[str, StageTotal]) -> None:
 def print_plan(told: Preview) -> None:
     """The plan in words: what, why, what is missing, whether it fits."""
     why = ", ".join(f"{n} {name}" for name, n in told.why.items()) or "nothing"
-    say(f"to do:    {told.images} images of {told.found} files ({why})")
+    say(f"to do:    {plural(told.images, 'image')} of {plural(told.found, 'file')} ({why})")
     if told.problems:
         say("not used: ", ", ".join(f"{n} {name}" for name, n in told.problems.items()))
     if told.gone:
-        say(f"gone:     {told.gone} files that were there at the last scan")
+        say(f"gone:     {plural(told.gone, 'file')} of the last scan")
     say(f"recipe:   {told.recipe}: {' → '.join(told.stages)}")
     say(f"gpu:      memory of a worker there: {told.gpu_memory}")
     free = "unknown" if told.free_bytes is None else human_bytes(told.free_bytes)
@@ -67,10 +67,10 @@ def print_forecast(told: Forecast | None, why_not: str) -> None:
         say("time:    ", f"not known: {why_not}" if why_not else "nothing to do")
         return
     parts = ", ".join(f"{name.replace('_', ' ')} {duration(seconds)}" for name, seconds in told.parts.items())
-    devices = f"{told.workers} workers, {told.devices} GPU(s) or machine(s)"
+    devices = f"{plural(told.workers, 'worker')}, {plural(told.devices, 'GPU or machine', 'GPUs or machines')}"
     say(f"time:     about {duration(told.seconds)} ({duration(told.low)} to {duration(told.high)}) with {devices}")
     say(f"          {parts}")
-    say(f"          from a {told.how} of {told.pictures} pictures; about {told.faces} faces expected")
+    say(f"          from a {told.how} of {plural(told.pictures, 'picture')}; about {told.faces} faces expected")
     if told.shares:
         say(f"          assumed shares of the faces: {_shares(told.shares)}")
     if told.assumed:
@@ -101,7 +101,7 @@ def print_summary(summary: Summary, report: str) -> None:
 
 def print_balance(balance: Balance) -> None:
     """Outcomes that add up, and reasons."""
-    table = Table(title=f"{balance.found} files", title_justify="left", show_edge=False)
+    table = Table(title=plural(balance.found, "file"), title_justify="left", show_edge=False)
     table.add_column("outcome")
     table.add_column("files", justify="right")
     for outcome, files in balance.outcomes.items():

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from flows.session import Progress
+from infra.problems import ForPeople
 
 PLAIN_SECONDS = 30.0
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -48,9 +49,15 @@ def print_json(data: Mapping[str, object]) -> None:
 
 def print_error(message: str, hint: str = "") -> None:
     """`error:` and, where there is a next step, `hint:`."""
-    err.print(Text.assemble(("error:", "bold red"), " ", printable(message)))
+    err.print(Text.assemble(("error:", "bold red"), " ", printable(message)), soft_wrap=True)
     if hint:
-        err.print(Text.assemble(("hint:", "bold"), " ", printable(hint)))
+        err.print(Text.assemble(("hint:", "bold"), " ", printable(hint)), soft_wrap=True)
+
+
+def print_json_error(error: ForPeople) -> None:
+    """The error as one object on stdout, for scripts that asked for `--json`."""
+    told = {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "exit_code": error.exit_code}
+    print_json({"schema": 1, "error": told})
 
 
 def duration(seconds: float) -> str:
@@ -61,11 +68,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} days"
 
 
+def plural(n: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
 @contextmanager
 def shown(progress: Progress) -> Iterator[Progress]:
     """Shows a run's progress on stderr while it lasts: live on a terminal, else one plain line every 30 seconds."""
+    if out.quiet:
+        yield progress
+        return
     if err.is_terminal:
-        with Live(get_renderable=lambda: _bars(progress), console=err, refresh_per_second=2, transient=True):
+        with Live(get_renderable=lambda: _live(progress), console=err, refresh_per_second=2, transient=True):
             yield progress
         return
     stop = threading.Event()
@@ -80,31 +95,43 @@ def shown(progress: Progress) -> Iterator[Progress]:
 
 def _tick(progress: Progress, stop: threading.Event) -> None:
     while not stop.wait(PLAIN_SECONDS):
-        err.print(_line(progress), style=None)
+        err.print(progress_line(progress), style=None, soft_wrap=True)
 
 
-def _line(progress: Progress) -> str:
+def progress_line(progress: Progress) -> str:
+    """How far a run is, in one line: `62 %  stage dehaze, 31/50 images, 0.84 images/s, 37 s, about 23 s to go`."""
     if not progress.images:
         return "starting"
-    eta = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} to go"
-    if not eta and progress.expected_seconds is not None:
-        eta = f", about {duration(progress.expected_seconds)} in all expected"
-    return f"{progress.done}/{progress.images} images, {progress.rate:.2f} images/s{eta}"
+    told = [
+        f"{progress.done}/{plural(progress.images, 'image')}",
+        f"{progress.rate:.2f} images/s",
+        duration(progress.elapsed),
+    ]
+    if progress.stage:
+        told.insert(0, f"stage {progress.stage}")
+    if (left := progress.eta_seconds) is not None:
+        told.append(f"about {duration(left)} to go")
+    troubles = {name: n for name, n in progress.outcomes.items() if name in ("failed", "quarantined")}
+    told += [f"{n} {name}" for name, n in troubles.items()]
+    return f"{100 * progress.fraction:.0f} %  {', '.join(told)}"
 
 
-def _bars(progress: Progress) -> Table:
-    table = Table(show_edge=False, box=None, padding=(0, 2))
-    for title in ("stage", "items", "reused", "failed", "items/s"):
-        table.add_column(
-            title, justify="left" if title == "stage" else "right", style="dim" if title == "reused" else ""
-        )
-    for name, count in list(progress.stages.items()):
-        table.add_row(name, str(count.done), str(count.reused), str(count.failed), f"{count.rate:.1f}")
-    table.caption = _line(progress) + (
-        f"\nlast failure: {progress.last_failure[:200]}" if progress.last_failure else ""
-    )
-    table.caption_justify = "left"
-    return table
+def _live(progress: Progress) -> Group:
+    """One bar over all the work, the line, and where something failed the last reason."""
+    lines: list[RenderableType] = [
+        ProgressBar(total=1.0, completed=progress.fraction if progress.images else 0.0, width=60),
+        Text(progress_line(progress)),
+    ]
+    if progress.outcomes:
+        lines.append(Text(", ".join(f"{n} {name.replace('_', ' ')}" for name, n in progress.outcomes.most_common())))
+    if progress.last_failure:
+        lines.append(Text(f"last failure: {progress.last_failure[:200]}"))
+    return Group(*lines)
+
+
+def say_beside(text: str) -> None:
+    """A line on stderr, beside results and progress."""
+    err.print(text, soft_wrap=True)
 
 
 def say(*parts: str) -> None:

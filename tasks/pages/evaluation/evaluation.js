@@ -52,16 +52,10 @@ function stand(index) {
   if (!rows.picture[index]) return [];
   const large = rows.large[index] === 1;
   const pairs = rows.panels[index] > 2 ? [[0, 1], [1, 2], [0, 2]] : [[0, 1]];
-  const frame = el("div", { class: "stand", "data-zoom": "1", tabindex: "0", role: "region",
-    "aria-label": "Picture; scrolls when enlarged" });
+  const frame = el("div", { class: "stand" });
   const compared = tabs("What is compared", pairs.map(([a, b]) => [`${PANELS[a]} and ${PANELS[b]}`, [a, b]]),
     ([a, b]) => frame.replaceChildren(view(index, a, b, large)));
-  const zooms = tabs("Enlargement", [["fit", 1], ["2×", 2], ["4×", 4]], (zoom) => {
-    frame.dataset.zoom = zoom;
-    frame.style.setProperty("--zoom", zoom);
-    if (zoom > 1) frame.scrollTo((frame.scrollWidth - frame.clientWidth) / 2, (frame.scrollHeight - frame.clientHeight) / 2);
-  });
-  return [el("div", { class: "tools" }, compared, zooms), frame,
+  return [el("div", { class: "tools" }, compared, zoomed(frame)), frame,
     large ? null : el("p", { class: "note" }, "Of this face the page has the small view only.")];
 }
 function strip(name, stages) {

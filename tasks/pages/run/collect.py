@@ -43,6 +43,7 @@ def collect_run(facts: RunFacts, books: Books, faces: Mapping[str, int], histori
         {outcome: faces.get(outcome, 0) for outcome in OUTCOMES},
         scores.leading(),
         scores.judge,
+        scores.change,
         tuple(scores.distributions()),
         tallies.totals(),
         choose(images, outcomes, scores),
@@ -86,6 +87,7 @@ def _record(data: ReportData, history: History, file: FileRow) -> FileRecord:
         mean_of(faces, data.measure.after if data.measure else None),
         least_of(faces, data.judge),
         seconds_of(faces),
+        mean_of(faces, data.change),
         details=faces,
     )
 

@@ -56,7 +56,7 @@ class _Listing:
     """
 
     _TOLD = ("path", "outcome", "code", "reason", "faces", "view")
-    _NUMBERS = ("before", "after", "gain", "identity", "seconds")
+    _NUMBERS = ("before", "after", "gain", "identity", "seconds", "change")
 
     def __init__(self, data: ReportData, site: Site, album: Album | None) -> None:
         self._site, self._album = site, album
@@ -91,7 +91,9 @@ class _Listing:
         shown = views[0] if isinstance(views, list) else views
         gain = None if record.gain is None else self._sign * record.gain
         self._rows.append((file.path, OUTCOMES.index(record.outcome), code, reason, record.faces, shown))
-        self._numbers.append(tuple(map(short, (record.before, record.after, gain, record.identity, record.seconds))))
+        self._numbers.append(
+            tuple(map(short, (record.before, record.after, gain, record.identity, record.seconds, record.change)))
+        )
         facts = [file.image_id, file.format, file.width, file.height, file.bytes, record.chosen]
         self._site.detail([*facts, views if isinstance(views, list) else [], [_face(f) for f in record.details]])
 
@@ -141,8 +143,12 @@ def _payload(data: ReportData, listing: _Listing, *, pictures: bool) -> dict[str
         ["identity", "Least similarity", "higher", "metric"],
         ["seconds", "Device time", "lower", "time"],
     ]
+    columns = columns if data.measure else columns[2:]
+    if data.change:
+        columns.append(["change", "Change", "lower", "amount"])
     return {
-        "columns": columns if data.measure else columns[2:],
+        "columns": columns,
+        "order": "-change" if data.change else "",
         "measure": measured,
         "outcomes": [[o, OUTCOME_WORDS[o].label, n] for o, n in data.outcomes.items()],
         "troubles": [OUTCOMES.index(outcome) for outcome in TROUBLES],

@@ -26,7 +26,7 @@ TROUBLES: tuple[FileOutcome, ...] = ("failed", "quarantined", "rejected_identity
 class Choice:
     """Images that are worth showing: of the gallery why each is in it, and rankings with the foremost first.
 
-    The rankings are `slowest`, `lost_most` (by the measure) and `least_alike` (by identity).
+    The rankings are `slowest`, `lost_most` (by the measure), `least_alike` (by identity) and `most_changed`.
     """
 
     gallery: Mapping[str, str]
@@ -43,8 +43,8 @@ class FileRecord:
     """One file of the archive and what became of it.
 
     `before`, `after` are means over its faces of the report's first measure, `gain` is their difference, `identity` is
-    the lowest of its faces, `seconds` its device time, `faces` their number; None means not measured. `chosen` says why
-    it is in the gallery (empty: it is not). `details` are its faces step by step.
+    the lowest of its faces, `seconds` its device time, `change` the mean of theirs, `faces` their number; None means
+    not measured. `chosen` says why it is in the gallery (empty: it is not). `details` are its faces step by step.
     """
 
     file: FileRow
@@ -56,6 +56,7 @@ class FileRecord:
     after: float | None = None
     identity: float | None = None
     seconds: float | None = None
+    change: float | None = None
     chosen: str = ""
     details: tuple[FaceRecord, ...] = ()
 
@@ -69,7 +70,8 @@ class FileRecord:
 class ReportData:
     """All that a report shows but its files. `books` count files, `faces` faces by outcome.
 
-    `measure` is the one that `before` and `after` of a file speak of, `judge` the metric of its `identity`.
+    `measure` is the one that `before` and `after` of a file speak of; `judge` and `change` are the metrics of its
+    `identity` and its `change`.
     """
 
     facts: RunFacts
@@ -77,6 +79,7 @@ class ReportData:
     faces: Mapping[str, int]
     measure: Measure | None
     judge: str | None
+    change: str | None
     distributions: tuple[Distribution, ...]
     stages: tuple[StageTotal, ...]
     choice: Choice

@@ -33,8 +33,15 @@ function troubles(number) {
 const RANKINGS = {
   slowest: ["Slowest", (index) => duration(value(index, "seconds"))],
   lost_most: ["Lost most by the score", (index) => number(value(index, "gain"))],
+  most_changed: ["Most changed", (index) => number(value(index, "change"))],
   least_alike: ["Least alike", (index) => number(value(index, "identity"))],
 };
+// The ten that a person should look at first: unlike their input, or worse by the score.
+function worst() {
+  const found = [...new Set([...data.rankings.least_alike, ...data.rankings.lost_most])].filter(page.pictured).slice(0, 10);
+  $("worst").hidden = !found.length;
+  $("worst-pictures").append(...found.map((index) => el("li", {}, el("article", { class: "card" }, card(index)))));
+}
 function rankings() {
   for (const [key, [title, told]] of Object.entries(RANKINGS)) {
     if (!data.rankings[key].length) continue;
@@ -49,7 +56,7 @@ function stand(name, views) {
   if (!views.length) return [];
   const frame = el("div", { class: "stand" });
   const choice = tabs("View", views.map((view) => [view[0], view]), (view) => frame.replaceChildren(compare(view, name)), views.length - 1);
-  return [choice, frame];
+  return [el("div", { class: "tools" }, choice, zoomed(frame)), frame];
 }
 function facts(index, [id, format, width, height, bytes, chosen]) {
   const kept = ["restored", "fallback", "left_alone", "rejected_identity"].includes(outcomeKey(index)), path = rows.path[index];
@@ -90,6 +97,7 @@ if ($("list")) begin({
     ...data.measure ? [{ title: data.measure, column: "gain", cell: (index) => rows.faces[index] ? measured(scored(index)) : "" }] : [],
   ],
   received() {
+    worst();
     rankings();
     if ($("troubles")) troubles(0);
   },

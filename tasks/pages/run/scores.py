@@ -17,6 +17,9 @@ from tasks.pages.shared.measures import Measure, judge_among, measures_of
 from tasks.pages.shared.records import FaceRecord
 from tasks.stage import WHOLE_IMAGE
 
+CHANGE = "change"
+"""The metric of `tasks.measuring` that counts changed pixels, whichever way they changed."""
+
 
 class Scores:
     """What was measured of every image, in the order in which they were added."""
@@ -54,6 +57,11 @@ class Scores:
     def seconds(self) -> Floats:
         """Per image; nan where no time was taken."""
         return np.array(self._seconds)
+
+    @property
+    def change(self) -> str | None:
+        """The metric that says how much a result differs from its input; None where none was taken."""
+        return next((measure.after for measure in self.measures() if measure.name == CHANGE), None)
 
     @property
     def judge(self) -> str | None:

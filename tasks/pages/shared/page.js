@@ -116,10 +116,10 @@ const details = async (index) =>
 // first(a, b) the order as listed; pictured(index) where the pictures are a part of the list.
 let page = null, rows = null, current = [];
 const COLUMNS = data.columns.map(([name, title, better, kind, of]) => ({ name, title, better, kind, of }));
-const state = { query: "", order: "", view: data.pictures ? "pictures" : "list", page: 0 };
+const state = { query: "", order: data.order || "", view: data.pictures ? "pictures" : "list", page: 0 };
 const WORDS = { // worst, best
   metric: ["worst first", "best first"], difference: ["largest loss first", "largest gain first"],
-  time: ["slowest first", "fastest first"],
+  time: ["slowest first", "fastest first"], amount: ["largest first", "smallest first"],
 };
 
 const value = (index, name) => {
@@ -235,6 +235,7 @@ function chips(id, entries) {
 function controls() {
   for (const id of Object.keys(page.filters)) state[id] = "";
   options("order", orders());
+  $("order").value = state.order;
   page.fill();
   let pause;
   $("query").addEventListener("input", (e) => {
@@ -261,6 +262,17 @@ function tabs(label, entries, pick, pressed = 0) {
   };
   press(pressed);
   return el("div", { class: "tabs", role: "group", "aria-label": label, hidden: entries.length < 2 }, buttons);
+}
+// A frame whose picture can be enlarged, and the buttons that do it.
+function zoomed(frame) {
+  for (const [name, text] of Object.entries({ "data-zoom": "1", tabindex: "0", role: "region", "aria-label": "Picture; scrolls when enlarged" })) {
+    frame.setAttribute(name, text);
+  }
+  return tabs("Enlargement", [["fit", 1], ["2×", 2], ["4×", 4]], (zoom) => {
+    frame.dataset.zoom = zoom;
+    frame.style.setProperty("--zoom", zoom);
+    if (zoom > 1) frame.scrollTo((frame.scrollWidth - frame.clientWidth) / 2, (frame.scrollHeight - frame.clientHeight) / 2);
+  });
 }
 const factList = (pairs) => el("dl", { class: "facts" }, pairs.filter(Boolean).map(([name, text]) =>
   [el("dt", {}, name), el("dd", {}, typeof text === "string" ? measured(text) : text)]));
