@@ -48,7 +48,7 @@ def run_flow(job: Job) -> Summary:
 @contextmanager
 def at_the_terminal(progress: Progress) -> Iterator[None]:
     """Where a flow runs in this process: a server, progress on stderr, and words about what an interruption keeps."""
-    with terminal.shown(progress) as shown, _told_when_interrupted():
+    with terminal.shown(progress) as shown, terminal.warnings_told(), _told_when_interrupted():
         before = watched.set(shown)
         try:
             start_server()

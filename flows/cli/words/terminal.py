@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import threading
@@ -18,6 +19,8 @@ from rich.text import Text
 from flows.session import Progress
 
 PLAIN_SECONDS = 30.0
+WARNINGS = ("mpsr.ledger", "mpsr.storage")
+"""Loggers whose warnings concern the person at the terminal."""
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, those that turn the direction of writing, and bytes that are no UTF-8."""
 
@@ -59,6 +62,24 @@ def duration(seconds: float) -> str:
         if seconds < below:
             return f"{seconds / length:.0f} {unit}" if unit == "s" else f"{seconds / length:.1f} {unit}"
     return f"{seconds / 86_400:.1f} days"
+
+
+class _Aloud(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(Text.assemble(("note:", "bold yellow"), " ", printable(record.getMessage())), soft_wrap=True)
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """Says on stderr what a run warns of while it lasts; Prefect's own console handler is silent."""
+    aloud, loggers = _Aloud(logging.WARNING), [logging.getLogger(name) for name in WARNINGS]
+    for logger in loggers:
+        logger.addHandler(aloud)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(aloud)
 
 
 @contextmanager
