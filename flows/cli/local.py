@@ -76,7 +76,7 @@ def under_prefect(progress: Progress) -> Iterator[None]:
 @contextmanager
 def watched_here(progress: Progress) -> Iterator[None]:
     """Where work is done in this process: progress on stderr, and words about what an interruption keeps."""
-    with terminal.shown(progress) as shown, _told_when_interrupted():
+    with terminal.shown(progress) as shown, terminal.warnings_told(), _told_when_interrupted():
         before = watched.set(shown)
         try:
             yield

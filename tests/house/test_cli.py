@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -143,3 +144,12 @@ def test_no_name_is_markup_and_no_terminal_obeys_one(monkeypatch):
     told = shown.getvalue()
     assert not set(told) & {"\x1b", "\x07", "\u202e", "\udcff"}
     assert told.count("a[/]b[red]\\[x] \\x1b[2J\\x1b]0;evil\\x07 \\u202egpj.exe \\udcff:smile:.jpg") >= 7
+
+
+def test_what_a_run_warns_of_reaches_the_person_at_the_terminal(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(terminal.err, "file", shown)
+    with terminal.warnings_told():
+        logging.getLogger("mpsr.ledger").warning("%s was damaged", "a[/]\x1b.parquet")
+    logging.getLogger("mpsr.ledger").warning("later")
+    assert shown.getvalue() == "note: a[/]\\x1b.parquet was damaged\n"

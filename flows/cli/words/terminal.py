@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import threading
@@ -19,6 +20,8 @@ from flows.session import Progress
 from infra.problems import ForPeople
 
 PLAIN_SECONDS = 30.0
+WARNINGS = ("mpsr.ledger", "mpsr.storage")
+"""Loggers whose warnings concern the person at the terminal."""
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, those that turn the direction of writing, and bytes that are no UTF-8."""
 
@@ -71,6 +74,24 @@ def duration(seconds: float) -> str:
 def plural(n: int, one: str, many: str = "") -> str:
     """`1 file`, `2 files`."""
     return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+class _Aloud(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(Text.assemble(("note:", "bold yellow"), " ", printable(record.getMessage())), soft_wrap=True)
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """Says on stderr what a run warns of while it lasts; Prefect's own console handler is silent."""
+    aloud, loggers = _Aloud(logging.WARNING), [logging.getLogger(name) for name in WARNINGS]
+    for logger in loggers:
+        logger.addHandler(aloud)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(aloud)
 
 
 @contextmanager
