@@ -174,3 +174,11 @@ def test_photoshop_layers_and_thumbnails_are_said_to_be_left():
     assert picture.notes == ("Photoshop's layers left out; the picture is kept",)
     with Image.open(io.BytesIO(codec.encode(picture, original, PROVENANCE))) as image:
         assert 37724 not in image.tag_v2
+
+
+def test_a_channel_that_pillow_leaves_out_is_said():
+    cmyk = np.asarray(Image.fromarray(photo()).convert("CMYK"))
+    spot = np.dstack([cmyk, np.full(SHAPE, 7, np.uint8)])
+    picture = codec.decode(tiff(spot, photometric="separated", extrasamples=["unspecified"]))
+    assert picture.notes[-1] == "what the file holds beside its colours (alpha) left out"
+    assert len(codec.decode(tiff(cmyk, photometric="separated")).notes) == 1
