@@ -272,6 +272,16 @@ class TestJpeg:
         assert np.array_equal(codec.decode(original).pixels, codec.decode(bare).pixels)
 
 
+def test_a_long_packet_says_at_least_what_the_picture_has_become():
+    long = packet(f'tiff:Orientation="6" xmp:Label="{"z" * 64_000}"')
+    original = jpeg((0xE1, JPEG_XMP + long), (0xE1, exif(6)))
+    said = {"digital_source_type": "algorithmicallyEnhanced", "weights": "w" * 2000}
+    found = read_jpeg_metadata(codec.encode(codec.decode(original), original, said))
+    assert b'Iptc4xmpExt:DigitalSourceType="algorithmicallyEnhanced"' in found.xmp
+    assert b'tiff:Orientation="1"' in found.xmp
+    assert "w" * 2000 in dict(found.carried)["COM"].decode()
+
+
 MANIFEST = b"\0\0\0\x40jumb\0\0\0\x20jumdc2pa" + bytes(40)
 
 

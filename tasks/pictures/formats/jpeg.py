@@ -27,6 +27,7 @@ from tasks.pictures.blocks.segments import (
     segment_bytes,
     split,
 )
+from tasks.pictures.blocks.xmp import SOURCE_TYPE
 from tasks.pictures.formats.format import Kind
 from tasks.pictures.formats.pillow import PillowFormat, saved
 from tasks.pictures.metadata import CREDENTIALS_LEFT, described, has_credentials, unread
@@ -106,13 +107,22 @@ class Jpeg(PillowFormat):
 
 
 def _described(original: bytes, picture: Picture, provenance: Mapping[str, str]) -> Metadata:
-    """The original's metadata with the provenance, in a comment where XMP has no room for it (a segment's 64 KiB)."""
+    """The original's metadata with the provenance, in a comment where XMP has no room for it (a segment's 64 KiB).
+
+    XMP then says at least what the picture has become, if there is room for that.
+    """
     before = read_jpeg_metadata(original)
     found = described(before, picture, provenance)
-    if len(found.xmp or b"") <= ROOM - len(JPEG_XMP):
+    if _fits(found.xmp):
         return found
+    short = described(before, picture, {key: text for key, text in provenance.items() if key == SOURCE_TYPE}).xmp
     comment = json.dumps(dict(provenance)).encode()
-    return dataclasses.replace(found, xmp=before.xmp, carried=(*found.carried, ("COM", comment)))
+    xmp = short if _fits(short) else before.xmp
+    return dataclasses.replace(found, xmp=xmp, carried=(*found.carried, ("COM", comment)))
+
+
+def _fits(xmp: bytes | None) -> bool:
+    return len(xmp or b"") <= ROOM - len(JPEG_XMP)
 
 
 def _coded_like(original: bytes, picture: Picture) -> bytes:
