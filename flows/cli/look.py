@@ -1,4 +1,4 @@
-"""`mpsr status`, `report`, `explain`: what a workspace holds, and how it came about."""
+"""`mpsr status`, `report`, `explain`, `verify`: what a workspace holds, how it came about, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -50,3 +50,14 @@ def explain(
 
     told = explain_file(file, workspace)
     terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_explanation(told, faces=faces)
+
+
+def verify(workspace: Workspace, json_: Json = False) -> None:
+    """Read everything in a workspace and compare it with its checksums: ledger, intermediates, restored files."""
+    from flows.jobs import workspace_at
+    from flows.restoration import verify as verify_workspace
+
+    told = verify_workspace(workspace_at(workspace))
+    terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_verification(told)
+    if not told.is_whole:
+        raise typer.Exit(1)

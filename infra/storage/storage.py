@@ -31,7 +31,8 @@ class Storage:
     """A folder (`/photos`, `file:///photos`) or an object store's prefix (`s3://bucket/photos`, any fsspec URL).
 
     `options` are handed to the fsspec file system (endpoint, credentials, …); they appear in no message.
-    `apart` is a local folder that `walk` does not enter where a link leads there: results are no originals.
+    `apart` is a local folder that is never mixed with this one: where a link leads there, `walk` does not enter it
+    (results are no originals), and nothing is written (originals are only read).
     All methods raise StorageError or a subclass; see infra.storage.base for the tree.
     """
 
@@ -87,7 +88,8 @@ class Storage:
         """Write the whole file or nothing: no reader ever sees a part under the final name.
 
         Local: temporary file in the same folder, fsync, rename, fsync of the folder. Object stores: one put.
-        Replaces what was there. Missing folders are made. Raises StorageFullError and leaves nothing behind.
+        Replaces what was there. Missing folders are made. Raises StorageFullError and leaves nothing behind, and,
+        as all that changes files, PathRefusedError where a folder on the way is a link.
         mtime_ns: modification time that the file shall have, nanoseconds since 1970; object stores set their own.
         """
         self._files.write(_a_file(path), data, mtime_ns)

@@ -82,7 +82,7 @@ class Worker:
         self.config = config
         self.recipe = Recipe.parse(config.recipe)
         self.source = Storage(config.source)
-        self.workspace = Storage(config.workspace)
+        self.workspace = Storage(config.workspace, apart=self.source)
         self._weights = open_store(config.weights_dir, config.weights_table)
         self._stages: dict[str, Stage] = {}
         self._compute = threading.Lock()
@@ -224,7 +224,7 @@ class Worker:
         for place, path in zip(places, item.paths, strict=True):
             self.workspace.write_atomic(decode_name(place), output, self._modified(path))
         sha256 = item.image_id if output is original else hashlib.sha256(output).hexdigest()
-        return replace(event, output_uri=places[0], output_sha256=sha256)
+        return replace(event, output_uri=places[0], output_sha256=sha256, output_bytes=len(output))
 
     def _modified(self, path: str) -> int | None:
         """When the original was last modified, nanoseconds; None where nobody knows, or it is gone by now."""
@@ -270,14 +270,21 @@ class Worker:
 
     def _pixels(self, item: FaceItem, name: str) -> Pixels:
         path, image = item.images[name]
-        return self._opened(path).image(item.key, image)
+        try:
+            return self._opened(path).image(item.key, image)
+        except (KeyError, ValueError):
+            raise self._lost(path) from None
 
     def _open(self, path: str) -> intermediate.Intermediate:
         found = intermediate.read(self.workspace, path)
         if found is None:
-            self.workspace.delete(path)  # cut short: the next run finds it gone and makes it anew
-            raise OSError(f"the intermediate {path} is gone or cut short; run again and it will be made anew")
+            raise self._lost(path)
         return found
+
+    def _lost(self, path: str) -> OSError:
+        """Deletes a damaged intermediate: whoever looks for it finds it gone and makes it anew."""
+        self.workspace.delete(path)
+        return OSError(f"the intermediate {path} is gone or damaged; run again and it will be made anew")
 
     def _event(self, stage: RecipeStage, image_id: str, face: int, outcome: Outcome, started: datetime) -> Event:
         digest = self.config.digests[stage.id]
