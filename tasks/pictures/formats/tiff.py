@@ -186,8 +186,14 @@ def _is_plain(page: Any) -> bool:
 
 
 def _levels(page: Any) -> Levels:
-    """(H, W, samples) as stored."""
-    levels = page.asarray()
+    """(H, W, samples) as stored. Raises DecodeError (`unsupported_format`) where imagecodecs is not installed."""
+    try:
+        levels = page.asarray()
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        sentence = f"expected the package imagecodecs, which unpacks {page.compression.name}; run `make setup` again"
+        raise DecodeError("unsupported_format", sentence) from error
     if levels.ndim == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
         levels = np.moveaxis(levels, 0, 2)
     return np.asarray(levels.reshape(*levels.shape[:2], -1))
