@@ -174,3 +174,22 @@ def test_photoshop_layers_and_thumbnails_are_said_to_be_left():
     assert picture.notes == ("Photoshop's layers left out; the picture is kept",)
     with Image.open(io.BytesIO(codec.encode(picture, original, PROVENANCE))) as image:
         assert 37724 not in image.tag_v2
+
+
+def test_a_channel_that_pillow_leaves_out_is_said():
+    cmyk = np.asarray(Image.fromarray(photo()).convert("CMYK"))
+    spot = np.dstack([cmyk, np.full(SHAPE, 7, np.uint8)])
+    picture = codec.decode(tiff(spot, photometric="separated", extrasamples=["unspecified"]))
+    assert picture.notes[-1] == "what the file holds beside its colours (alpha) left out"
+    assert len(codec.decode(tiff(cmyk, photometric="separated")).notes) == 1
+
+
+def test_an_installation_without_imagecodecs_is_told_what_to_do(monkeypatch):
+    def refuse(page):
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    original = tiff(photo(), photometric="rgb", compression="lzw")
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", refuse)
+    with pytest.raises(codec.DecodeError, match="package imagecodecs, which unpacks LZW; run `make setup`") as caught:
+        codec.decode(original)
+    assert caught.value.reason_code == "unsupported_format"

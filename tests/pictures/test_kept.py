@@ -264,17 +264,59 @@ class TestJpeg:
         assert codec.decode(original).notes == ("the colour profile is broken and left out",)
         assert read_jpeg_metadata(again(original)).icc is None
 
-    def test_signed_credentials_are_said_to_be_left(self):
-        original = jpeg((0xEB, b"JP\0\1\0\0\0\1" + b"\0\0\0\x40jumb\0\0\0\x20jumdc2pa" + bytes(40)))
-        assert codec.decode(original).notes[0].startswith("signed Content Credentials left out")
-        assert b"jumb" not in again(original)
-
     @pytest.mark.parametrize("junk", [b"\0" * 7, b"\xff" * 5, b"junk"])
     def test_bytes_between_segments_are_passed_over(self, junk):
         bare = pillow(photo(), "JPEG", quality=90)
         end = 2 + 2 + int.from_bytes(bare[4:6], "big")
         original = bare[:end] + junk + bare[end:]
         assert np.array_equal(codec.decode(original).pixels, codec.decode(bare).pixels)
+
+
+def test_a_long_packet_says_at_least_what_the_picture_has_become():
+    long = packet(f'tiff:Orientation="6" xmp:Label="{"z" * 64_000}"')
+    original = jpeg((0xE1, JPEG_XMP + long), (0xE1, exif(6)))
+    said = {"digital_source_type": "algorithmicallyEnhanced", "weights": "w" * 2000}
+    found = read_jpeg_metadata(codec.encode(codec.decode(original), original, said))
+    assert b'Iptc4xmpExt:DigitalSourceType="algorithmicallyEnhanced"' in found.xmp
+    assert b'tiff:Orientation="1"' in found.xmp
+    assert "w" * 2000 in dict(found.carried)["COM"].decode()
+
+
+MANIFEST = b"\0\0\0\x40jumb\0\0\0\x20jumdc2pa" + bytes(40)
+
+
+def signed(kind: str) -> bytes:
+    """A file that holds something like a manifest, where its container keeps one."""
+    if kind == "JPEG":
+        return jpeg((0xEB, b"JP\0\1\0\0\0\1" + MANIFEST))
+    bare = pillow(photo(), kind)
+    if kind == "PNG":
+        return bare[:33] + png_bytes([(b"caBX", MANIFEST)]) + bare[33:]
+    if kind == "TIFF":
+        return with_directory(bare, next(pages(io.BytesIO(bare))) | {52545: Entry(52545, 7, MANIFEST)}, {})
+    if kind == "WEBP":
+        chunk = b"C2PA" + struct.pack("<I", len(MANIFEST)) + MANIFEST
+        return b"RIFF" + struct.pack("<I", len(bare) + len(chunk) - 8) + bare[8:] + chunk
+    identity = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+    return bare + struct.pack(">I4s", 24 + len(MANIFEST), b"uuid") + identity + MANIFEST
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
+def test_signed_credentials_are_said_to_be_left(kind):
+    original = signed(kind)
+    [note] = codec.decode(original).notes
+    assert note.startswith("signed Content Credentials left out")
+    assert b"jumdc2pa" not in again(original)
+
+
+def test_densities_follow_the_turning():
+    png = pillow(photo(), "PNG", exif=exif(6))
+    png = png[:33] + png_bytes([(b"pHYs", struct.pack(">IIB", 200, 100, 1))]) + png[33:]
+    assert dict(read_png_metadata(again(png)).carried)["pHYs"] == struct.pack(">IIB", 100, 200, 1)
+    jfif = bytearray(pillow(photo(), "JPEG", exif=exif(6), dpi=(300, 300)))
+    at = jfif.index(b"JFIF") + 8
+    jfif[at : at + 4] = struct.pack(">HH", 200, 100)
+    assert dict(read_jpeg_metadata(again(bytes(jfif))).carried)["APP0"][8:12] == struct.pack(">HH", 100, 200)
 
 
 class TestTiff:

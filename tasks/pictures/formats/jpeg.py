@@ -27,9 +27,10 @@ from tasks.pictures.blocks.segments import (
     segment_bytes,
     split,
 )
+from tasks.pictures.blocks.xmp import SOURCE_TYPE
 from tasks.pictures.formats.format import Kind
 from tasks.pictures.formats.pillow import PillowFormat, saved
-from tasks.pictures.metadata import described, unread
+from tasks.pictures.metadata import CREDENTIALS_LEFT, described, has_credentials, unread
 from tasks.pictures.picture import DecodeError, Header, Levels, Metadata, Picture, coded_levels
 
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -82,15 +83,15 @@ class Jpeg(PillowFormat):
         notes = seen_damage(bare(segments, stream.read()), Header(self.kind.name, *image.size, image.mode))
         notes += unread(_metadata(segments))
         if not data[: end_of_picture(data)].endswith(END):
-            notes += ("the JPEG's end mark is missing",)
+            notes = notes or ("the JPEG's end mark is missing",)
         pictures, _ = _behind(data)
         if pictures:
             several = f"{1 + pictures} pictures in one file (a gain map, depth, a second view)"
             notes += (f"{several}; the first is kept, what the metadata says of the others removed",)
         if any(each.payload.startswith(JPEG_ICC) for each in segments) and not _icc(segments):
             notes += ("the colour profile is broken and left out",)
-        if any(each.marker == 0xEB and b"jumb" in each.payload[:32] for each in segments):
-            notes += ("signed Content Credentials left out: they do not hold for changed pixels",)
+        if has_credentials(data):
+            notes += (CREDENTIALS_LEFT,)
         return notes
 
     def encode(self, picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
@@ -106,13 +107,22 @@ class Jpeg(PillowFormat):
 
 
 def _described(original: bytes, picture: Picture, provenance: Mapping[str, str]) -> Metadata:
-    """The original's metadata with the provenance, in a comment where XMP has no room for it (a segment's 64 KiB)."""
+    """The original's metadata with the provenance, in a comment where XMP has no room for it (a segment's 64 KiB).
+
+    XMP then says at least what the picture has become, if there is room for that.
+    """
     before = read_jpeg_metadata(original)
     found = described(before, picture, provenance)
-    if len(found.xmp or b"") <= ROOM - len(JPEG_XMP):
+    if _fits(found.xmp):
         return found
+    short = described(before, picture, {key: text for key, text in provenance.items() if key == SOURCE_TYPE}).xmp
     comment = json.dumps(dict(provenance)).encode()
-    return dataclasses.replace(found, xmp=before.xmp, carried=(*found.carried, ("COM", comment)))
+    xmp = short if _fits(short) else before.xmp
+    return dataclasses.replace(found, xmp=xmp, carried=(*found.carried, ("COM", comment)))
+
+
+def _fits(xmp: bytes | None) -> bool:
+    return len(xmp or b"") <= ROOM - len(JPEG_XMP)
 
 
 def _coded_like(original: bytes, picture: Picture) -> bytes:

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from tasks.pictures.blocks.exif import PREFIX
 from tasks.pictures.formats.format import Kind
-from tasks.pictures.metadata import stored_orientation, unread
+from tasks.pictures.metadata import CREDENTIALS_LEFT, has_credentials, stored_orientation, unread
 from tasks.pictures.picture import DecodeError, Depth, Header, Levels, Metadata, Picture, to_float, upright
 
 GREY_MODES = {"1", "L", "LA", "La", "I;16", "I;16B", "I;16L"}
@@ -56,7 +56,8 @@ class PillowFormat:
 
     def left_out(self, data: bytes, image: Image.Image) -> tuple[str, ...]:
         """Notes on what the file holds beside the pixels that Pillow makes of it, and a result will not hold."""
-        return unread(metadata_of(image))
+        notes = unread(metadata_of(image))
+        return (*notes, CREDENTIALS_LEFT) if has_credentials(data) else notes
 
 
 def exif_of(image: Image.Image) -> bytes | None:

@@ -17,7 +17,7 @@ from PIL import Image
 from tasks.pictures.blocks.exif import PREFIX
 from tasks.pictures.formats.format import Kind
 from tasks.pictures.formats.pillow import PillowFormat, saved
-from tasks.pictures.metadata import described, stored_orientation, unread
+from tasks.pictures.metadata import CREDENTIALS_LEFT, described, stored_orientation, unread
 from tasks.pictures.picture import DecodeError, Header, Levels, Metadata, Picture, coded_levels, to_float, upright
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -109,7 +109,7 @@ def _left_out(chunks: list[Chunk]) -> tuple[str, ...]:
     if chunks[-1].kind != b"IEND":
         notes += ("the PNG's end is missing; every pixel is there",)
     if any(chunk.kind == b"caBX" for chunk in chunks):
-        notes += ("signed Content Credentials left out: they do not hold for changed pixels",)
+        notes += (CREDENTIALS_LEFT,)
     return notes
 
 

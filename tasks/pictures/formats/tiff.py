@@ -28,18 +28,20 @@ from tasks.pictures.blocks.exif import upright_exif
 from tasks.pictures.blocks.xmp import with_provenance
 from tasks.pictures.formats.format import Kind
 from tasks.pictures.formats.pillow import PillowFormat
-from tasks.pictures.metadata import stored_orientation, unread
+from tasks.pictures.metadata import CREDENTIALS_LEFT, stored_orientation, unread
 from tasks.pictures.picture import DecodeError, Header, Levels, Metadata, Picture, coded_levels, to_float, upright
 from tasks.pictures.turning import Turning
 
 MODES = {"MINISBLACK": "L", "MINISWHITE": "L", "SEPARATED": "CMYK", "PALETTE": "P", "YCBCR": "YCbCr"}
 """tifffile's name of a photometric form → Pillow's name of the mode, where they differ."""
-CHANNELS = {"RGB": 3, "MINISBLACK": 1, "MINISWHITE": 1, "SEPARATED": 4, "PALETTE": 1, "YCBCR": 3, "CIELAB": 3}
+CHANNELS = {"SEPARATED": 4, "PALETTE": 1, "YCBCR": 3}
+"""Photometric form of what Pillow decodes → its channels; Pillow leaves out those beside them."""
 JPEG_COMPRESSIONS = ("JPEG", "OJPEG", "JPEG_LOSSY")
 SUBFILE_TYPE, WIDTH, HEIGHT, ORIENTATION = 254, 256, 257, 274
 SUB_IFDS, DNG_VERSION = 330, 50706
 XMP_TAG, ICC_TAG, EXIF_TAG, GPS_TAG = 700, 34675, 34665, 34853
 MAKER_NOTE, INTEROPERABILITY = 37500, 40965
+CREDENTIALS = 52545
 LAYERS = 37724
 """Photoshop's layers, which show the old pixels."""
 CODING = {
@@ -48,7 +50,7 @@ CODING = {
     317,
     *range(320, 349),
     *range(512, 533),
-    *(34665, 34853, INTEROPERABILITY, LAYERS, XMP_TAG),
+    *(34665, 34853, INTEROPERABILITY, LAYERS, CREDENTIALS, XMP_TAG),
 }
 """Tags that say how pixels are coded or where something lies; every other one travels."""
 
@@ -75,7 +77,10 @@ class Tiff(PillowFormat):
         return 1
 
     def left_out(self, data: bytes, image: Image.Image) -> tuple[str, ...]:
-        return _left_out(data)
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages.first
+            beside = page.samplesperpixel - CHANNELS.get(page.photometric.name, page.samplesperpixel)
+        return _left_out(data) + (("what the file holds beside its colours (alpha) left out",) if beside > 0 else ())
 
     def encode(self, picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
         """Writes the tags of the original, too (which may be of any depth)."""
@@ -181,8 +186,14 @@ def _is_plain(page: Any) -> bool:
 
 
 def _levels(page: Any) -> Levels:
-    """(H, W, samples) as stored."""
-    levels = page.asarray()
+    """(H, W, samples) as stored. Raises DecodeError (`unsupported_format`) where imagecodecs is not installed."""
+    try:
+        levels = page.asarray()
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        sentence = f"expected the package imagecodecs, which unpacks {page.compression.name}; run `make setup` again"
+        raise DecodeError("unsupported_format", sentence) from error
     if levels.ndim == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
         levels = np.moveaxis(levels, 0, 2)
     return np.asarray(levels.reshape(*levels.shape[:2], -1))
@@ -196,6 +207,8 @@ def _left_out(data: bytes) -> tuple[str, ...]:
     notes = unread(Metadata(xmp=first[XMP_TAG].value if XMP_TAG in first else None))
     if len(every) > 1:
         notes += (f"{len(every) - 1} reduced copies of the picture (thumbnails) left out",)
+    if CREDENTIALS in first:
+        notes += (CREDENTIALS_LEFT,)
     if LAYERS in first:
         notes += ("Photoshop's layers left out; the picture is kept",)
     if MAKER_NOTE in directory_below(stream, first, EXIF_TAG):
