@@ -78,7 +78,8 @@ class Batch:
 
     `images[name]` has shape (N, H, W, 3), float32 RGB, one row per face. A bare name (`aligned`, `restored`) is
     the newest image of that name; `stage_id.name` (`pisa_sr.restored`) is the one that a certain stage wrote.
-    Where that stage was skipped for a face, the newest earlier one stands in.
+    Where that stage was skipped for a face, the newest earlier one stands in, and `restored` is the aligned input
+    before any stage wrote it.
     """
 
     faces: Sequence[Face]

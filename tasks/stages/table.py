@@ -8,6 +8,7 @@ STAGES: dict[str, str] = {
     "pisa_sr": "tasks.stages.restorers.pisa_sr:PisaSR",
     "compact_restorer": "tasks.stages.restorers.compact:CompactRestorer",
     "gfpgan": "tasks.stages.restorers.gfpgan:Gfpgan",
+    "codeformer": "tasks.stages.restorers.codeformer:CodeFormer",
     "compact_severe": "tasks.stages.restorers.compact:CompactSevere",
     "diffbir": "tasks.stages.restorers.diffbir:DiffBir",
     "swinir": "tasks.stages.restorers.swinir:SwinIr",

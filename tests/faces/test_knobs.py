@@ -26,7 +26,14 @@ from tasks.pictures.picture import Picture
 from tasks.stage import Batch, Face, FaceStage
 from tasks.stages.table import STAGES
 
-SIDE = {"diffbir": 64, "face_tone_net": 256, "compact_skin_tone": 256, "identity": 512, "evaluate": 512}
+SIDE = {
+    "codeformer": 64,
+    "diffbir": 64,
+    "face_tone_net": 256,
+    "compact_skin_tone": 256,
+    "identity": 512,
+    "evaluate": 512,
+}
 LEAVE_CLEAN_FACES = {"compact_restorer", "compact_severe"}
 FOCUS = {"guidance_scale": 10.0}
 TILED = {"tile": 128, "side": 256}
@@ -211,6 +218,7 @@ def weights(tmp_path_factory):
     """Every weights file that a case needs, tiny and random, by its name in the table."""
     from infra.weights.store import open_store
     from tasks.models.faces.parsenet import ParseNet
+    from tasks.models.restorers.codeformer import CodeFormer, CodeFormerSizes
     from tasks.models.restorers.face_tone_net import FaceToneNet
     from tasks.models.restorers.ffa_net import FFANet
 
@@ -225,6 +233,7 @@ def weights(tmp_path_factory):
     states = {
         "ffa_net_ots": FFANet(1, 1, 16).state_dict(),
         "ffa_net_its": FFANet(1, 1, 16).state_dict(),
+        "codeformer": CodeFormer(CodeFormerSizes(32, 8, 32, 16, 1, tokens=4)).state_dict(),
         "face_tone_net": FaceToneNet(width=4).state_dict(),
         "parsenet": ParseNet(halvings=2, width=8, depth=1, limits=(8, 16)).state_dict(),
         **{f"swinir_{trained}": cleaner() for trained in ("face", "general", "realesrgan")},

@@ -9,7 +9,9 @@ import pytest
 from tasks.recipes.recipe import COMMIT, load_recipe, recipe_names
 
 RECORDED = {
+    "codeformer": "ca82ebddd498eba44b094021e9e2082e037edf5e6d79d39b50fe723bbb97f3b7",
     "compact": "f0472b7eac60e57af65852f5e4ec51358168b01d6624d1e3904244ac58499819",
+    "gfpgan": "b5059c52bdffe34efb8e85bda9043988e75579972ed95fb10a450e2e60d89d97",
     "mpsr": "95b9c6f6bbad58ed0fba093cc736c9ee365508b44a06c11a2d6794ad60457b2e",
     "mpsr-fast": "e17ca048c050e60d7cf154e19a5a376ca38b5638df9b8b3eae8adf78b19d0d84",
     "mpsr-ntire2025": "4b00597f6b8c4a7fc275ffe3a3b6467c7d53c5b8b09fb58ed5ace70ec716a1b1",
