@@ -230,6 +230,7 @@ def weights(tmp_path_factory):
     found["pisa_sr"] = tiny.write_pisa_lora(folder / "pisa_sr.pkl")
     for seed, name in enumerate(("diffbir_v1_face", "diffbir_v2", "diffbir_v2_1"), start=1):
         found[name] = tiny.write_ir_controlnet(folder / f"{name}.pth", seed=seed)
+    found |= tiny.write_one_step(folder)
     states = {
         "ffa_net_ots": FFANet(1, 1, 16).state_dict(),
         "ffa_net_its": FFANet(1, 1, 16).state_dict(),

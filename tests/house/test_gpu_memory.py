@@ -25,6 +25,7 @@ from tasks.stages.table import STAGES
 
 SHOWN = {"compact": "about 3.4 GB", "mpsr": "about 14.2 GB", "mpsr-fast": "about 14.2 GB"}
 SHOWN |= {"mpsr-ntire2025": "about 18.1 GB", "codeformer": "about 6.6 GB", "gfpgan": "about 6.6 GB"}
+SHOWN |= {"osdface": "about 5.4 GB", "hypir": "about 5.3 GB", "sdface": "about 8.7 GB", "tsd-sr": "about 7.7 GB"}
 SILENT = """
 name = "silent"
 stage = [

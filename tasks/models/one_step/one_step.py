@@ -95,7 +95,8 @@ class OneStep(nn.Module):
 
     def denoise(self, latent: Tensor, prompt: Tensor, tiling: Tiling | None = None) -> Tensor:
         """The clean latent, fp32."""
-        answer = _in_tiles(lambda part: self.answer(part, prompt).float(), latent, tiling)
+        told = prompt.to(self.network.dtype)
+        answer = _in_tiles(lambda part: self.answer(part, told).float(), latent, tiling)
         return self.step.clean(latent, answer)
 
     def decode(self, latent: Tensor, tiling: Tiling | None = None) -> Tensor:

@@ -78,7 +78,7 @@ class VisualPrompt(nn.Module):
         return list(dict.fromkeys(codes[distances.argsort(stable=True)].tolist()))[:WORDS]
 
     def words(self, features: Tensor) -> Tensor:
-        """The codes' rows (77, C); where a face shows fewer, the rest is zero, which the network knows from training."""
+        """The codes' rows (77, C); where a face shows fewer, the rest is zero, as the network was trained."""
         rows = self.codes[self.chosen(features)]
         return torch.cat([rows, rows.new_zeros(WORDS - len(rows), rows.shape[1])])
 
@@ -127,7 +127,9 @@ def build_prompt(codes: Mapping[str, Tensor], change: Mapping[str, Tensor]) -> V
     except KeyError as error:
         raise CheckpointError(f"OSDFace's codes: expected keys such as {PREFIX}…, but {error} is missing") from error
     encoder = build_on_meta(lambda: _encoder(state), state, "OSDFace's encoder", torch.float32)
-    joined = build_on_meta(lambda: nn.Conv2d(*weight.shape[1::-1], 1), projection, "OSDFace's codes", torch.float32)
+    joined = build_on_meta(
+        lambda: nn.Conv2d(weight.shape[1], weight.shape[0], 1), projection, "OSDFace's codes", torch.float32
+    )
     changing = build_on_meta(lambda: EmbeddingChange(*sizes), dict(change), "OSDFace's embedding change", torch.float32)
     return VisualPrompt(encoder, joined, book, changing)
 

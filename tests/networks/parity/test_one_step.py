@@ -283,16 +283,17 @@ class TestTSDSR:
         assert lora.adapted(network, tsd_sr.ADAPTED) == published
 
 
-class TestLora:
-    STATE = {"a.weight": torch.zeros(4, 3), "b.weight": torch.zeros(4, 3, 3, 3)}
+STATE = {"a.weight": torch.zeros(4, 3), "b.weight": torch.zeros(4, 3, 3, 3)}
 
+
+class TestLora:
     def pair(self, module, *kernel):
         return {f"{module}.lora_A.weight": torch.ones(2, 3, *kernel), f"{module}.lora_B.weight": torch.ones(4, 2)}
 
     def test_linear_and_convolution(self):
-        merged = lora.merged(self.STATE, self.pair("a") | self.pair("b", 3, 3), "x")
+        merged = lora.merged(STATE, self.pair("a") | self.pair("b", 3, 3), "x")
         assert all(np.allclose(value, 2) for value in merged.values())
-        assert not self.STATE["a.weight"].any(), "what was given stays"
+        assert not STATE["a.weight"].any(), "what was given stays"
 
     @pytest.mark.parametrize(
         ("change", "said"),
@@ -306,4 +307,4 @@ class TestLora:
     )
     def test_what_does_not_fit_is_said(self, change, said):
         with pytest.raises(CheckpointError, match=said):
-            lora.merged(self.STATE, change, "x")
+            lora.merged(STATE, change, "x")

@@ -6,13 +6,15 @@ import hashlib
 
 import numpy as np
 import pytest
+import tiny_checkpoints as tiny
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from flows.jobs import Job
 from flows.restoration.shard import Planned, Shard
 from flows.session import prepare
-from infra.weights import WeightsMismatch
+from infra.weights import WeightsError
 from tasks.models.restorers.codeformer import CodeFormer, CodeFormerSizes
 from tasks.recipes.recipe import load_recipe
 from tasks.worker.worker import RESTORED, Worker
@@ -24,22 +26,22 @@ def codeformer(path):
     torch.save({"params_ema": CodeFormer(CodeFormerSizes(32, 8, 32, 16, 1)).state_dict()}, path)
 
 
-MAKERS = {"codeformer": ("codeformer.pth", codeformer)}
-"""Weights → what their file is called, and what writes a tiny one."""
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Name in the table of weights → tiny file."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    codeformer(folder / "codeformer.pth")
+    base = tiny.write_sd_checkpoint(folder / "sd21_base.safetensors")
+    return {"codeformer": folder / "codeformer.pth", "sd21_base": base} | tiny.write_one_step(folder)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Tiny files and a table that names them."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    rows = []
-    for name, (file, make) in MAKERS.items():
-        make(folder / file)
-        rows.append(
-            f'[[weights]]\nname = "{name}"\ntitle = "{name}"\nfile = "{file}"\nby_hand = "x"\nlicence = "test"\n'
-        )
-    (folder / "table.toml").write_text(LICENCES + "".join(rows))
+def folder(files):
+    """The files in one folder, with a table that names them."""
+    row = '[[weights]]\nname = "{}"\ntitle = "x"\nfile = "{}"\nby_hand = "x"\nlicence = "test"\n'
+    folder = files["codeformer"].parent
+    (folder / "table.toml").write_text(LICENCES + "".join(row.format(name, file.name) for name, file in files.items()))
     return folder
 
 
@@ -65,20 +67,33 @@ def restored_by(recipe, folder, tmp_path):
     return np.asarray(face), np.asarray(Image.open(tmp_path / "ws" / RESTORED / "face.png"))
 
 
-@pytest.mark.parametrize("recipe", ["codeformer"])
+RECIPES = ("codeformer", "osdface", "hypir", "sdface", "tsd-sr")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_restores_a_face(recipe, folder, tmp_path):
     given, restored = restored_by(recipe, folder, tmp_path)
     assert restored.shape == given.shape
     assert np.abs(restored.astype(int) - given).mean() > 1
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_another_networks_file_is_refused_with_what_was_expected(name, folder, tmp_path):
+WEIGHTS = {name: stage.cls for recipe in RECIPES for stage in load_recipe(recipe).stages[1:2] for name in stage.weights}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("wrong", ["another", "half"])
+def test_another_networks_file_and_half_a_file_are_refused_with_what_was_expected(name, wrong, files, tmp_path):
     """Before a face is touched, and with the file's name."""
-    file = MAKERS[name][0]
-    cls = next(s.cls for n in [name] for s in load_recipe(n).stages if name in s.weights)
-    wrong = tmp_path / file
-    torch.save({"conv.weight": torch.zeros(3, 3)}, wrong)
-    weights = {each: folder / MAKERS[each][0] for each in cls.weights_needed(cls.Settings())} | {name: wrong}
-    with pytest.raises(WeightsMismatch, match="expected"):
-        cls(cls.Settings(), weights).load("cpu", "float32")
+    if files[name].is_dir():
+        pytest.skip("a folder: its parts are files of diffusers")
+    path = tmp_path / files[name].name
+    if wrong == "half":
+        data = files[name].read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+    elif path.suffix == ".safetensors":
+        save_file({"conv.weight": torch.zeros(3, 3)}, path)
+    else:
+        torch.save({"conv.weight": torch.zeros(3, 3)}, path)
+    stage = WEIGHTS[name](WEIGHTS[name].Settings(), files | {name: path})
+    with pytest.raises(WeightsError, match=rf"{path.name}.*expected"):
+        stage.load("cpu", "float32")
