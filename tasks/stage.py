@@ -115,8 +115,9 @@ class Stage:
     `writes` are named images; `provides` are the metrics that it promises, for gates to refer to;
     `parameters_m` (millions of parameters of its networks) and `working_gb` (GB beside them for each face of a
     micro-batch, in float32) are what it takes of a GPU's memory: None = nobody knows, and nobody guesses;
-    `float32_only` says that it computes in float32 whatever the run's dtype is; `remembers` names what it draws at
-    random, from each face's seed alone, so that it is the same in every run.
+    `tflop_per_face` is the arithmetic of a restorer (10^12 operations, a multiplication and an addition being two;
+    0 = too little to count); `float32_only` says that it computes in float32 whatever the run's dtype is; `remembers`
+    names what it draws at random, from each face's seed alone, so that it is the same in every run.
     """
 
     name: ClassVar[str]
@@ -125,6 +126,7 @@ class Stage:
     on_device: ClassVar[bool] = False
     parameters_m: ClassVar[float | None] = None
     working_gb: ClassVar[float | None] = None
+    tflop_per_face: ClassVar[float] = 0.0
     float32_only: ClassVar[bool] = False
     remembers: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
@@ -161,6 +163,11 @@ class Stage:
         return cls.parameters_m
 
     @classmethod
+    def tflop(cls, settings: StageSettings) -> float:
+        """Arithmetic per face of a run with these settings, 10^12 operations."""
+        return cls.tflop_per_face
+
+    @classmethod
     def provides(cls, settings: StageSettings) -> tuple[str, ...]:
         """Metric names that every face has after this stage."""
         return ()
@@ -191,3 +198,7 @@ class ImageStage(Stage):
     def run(self, picture: Picture, batch: Batch) -> ImageResult:
         """`batch` holds the picture's faces with the images this stage reads (empty before detection)."""
         raise NotImplementedError
+
+    def delivered(self, picture: Picture, batch: Batch) -> list[FaceResult]:
+        """What is to be said of each face of `batch` in the picture as it was written; nothing where not overridden."""
+        return []

@@ -13,7 +13,7 @@ from flows.cli.words import restoration as tell
 from flows.cli.words import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pydantic import JsonValue
 
@@ -36,7 +36,9 @@ def clean(
 
 def train(
     name: Annotated[str, typer.Argument(help="a network of the compact recipe, or niqe", show_default=False)],
-    data: Annotated[Path, typer.Option(help="folder of aligned faces, 512 px", show_default=False)],
+    data: Annotated[
+        list[Path], typer.Option(help="folder of aligned faces, 512 px; may be given again", show_default=False)
+    ],
     output: Annotated[Path, typer.Option(help="folder for checkpoints and weights")] = Path("training"),
     set_: Annotated[
         list[str] | None,
@@ -69,7 +71,7 @@ def serve(
     serve_until_interrupted(port)
 
 
-def train_with_bar(name: str, data: Path, output: Path, settings: Mapping[str, JsonValue]) -> Trained:
+def train_with_bar(name: str, data: Sequence[Path], output: Path, settings: Mapping[str, JsonValue]) -> Trained:
     """`train_one` with a bar on the terminal."""
     from tasks.training import train_one
 

@@ -21,7 +21,7 @@ PANELS = {
     "Look": (look.status, look.report, look.explain),
     "Measure": (measure.evaluate, measure.compare, measure.benchmark),
     "Nightly gate": (night.promotions, night.rollback),
-    MACHINE: (machine.clean, machine.train, machine.doctor, machine.serve),
+    MACHINE: (machine.clean, machine.train, machine.doctor, machine.serve, models.recipes),
 }
 """Every command, as `mpsr --help` shows them."""
 EXAMPLES = {

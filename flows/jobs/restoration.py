@@ -48,7 +48,7 @@ def job_for(*, dataset: str | None = None, source: str | None = None, workspace:
         described = read_data_manifest(dataset)
         source, workspace = described.get("source"), workspace or described.get("workspace")
         if source is None:
-            raise JobError(f"data_manifests/{dataset}.toml names no source; add a line source = \"FOLDER OR URL\"")
+            raise JobError(f'data_manifests/{dataset}.toml names no source; add a line source = "FOLDER OR URL"')
         given = {name: described[name] for name in OF_A_DATA_SET if name in described} | given
         _make_what_can_be_made(described)
     if source is None:

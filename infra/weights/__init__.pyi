@@ -10,3 +10,4 @@ from .row import WeightsRow as WeightsRow
 from .row import weights_row as weights_row
 from .store import WeightsStore as WeightsStore
 from .store import open_store as open_store
+from .table import WeightsTable as WeightsTable

@@ -2,6 +2,8 @@ from . import geometry as geometry
 from .alignment import Alignment as Alignment
 from .cascade import detect_faces as detect_faces
 from .cascade import propose as propose
+from .colour_map import ColourMap as ColourMap
+from .colour_map import picture_map as picture_map
 from .crops import CROP as CROP
 from .crops import Box as Box
 from .crops import Jitter as Jitter
@@ -18,12 +20,12 @@ from .judges import Judge as Judge
 from .judges import adaface_judge as adaface_judge
 from .judges import cosine as cosine
 from .judges import onnx_judge as onnx_judge
+from .seam import seam_of as seam_of
 from .small_judge import COMPACT as COMPACT
 from .small_judge import IN_WORDS as IN_WORDS
 from .small_judge import TRUSTED as TRUSTED
 from .small_judge import CompactJudge as CompactJudge
 from .small_judge import threshold_at as threshold_at
-from .tone import Tone as Tone
 from .tone import tone_of as tone_of
 from .yunet import Found as Found
 from .yunet import YuNet as YuNet

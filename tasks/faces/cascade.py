@@ -1,14 +1,16 @@
 """Finds faces without any download: scikit-image's LBP cascade proposes, the landmark network decides.
 
 The cascade (Ahonen et al. 2006; Viola and Jones 2001; trained for OpenCV, shipped with scikit-image) runs
-over an image pyramid with few demands, which gives many boxes. `LandmarkNet` looks at each twice, the second
+over an image pyramid with few demands, which gives many boxes. It knows upright faces only, so the picture is shown
+to it leaning either way as well, and with a border, for faces that an edge cuts or that fill the frame; where nothing
+is found, lying and upside down, too. `LandmarkNet` looks at each twice, the second
 time upright, centred on its own points and mirrored as well, keeps what it takes for a face, and tells the five points.
 Knows pixels; knows no stage, file or device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -22,12 +24,18 @@ from torch import Tensor, nn
 from tasks.faces.crops import CROP, Box, Jitter, Levels, crop_matrix, cut
 from tasks.models.compact.faces import Points, both_ways, box_of_points
 
-LONGER_SIDE = 1600
+LONGER_SIDE, TURNED_SIDE = 1600, 1000
+"""Longer side in px at which the cascade looks at a picture, and at a turned one."""
 SMALLEST = 24
 SCALE_STEP = 1.15
 STRIDE = 1.5
 OVERLAP = 0.3
 CHUNK = 64
+BORDER = 0.3
+"""Border around a picture, in shares of its shorter side, filled with its edge."""
+LEANING = (0.0, 25.0, -25.0)
+LYING = (90.0, 180.0, 270.0)
+"""How far the picture is turned for the cascade, degrees anticlockwise: always, and where no face was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,38 +61,59 @@ def detect_faces(rgb_uint8: Levels, landmark_net: nn.Module, accept: float) -> l
     """
     if rgb_uint8.ndim != 3 or rgb_uint8.shape[2] != 3 or rgb_uint8.dtype != np.uint8:
         raise ValueError(f"detect_faces expects H×W×3 8-bit RGB; got {rgb_uint8.shape} {rgb_uint8.dtype}")
-    boxes = propose(rgb_uint8)
-    if not boxes:
+    return _found(rgb_uint8, LEANING, landmark_net, accept) or _found(rgb_uint8, LYING, landmark_net, accept)
+
+
+def _found(rgb_uint8: Levels, angles: Sequence[float], net: nn.Module, accept: float) -> list[FaceBox]:
+    proposed = [(box, angle) for angle in angles for box in propose(rgb_uint8, angle)]
+    if not proposed:
         return []
-    points, first = locate(rgb_uint8, boxes, [0.0] * len(boxes), landmark_net)
+    boxes, turns = zip(*proposed, strict=True)
+    points, first = locate(rgb_uint8, boxes, turns, net)
     likely = np.flatnonzero(first > 0.2 * accept)
     if len(likely) == 0:
         return []
     turned = [_tilt(points[i]) for i in likely]
-    again, second = locate(
-        rgb_uint8, [box_of_points(points[i]) for i in likely], turned, partial(both_ways, landmark_net)
-    )
+    again, second = locate(rgb_uint8, [box_of_points(points[i]) for i in likely], turned, partial(both_ways, net))
     scores = np.sqrt(first[likely] * second)
     faces = [FaceBox(*box_of_points(p), float(s), p) for p, s in zip(again, scores, strict=True) if s >= accept]
     return _strongest(faces)
 
 
-def propose(rgb_uint8: Levels) -> list[Box]:
-    """Boxes (x, y, width, height) that the cascade takes for faces, many of them wrongly."""
-    shrink = min(1.0, LONGER_SIDE / max(rgb_uint8.shape[:2]))
+def propose(rgb_uint8: Levels, angle: float = 0.0) -> list[Box]:
+    """Boxes (x, y, width, height) that the cascade takes for faces in the turned picture, many of them wrongly.
+
+    They are upright boxes around the same centres in the picture as it is; they may leave it.
+    """
+    shrink = min(1.0, (LONGER_SIDE if angle == 0 else TURNED_SIDE) / max(rgb_uint8.shape[:2]))
     height, width = (max(1, round(side * shrink)) for side in rgb_uint8.shape[:2])
     if min(height, width) < SMALLEST:
         return []
-    small = np.asarray(cv2.resize(rgb_uint8, (width, height), interpolation=cv2.INTER_AREA))
+    small = np.asarray(cv2.resize(rgb_uint8, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    turned, back = _turned(small, angle, round(BORDER * min(height, width)))
     found = _cascade().detect_multi_scale(
-        img=np.ascontiguousarray(small),
+        img=turned,
         scale_factor=SCALE_STEP,
         step_ratio=STRIDE,
         min_size=(SMALLEST, SMALLEST),
-        max_size=(min(height, width), min(height, width)),
+        max_size=(min(turned.shape[:2]),) * 2,
         min_neighbor_number=1,
     )
-    return [(f["c"] / shrink, f["r"] / shrink, f["width"] / shrink, f["height"] / shrink) for f in found]
+    sides = np.array([(f["width"], f["height"]) for f in found], np.float64).reshape(-1, 2)
+    corners = np.array([(f["c"], f["r"]) for f in found], np.float64).reshape(-1, 2)
+    middles = (corners + sides / 2) @ back[:, :2].T + back[:, 2]
+    return [(*corner, *side) for corner, side in zip((middles - sides / 2) / shrink, sides / shrink, strict=True)]
+
+
+def _turned(picture: Levels, angle: float, border: int) -> tuple[Levels, NDArray[np.float64]]:
+    """The picture turned, with its border, and the matrix (2, 3) from there back to the picture."""
+    height, width = (side + 2 * border for side in picture.shape[:2])
+    matrix = cv2.getRotationMatrix2D((picture.shape[1] / 2, picture.shape[0] / 2), angle, 1.0)
+    across, along = abs(matrix[0, 0]), abs(matrix[0, 1])
+    size = round(width * across + height * along), round(width * along + height * across)
+    matrix[:, 2] += np.array(size) / 2 - np.array([picture.shape[1] / 2, picture.shape[0] / 2])
+    turned = cv2.warpAffine(picture, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+    return np.ascontiguousarray(turned, np.uint8), np.asarray(cv2.invertAffineTransform(matrix))
 
 
 @cache
@@ -96,7 +125,7 @@ def _cascade() -> Any:
 
 
 def locate(
-    rgb_uint8: Levels, boxes: list[Box], turns: list[float], net: Callable[[Tensor], tuple[Tensor, Tensor]]
+    rgb_uint8: Levels, boxes: Sequence[Box], turns: Sequence[float], net: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points (N, 5, 2) in picture pixels and face probabilities (N,) for boxes; turns in degrees upright them."""
     matrices = [crop_matrix(box, Jitter(turn=turn)) for box, turn in zip(boxes, turns, strict=True)]

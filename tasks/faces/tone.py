@@ -40,10 +40,10 @@ class Tone:
         return before + (self.colours(after @ LUMA) - self.colours(before @ LUMA))
 
 
-def tone_of(pixels: Pixels) -> Tone | None:
-    """The tone of a black-and-white picture (H, W, 3); None for one with colours."""
-    step = max(1, int(np.sqrt(pixels.shape[0] * pixels.shape[1] / SAMPLES)))
-    sample = pixels[::step, ::step].reshape(-1, 3)
+def tone_of(pixels: Pixels, where: NDArray[np.bool_] | None = None) -> Tone | None:
+    """The tone of a black-and-white picture (H, W, 3), or of the part `where` (H, W); None where it has colours."""
+    chosen = pixels[where] if where is not None else pixels.reshape(-1, 3)
+    sample = chosen[:: max(1, len(chosen) // SAMPLES)]
     if np.percentile(np.ptp(sample, axis=1), 99) <= GREY:
         return Tone(np.zeros(1, np.float32), np.zeros((1, 3), np.float32))
     brightness = sample @ LUMA

@@ -197,6 +197,8 @@ def _inception(path: Path) -> nn.Module:
 
 
 SHARPNESS = Instrument(lambda face, _: formulas.sharpness(face.restored.clip(0, 1)))
+DETAIL = Instrument(lambda face, _: formulas.detail(face.restored.clip(0, 1)))
+STRUCTURE = Instrument(lambda face, _: formulas.structure(face.restored.clip(0, 1)))
 PSNR = Instrument(lambda face, _: formulas.psnr(_truth(face), face.restored.clip(0, 1)))
 SSIM = Instrument(lambda face, _: formulas.ssim(_truth(face), face.restored.clip(0, 1)))
 LPIPS = Instrument(_distance, network(_lpips))

@@ -18,6 +18,7 @@ from tasks.faces import ADAFACE, ONNX
 from tasks.measuring.instruments import (
     ADAFACE_TO_INPUT,
     ADAFACE_TO_TRUTH,
+    DETAIL,
     FEATURES,
     LPIPS,
     ONNX_TO_INPUT,
@@ -25,6 +26,7 @@ from tasks.measuring.instruments import (
     PSNR,
     SHARPNESS,
     SSIM,
+    STRUCTURE,
     Instrument,
     scored_by,
 )
@@ -118,6 +120,8 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in (
            ("compact_quality",), usual=True, gate=True, worth=_up_to(1), leads=True, parameters_m=0.0),
     Metric("sharpness", "Sharpness", "no_reference", "higher", SHARPNESS,
            usual=True, gate=True, ranked=False, parameters_m=0.0),  # noise is sharp, too
+    Metric("detail", "Detail", "no_reference", "higher", DETAIL, parameters_m=0.0),
+    Metric("structure", "Structure", "no_reference", "higher", STRUCTURE, parameters_m=0.0),
     Metric("liqe", "LIQE", "no_reference", "higher", scored_by(f"{IQA}:liqe_from"), ("clip_vit_b32", "liqe_koniq"),
            extra="iqa"),
     Metric("niqe_basicsr", "NIQE as BasicSR takes it", "no_reference", "lower",

@@ -1,12 +1,14 @@
 """Paste-back: puts restored faces where they came from, and leaves every other pixel what it was.
 
 The default adds the warped change, restored minus aligned, under a soft mask, so that a face that nobody changed
-stays bit-equal. It knows pixels and the matrices that detection recorded; files and metadata are `tasks.pictures`'s.
+stays bit-equal. Tones (haze, fading, casts) are a matter of the whole picture: it gets what its faces got, or no face
+keeps it. Knows pixels and the matrices that detection recorded; files and metadata are `tasks.pictures`'s.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,9 +16,10 @@ import cv2
 import numpy as np
 from pydantic import Field, JsonValue
 
-from tasks.faces import Alignment, Tone, geometry, tone_of
+from tasks.faces import Alignment, ColourMap, geometry, picture_map, seam_of, tone_of
 from tasks.pictures import to_levels
-from tasks.stage import Batch, Detail, ImageResult, ImageStage, Outcome, Pixels, StageSettings
+from tasks.stage import Batch, Face, FaceResult, ImageResult, ImageStage, Outcome, Pixels, StageSettings
+from tasks.stages.detect_align import fitted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from tasks.pictures import Picture
 
 PARSER = "parsenet"
+DELIVERED = "delivered"
+"""The named image of a face as it lies in the finished picture."""
+UNSEEN = 0.5
+"""ΔE, on average over a face, below which its own change of tones is no change."""
 NEARNESS = 0.15
 """Width of the bell that says how much of a crop is its own face's, in sides of the crop."""
 
@@ -45,17 +52,43 @@ class PasteBackSettings(StageSettings):
         default=0.2, ge=0, le=0.45, description="width of the oval's or square's soft edge, share of the crop's side"
     )
     keep_tone: bool = Field(
-        default=True, description="grey and toned pictures (sepia) keep their tone: only brightness is restored"
+        default=True, description="grey and toned faces (sepia) keep their tone: only brightness is restored"
+    )
+    tone: Literal["picture", "face"] = Field(
+        default="picture",
+        description="picture = a change of tones (haze, fading, cast) is made to the whole picture, where that bears "
+        "the faces out, or not at all; face = every face keeps what its stages made of it, as released",
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Pasted:
+    """A face to be pasted: picture → crop, the crop (512, 512, 3) before and after, and its weight (512, 512)."""
+
+    matrix: geometry.Matrix
+    before: Pixels
+    after: Pixels
+    mask: geometry.Mask
+
+    def in_tone(self, tones: ColourMap | None) -> Pasted:
+        """The same face with no tones but the picture's: what its own stages did beyond them is taken out."""
+        before = self.before if tones is None else tones(self.before)
+        own = ColourMap.fitted([(before, self.after)], [self.mask])
+        after = self.after if own.size(before) < UNSEEN else own.undone(self.after)
+        return Pasted(self.matrix, before, after, self.mask)
+
+
 class PasteBack(ImageStage):
-    """Reads `aligned` and `restored` of every face of a picture and returns the finished picture."""
+    """Reads `aligned` and `restored` of every face of a picture and returns the finished picture.
+
+    Of the picture as it was written it gives every face's `delivered` crop.
+    """
 
     name = "paste_back"
-    code_version = 2
+    code_version = 3
     Settings = PasteBackSettings
     reads = ("aligned", "restored")
+    writes = (DELIVERED,)
     working_gb = 0.44
     float32_only = True
 
@@ -91,44 +124,63 @@ class PasteBack(ImageStage):
 
     def run(self, picture: Picture, batch: Batch) -> ImageResult:
         """The picture with its faces; `nothing_changed` and no picture where not one level of it would change."""
-        tone = tone_of(picture.pixels) if self.settings.keep_tone else None
-        pairs = [(batch.images["aligned"][i], self._wanted(batch, i, tone)) for i in range(len(batch))]
+        pairs = [self._wanted(batch, i) for i in range(len(batch))]
         changed = [i for i, (before, after) in enumerate(pairs) if not np.array_equal(before, after)]
         alignments = [Alignment.from_detail(face.detail) for face in batch.faces]
+        detail = dict[str, JsonValue]()
         if any(alignment.detector == "none" for alignment in alignments):
             result = _whole(picture, *pairs[0]) if changed else picture
         else:
-            result = self._pasted(picture, [alignments[i].matrix for i in changed], [pairs[i] for i in changed])
+            faces = [Pasted(alignments[i].matrix, *pairs[i], self._mask(pairs[i][1])) for i in changed]
+            result = self._pasted(picture, faces, detail)
         same = _same_levels(picture, result)
-        pasted: list[JsonValue] = [] if same else [batch.faces[i].face for i in changed]
-        detail: Detail = {"pasted": pasted, "toned": tone is not None}
+        detail["pasted"] = [] if same else [batch.faces[i].face for i in changed]
         if same:
             return ImageResult(Outcome(reason_code="nothing_changed", detail=detail))
         return ImageResult(Outcome(detail=detail), picture=result)
 
-    def _wanted(self, batch: Batch, index: int, tone: Tone | None) -> Pixels:
-        """What a face shall become: the restored crop, in the picture's tone, as strongly as the settings say."""
+    def delivered(self, picture: Picture, batch: Batch) -> list[FaceResult]:
+        """Every face as it lies in the picture that was written, with the seam of its paste (`Seam`)."""
+        return [self._delivered(picture, face, batch.images["aligned"][i]) for i, face in enumerate(batch.faces)]
+
+    def _delivered(self, picture: Picture, face: Face, before: Pixels) -> FaceResult:
+        alignment = Alignment.from_detail(face.detail)
+        if alignment.detector == "none":
+            return FaceResult(Outcome(), {DELIVERED: fitted(picture.pixels)})
+        after = geometry.crop(picture.pixels, alignment.matrix, antialias=True)
+        seam = seam_of(before, after, geometry.oval_mask(feather=self.settings.feather))
+        metrics = {"seam_colour": seam.colour, "seam_gradient": seam.gradient}
+        return FaceResult(Outcome(metrics=metrics), {DELIVERED: after})
+
+    def _wanted(self, batch: Batch, index: int) -> tuple[Pixels, Pixels]:
+        """A face's crop, and what it shall become: in its own tone, as strongly as the settings say."""
         before: Pixels = batch.images["aligned"][index]
         after: Pixels = batch.images["restored"][index]
         if np.array_equal(before, after):
-            return before
+            return before, before
+        tone = tone_of(before, geometry.oval_mask() > 0) if self.settings.keep_tone else None
         toned = after if tone is None else tone.follow(before, after)
         if self.settings.strength == 1:
-            return toned
-        return np.asarray(before + np.float32(self.settings.strength) * (toned - before), np.float32)
+            return before, toned
+        return before, np.asarray(before + np.float32(self.settings.strength) * (toned - before), np.float32)
 
-    def _pasted(self, picture: Picture, matrices: list[geometry.Matrix], pairs: list[tuple[Pixels, Pixels]]) -> Picture:
-        if not matrices:
+    def _pasted(self, picture: Picture, faces: list[Pasted], detail: dict[str, JsonValue]) -> Picture:
+        if not faces:
             return picture
-        pixels = picture.pixels.copy()
-        wholes = [self._mask(after) for _, after in pairs]
+        pixels, settled = picture.pixels.copy(), faces
+        if self.settings.tone == "picture":
+            tones = picture_map(picture.pixels, [(f.before, f.after) for f in faces], [f.mask for f in faces])
+            pixels = pixels if tones is None else tones(pixels)
+            settled = [face.in_tone(tones) for face in faces]
+            detail["picture_tone"] = None if tones is None else tones.to_json()
         if self.settings.mode == "replace":
-            for matrix, mask, (_, after) in zip(matrices, wholes, pairs, strict=True):
-                parsed = mask if self.settings.mask == "parse" else None
-                pixels = geometry.paste_replace(pixels, after, matrix, parsed)
+            for face in settled:
+                parsed = face.mask if self.settings.mask == "parse" else None
+                pixels = geometry.paste_replace(pixels, face.after, face.matrix, parsed)
         else:
-            for matrix, mask, (before, after) in zip(matrices, shared_masks(matrices, wholes), pairs, strict=True):
-                geometry.paste_change(pixels, before, after, matrix, mask, out=pixels)
+            shared = shared_masks([face.matrix for face in settled], [face.mask for face in settled])
+            for face, mask in zip(settled, shared, strict=True):
+                geometry.paste_change(pixels, face.before, face.after, face.matrix, mask, out=pixels)
         return dataclasses.replace(picture, pixels=pixels)
 
     def _mask(self, restored: Pixels) -> geometry.Mask:

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from tasks.measuring import AFTER, BEFORE, METRICS, FacePair, Meter, Unmeasurable, weights_of
 from tasks.stage import Batch, FaceResult, FaceStage, Outcome, Pixels, StageSettings
+from tasks.stages.paste_back import DELIVERED
 
 
 class Scoring(FaceStage):
@@ -125,8 +126,9 @@ class Evaluate(Scoring):
     """Takes sharpness, and quality where its weights are present, of the face before and after; and what changed."""
 
     name = "evaluate"
+    code_version = 2
     Settings = EvaluateSettings
-    reads = (BEFORE, AFTER)
+    reads = (BEFORE, DELIVERED)
     parameters_m = 0.0
 
     settings: EvaluateSettings
@@ -142,7 +144,10 @@ class Evaluate(Scoring):
         return ("sharpness", "quality") if self.weights else ("sharpness",)
 
     def scored(self, images: Mapping[str, Pixels]) -> Outcome:
-        """Every metric before and after, and the mean change of a pixel, 0 to 1."""
-        outcome = super().scored(images)
-        change = np.abs(images[AFTER].clip(0, 1) - images[BEFORE]).mean()
+        """Every metric before and after, and the mean change of a pixel, 0 to 1.
+
+        After is the face as it was delivered: cut again from the finished picture, where there is one.
+        """
+        outcome = super().scored({BEFORE: images[BEFORE], AFTER: images[DELIVERED]})
+        change = np.abs(images[DELIVERED].clip(0, 1) - images[BEFORE]).mean()
         return replace(outcome, metrics={**outcome.metrics, f"change.{AFTER}": float(change)})

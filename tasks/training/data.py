@@ -24,27 +24,66 @@ FFHQ_POINTS = geometry.TEMPLATE.round(1)
 """Where the five points lie in an aligned face, to a tenth of a pixel: so the shipped networks were trained."""
 SIDE = 512
 SUFFIXES = {".jpg", ".jpeg", ".png"}
+RIM = 8
+"""Levels below which a border counts as a black rim."""
 
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """An aligned face (512×512×3, 8-bit RGB), where it is real (512×512, 1 or 0), and its photograph."""
+    """An aligned face (512×512×3, 8-bit RGB), where it is real (512×512, 1 or 0), its photograph, where it is from."""
 
     name: str
     aligned: Levels
     valid: Levels
     photograph: Levels | None
     points: NDArray[np.float64] | None
+    source: str = ""
 
 
 def load_faces(folder: Path, split: str) -> list[Face]:
     """Read the faces of one split from a folder, sorted by name: "train", "val", and of train "fit" or "choose".
 
-    Networks learn from "fit" and are chosen by "choose", every tenth face of train; "val" is for the last word.
+    Networks learn from "fit" and are chosen by "choose", every tenth person of train; "val" is for the last word.
     The folder holds `aligned512/` or the pictures themselves; beside them, optionally, `portraits.csv` (id,
-    split, five points in the pixels of `whole/<id>.jpg`) and `whole/`. Without the table every tenth face
-    is `val`. Raises FileNotFoundError when there is no picture.
+    split, five points in the pixels of `whole/<id>.jpg`) and `whole/`. Or it holds `faces.csv` (source, file, split,
+    person), which names pictures below it: people of several sources, some in several pictures. Without a table every
+    tenth face is `val`. Raises FileNotFoundError when there is no picture.
     """
+    named = folder / "faces.csv"
+    found = _faces_named(named, split) if named.exists() else _portraits(folder, split)
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} holds no {split} pictures; expected aligned 512×512 faces (*.jpg, *.png), "
+            "or aligned512/ with portraits.csv beside it, or faces.csv"
+        )
+    return found
+
+
+def _faces_named(table: Path, split: str) -> list[Face]:
+    rows = _rows(table, "source", "file", "split", "person")
+    outer = "val" if split == "val" else "train"
+    chosen = [row for row in sorted(rows, key=lambda row: row["file"]) if row["split"] == outer]
+    if split in ("fit", "choose"):
+        people = {person: n for n, person in enumerate(dict.fromkeys(row["person"] for row in chosen))}
+        chosen = [row for row in chosen if (people[row["person"]] % 10 == 9) == (split == "choose")]
+    return [_rimmed(table.parent / row["file"], row["source"]) for row in chosen]
+
+
+def _rimmed(picture: Path, source: str) -> Face:
+    """A face from elsewhere; a black rim around it is not real."""
+    aligned = _aligned(picture)
+    return Face(f"{source}/{picture.stem}", aligned, _inside_rim(aligned), None, None, source)
+
+
+def _inside_rim(aligned: Levels) -> Levels:
+    dark = (aligned.max(axis=2) < RIM).astype(np.uint8)
+    _, heaps = cv2.connectedComponents(dark)
+    edge = np.unique(np.concatenate([heaps[0], heaps[-1], heaps[:, 0], heaps[:, -1]]))
+    rim = np.isin(heaps, edge[edge > 0])
+    return np.asarray(1 - cv2.dilate(rim.astype(np.uint8), np.ones((9, 9), np.uint8)), np.uint8)
+
+
+def _portraits(folder: Path, split: str) -> list[Face]:
     inner = folder / "aligned512"
     pictures = sorted(p for p in (inner if inner.is_dir() else folder).iterdir() if p.suffix.lower() in SUFFIXES)
     rows = _table(folder / "portraits.csv")
@@ -52,22 +91,19 @@ def load_faces(folder: Path, split: str) -> list[Face]:
     chosen = [p for i, p in enumerate(pictures) if _split_of(rows.get(p.stem), i) == outer]
     if split in ("fit", "choose"):
         chosen = [p for i, p in enumerate(chosen) if (i % 10 == 9) == (split == "choose")]
-    if not chosen:
-        raise FileNotFoundError(
-            f"{folder} holds no {split} pictures; expected aligned 512×512 faces (*.jpg, *.png), "
-            "or aligned512/ with portraits.csv beside it"
-        )
     return [_face(folder, picture, rows.get(picture.stem)) for picture in chosen]
 
 
 def _table(path: Path) -> dict[str, dict[str, str]]:
-    if not path.exists():
-        return {}
+    return {row["id"]: row for row in _rows(path, "id", "split")} if path.exists() else {}
+
+
+def _rows(path: Path, *needed: str) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
-        if lacking := {"id", "split"} - set(table.fieldnames or ()):
+        if lacking := set(needed) - set(table.fieldnames or ()):
             raise ValueError(f"{path} has no column {' and '.join(sorted(lacking))}; add it or remove the table")
-        return {row["id"]: row for row in table}
+        return list(table)
 
 
 def _split_of(row: dict[str, str] | None, index: int) -> str:
@@ -85,15 +121,20 @@ def read_rgb(path: Path) -> Levels:
 
 
 def _face(folder: Path, picture: Path, row: dict[str, str] | None) -> Face:
-    aligned = read_rgb(picture)
-    if aligned.shape[:2] != (SIDE, SIDE):
-        aligned = np.asarray(cv2.resize(aligned, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+    aligned = _aligned(picture)
     whole = folder / "whole" / f"{picture.stem}.jpg"
     if row is None or not whole.exists():
         return Face(picture.stem, aligned, np.ones((SIDE, SIDE), np.uint8), None, None)
     points = np.array([[float(row[f"{name}_{axis}"]) for axis in "xy"] for name in POINT_NAMES])
     photograph = read_rgb(whole)
     return Face(picture.stem, aligned, _valid(points, photograph.shape), photograph, points)
+
+
+def _aligned(picture: Path) -> Levels:
+    aligned = read_rgb(picture)
+    if aligned.shape[:2] == (SIDE, SIDE):
+        return aligned
+    return np.asarray(cv2.resize(aligned, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _valid(points: NDArray[np.float64], shape: tuple[int, ...]) -> Levels:

@@ -37,7 +37,9 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: Path = Field(description="folder of aligned faces, see tasks.training.data.load_faces")
+    data: tuple[Path, ...] = Field(
+        min_length=1, description="folders of aligned faces, see tasks.training.data.load_faces"
+    )
     out: Path = Field(description="folder for <name>.safetensors and the checkpoint <name>.ckpt")
     yunet: Path | None = Field(
         default=None, description="YuNet's ONNX file: its mean over five scales in place of the table's points"
@@ -54,6 +56,11 @@ class TrainSettings(BaseModel):
     patience: int | None = Field(
         default=None, ge=1, description="stop after so many checkpoints without a better loss on held-out faces"
     )
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_or_several(cls, data: object) -> object:
+        return (data,) if isinstance(data, str | Path) else data
 
     @field_validator("device")
     @classmethod
@@ -107,7 +114,7 @@ def train(name: str, settings: TrainSettings, on_progress: Progress | None = Non
 
 def faces_of(settings: TrainSettings, split: str) -> list[Face]:
     """The faces of a split as the settings want them to be seen. Raises FileNotFoundError."""
-    faces = load_faces(settings.data, split)
+    faces = [face for folder in settings.data for face in load_faces(folder, split)]
     return faces if settings.yunet is None else with_mean_points(faces, settings.yunet)
 
 
@@ -205,7 +212,7 @@ class _Run:
     @torch.no_grad()
     def _loss_on_held_out(self) -> float:
         faces = faces_of(self.settings, "choose")
-        drawn = [self.network.draw(faces[i % len(faces)], i) for i in range(CHOSEN)]
+        drawn = [self.network.draw(faces[i * len(faces) // CHOSEN], i) for i in range(CHOSEN)]
         batch = {key: torch.stack([example[key] for example in drawn]).to(self.device) for key in drawn[0]}
         return float(self.network.loss(self.average.eval(), batch))
 
@@ -271,9 +278,10 @@ def take_over(net: nn.Module, trained: nn.Module) -> None:
 
 
 def evenly(faces: list[Face]) -> NDArray[np.float64]:
-    """How often to show each face, so that every tone of skin is seen alike: at most four times the average."""
-    bins = np.digitize([ita(to_float(face.aligned)) for face in faces], np.arange(-40, 80, 10))
-    wanted = 1 / np.bincount(bins)[bins]
+    """How often to show each face: every source and tone of skin alike, at most four times the average."""
+    tones = np.digitize([ita(to_float(face.aligned)) for face in faces], np.arange(-40, 80, 10))
+    _, sources = np.unique([face.source for face in faces], return_inverse=True)
+    wanted = 1 / np.bincount(tones)[tones] / np.bincount(sources)[sources]
     capped = np.minimum(wanted, 4 * wanted.mean())
     return np.asarray(capped / capped.sum(), np.float64)
 

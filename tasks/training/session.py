@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +51,7 @@ def _in_words(values: Mapping[str, float]) -> str:
 
 def train_one(
     name: str,
-    data: Path,
+    data: Sequence[Path],
     output: Path,
     settings: Mapping[str, JsonValue],
     tell: Callable[[int, int, float], None] | None = None,
@@ -59,7 +59,8 @@ def train_one(
     """Trains (or goes on training) a network and measures it against its own absence on the validation faces.
 
     `niqe` is no network: its pristine statistics are fitted to the faces in one go, and there are no settings.
-    `settings` are those of `TrainSettings` but for its two folders; `tell` hears (step, steps, loss) after every step.
+    `data` are folders of faces. `settings` are those of `TrainSettings` but for the folders; `tell` hears (step, steps,
+    loss) after every step.
     Raises TrainingRefused for an unknown network, for settings that cannot be, and where the folder holds no faces.
     """
     if name == "niqe":
@@ -73,7 +74,7 @@ def train_one(
     if name not in NETWORKS:
         raise TrainingRefused(f"no network is called {name!r}; {', '.join(NETWORKS)} and niqe can be trained")
     try:
-        chosen = TrainSettings.model_validate({"data": data, "out": output, **settings})
+        chosen = TrainSettings.model_validate({"data": tuple(data), "out": output, **settings})
         held_out = ("choose",) if chosen.patience else ()
         faces = [faces_of(chosen, split) for split in (*held_out, "val")][-1]  # what lacks is said before, not after
         result = train(name, chosen, tell)
@@ -85,15 +86,17 @@ def train_one(
     return Trained(result.weights, result.sha256, figures, steps=result.steps, pictures=pictures)
 
 
-def _fit_niqe(data: Path, output: Path, settings: Mapping[str, JsonValue]) -> Trained:
+def _fit_niqe(data: Sequence[Path], output: Path, settings: Mapping[str, JsonValue]) -> Trained:
     from tasks.training.data import load_faces
     from tasks.training.niqe import fit_niqe, measure_niqe
 
     if settings:
         raise TrainingRefused(f"niqe is fitted in one go and has no settings; leave out {', '.join(settings)}")
+    if len(data) != 1:
+        raise TrainingRefused(f"niqe is fitted to one folder of faces; got {len(data)}")
     try:
-        fitted = fit_niqe(data, output)
-        figures = measure_niqe(fitted.weights, load_faces(data, "val"))
+        fitted = fit_niqe(data[0], output)
+        figures = measure_niqe(fitted.weights, load_faces(data[0], "val"))
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:
         raise TrainingRefused(str(error)) from None
     digest = hashlib.sha256(fitted.weights.read_bytes()).hexdigest()

@@ -97,7 +97,7 @@ class Worker:
             if stage.scope == "face"
             else [each for item in items for each in self._picture(stage, item, checkpoint)]
         )
-        if not pastes:
+        if not pastes or any(images for _, images in made):
             entries = [Entry(_name(result.event), result.to_json(), images) for result, images in made]
             intermediate.write(self.workspace, checkpoint, entries, self.recipe.file.intermediate_dtype)
         return [result for result, _ in made]
@@ -161,17 +161,18 @@ class Worker:
         with self._compute:
             result, milliseconds = _timed(lambda: loaded.run(picture, batch))
         event = replace(told(result.outcome), device_ms=milliseconds)
+        numbered = list(enumerate(result.faces))
         if isinstance(item, PasteItem):
-            event = self._pasted(event, item, data, result.picture)
-        faces = [
-            replace(self._event(stage, item.image_id, n, face.outcome, started), output_uri=checkpoint)
-            for n, face in enumerate(result.faces)
-        ]
-        found = zip(faces, (face.images for face in result.faces), strict=True)
-        return [
-            (Result(item.key, event), {}),
-            *((Result(item.key, each, checkpoint), images) for each, images in found),
-        ]
+            event, written = self._pasted(event, item, data, result.picture)
+            if written is not None:
+                seen = loaded.delivered(decode(written, Limits(max_pixels=self.config.max_pixels)), batch)
+                numbered = [(face.face, told_of) for face, told_of in zip(batch.faces, seen, strict=False)]
+        made: list[Made] = [(Result(item.key, event), {})]
+        for number, face in numbered:
+            each = self._event(stage, item.image_id, number, face.outcome, started)
+            uri = checkpoint if face.images else None
+            made.append((Result(item.key, replace(each, output_uri=uri), checkpoint), face.images))
+        return made
 
     def _original(self, item: PictureItem | PasteItem) -> tuple[bytes | None, Outcome]:
         """The bytes of an item's picture, or why they cannot be had. A file that changed since the scan is left."""
@@ -187,16 +188,18 @@ class Worker:
             return None, Outcome("failed_retryable", "changed_while_running", reason)
         return data, Outcome()
 
-    def _pasted(self, event: Event, item: PasteItem, data: bytes, picture: Picture | None) -> Event:
-        """Writes the finished picture; where pasting changed nothing, the restored tree gets the original's bytes."""
+    def _pasted(
+        self, event: Event, item: PasteItem, data: bytes, picture: Picture | None
+    ) -> tuple[Event, bytes | None]:
+        """Writes the finished picture, and returns its bytes; the original's where pasting changed nothing."""
         if picture is None:
-            return self._written(event, item, data, data)
+            return self._written(event, item, data, data), None
         try:
             output = encode(picture, data, self._provenance(item))
         except (ValueError, OSError) as error:  # no storage is touched here: it is the picture that cannot be coded
             reason = f"could not be coded: {error}"
-            return replace(event, state="quarantined", reason_code="write_failed", reason=reason)
-        return self._written(event, item, data, output)
+            return replace(event, state="quarantined", reason_code="write_failed", reason=reason), None
+        return self._written(event, item, data, output), output
 
     def _written(self, event: Event, item: PasteItem, original: bytes, output: bytes) -> Event:
         places = [f"{RESTORED}/{path}" for path in item.paths]

@@ -152,7 +152,7 @@ def run_on_faces(use, values, weights, monkeypatch, seed=3):
     stage = loaded(use, values, weights, monkeypatch)
     if use == "identity" and "undecidable" not in values:
         stage.judge = judge
-    images = {"aligned": aligned, "restored": other, "pisa_sr.restored": aligned * np.float32(0.9)}
+    images = {"aligned": aligned, "restored": other, "delivered": other, "pisa_sr.restored": aligned * np.float32(0.9)}
     (result,) = stage.run(Batch([Face("a", 0, seed=seed)], images))
     outcome = result.outcome
     return (outcome.state, dict(outcome.metrics), dict(outcome.detail)), list(result.images.values())

@@ -66,7 +66,8 @@ def batch_of(pixels, matrices, restore=lambda crop, number: crop):
 
 
 def paste(picture, batch, **settings):
-    return PasteBack(PasteBackSettings(**settings)).run(picture, batch)
+    """With `tone = "face"` unless said otherwise: most changes drawn here are changes of tone."""
+    return PasteBack(PasteBackSettings(**{"tone": "face"} | settings)).run(picture, batch)
 
 
 def brighter(crop, number=0):
@@ -227,7 +228,7 @@ def test_the_parsed_mask_pastes_as_facexlib_does(case):
 def test_what_is_no_face_is_left_by_the_parsed_mask(mode):
     import torch
 
-    stage = PasteBack(PasteBackSettings(mask="parse", mode=mode))
+    stage = PasteBack(PasteBackSettings(mask="parse", mode=mode, tone="face"))
     classes = torch.zeros(512, 512, dtype=torch.int64)
     classes[:, :256] = 1
     stage._parser = lambda rgb: (torch.nn.functional.one_hot(classes, 19).permute(2, 0, 1)[None], rgb)

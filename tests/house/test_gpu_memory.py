@@ -23,9 +23,23 @@ from tasks.recipes import memory as gpu_memory
 from tasks.recipes.recipe import load_recipe, recipe_names
 from tasks.stages.table import STAGES
 
-SHOWN = {"compact": "about 3.4 GB", "mpsr": "about 14.2 GB", "mpsr-fast": "about 14.2 GB"}
-SHOWN |= {"mpsr-ntire2025": "about 18.1 GB", "codeformer": "about 6.6 GB", "gfpgan": "about 6.6 GB"}
-SHOWN |= {"osdface": "about 5.4 GB", "hypir": "about 5.3 GB", "sdface": "about 8.7 GB", "tsd-sr": "about 7.7 GB"}
+SHOWN = {
+    "aiia-ntire2025": "about 14.9 GB",
+    "allforface-middle": "about 10.1 GB",
+    "codeformer": "about 6.6 GB",
+    "codeformer-ntire2025": "about 6.4 GB",
+    "compact": "about 3.4 GB",
+    "gfpgan": "about 6.6 GB",
+    "hh-ntire2025": "about 11.8 GB",
+    "hypir": "about 5.3 GB",
+    "mpsr": "about 14.2 GB",
+    "mpsr-fast": "about 14.2 GB",
+    "mpsr-ntire2025": "about 18.1 GB",
+    "osdface": "about 5.4 GB",
+    "sdface": "about 8.7 GB",
+    "sdface-ntire2025": "about 15.3 GB",
+    "tsd-sr": "about 7.7 GB",
+}
 SILENT = """
 name = "silent"
 stage = [

@@ -20,7 +20,14 @@ from flows.session import session
 from infra.ledger.ledger import Ledger
 from infra.ledger.rows import events_of
 from infra.storage.storage import Storage
+from tasks.measuring.metrics import AFTER, BEFORE
+from tasks.stage import StageSettings
+from tasks.stages.detect_align import DetectAlign
+from tasks.stages.paste_back import PasteBack, PasteBackSettings
+from tasks.stages.score import Evaluate
 
+RECIPE = Path(__file__).with_name("compact_before_wings.toml")
+"""The recipe compact of that time."""
 OLD = Path(__file__).with_name("workspace_before_wings.tar.xz")
 
 
@@ -34,11 +41,28 @@ def old(tmp_path, monkeypatch):
     return tmp_path
 
 
-def job(folder):
-    return Job(source=str(folder / "archive"), workspace=str(folder / "ws"), settings={"device": "cpu"})
+@pytest.fixture
+def as_it_was(monkeypatch):
+    """The stages whose results have changed since, with the versions of their code of that time."""
+    for stage, version in ((DetectAlign, 2), (PasteBack, 2), (Evaluate, 1)):
+        monkeypatch.setattr(stage, "code_version", version)
+    monkeypatch.setattr(PasteBack, "writes", ())
+    monkeypatch.setattr(Evaluate, "reads", (BEFORE, AFTER))
+    dump = StageSettings.model_dump
+    monkeypatch.setattr(PasteBackSettings, "model_dump", lambda self, **how: dump(self, **how, exclude={"tone"}))
 
 
-def test_nothing_is_planned_anew(old):
+def job(folder, recipe=RECIPE):
+    return Job(
+        source=str(folder / "archive"), workspace=str(folder / "ws"), recipe=str(recipe), settings={"device": "cpu"}
+    )
+
+
+def test_what_gives_other_results_today_is_done_again(old):
+    assert preview(job(old, "compact"), preflight=False).why == {"stale": 3}
+
+
+def test_nothing_is_planned_anew(old, as_it_was):
     told = preview(job(old), preflight=False)
     assert (told.images, told.why) == (0, {})
     assert (told.found, told.problems) == (5, {"not_an_image": 1})

@@ -31,7 +31,8 @@ def faces():
     smooth = cv2.resize(rng.random((2, 6, 6), np.float32).transpose(1, 2, 0), (512, 512)).transpose(2, 0, 1)
     aligned = np.repeat(smooth[..., None], 3, axis=3)
     restored = aligned + rng.normal(0, 0.1, aligned.shape).astype(np.float32)
-    return Batch([Face("a", 0), Face("a", 1)], {"aligned": aligned, "restored": restored})
+    images = {"aligned": aligned, "restored": restored, "delivered": restored}
+    return Batch([Face("a", 0), Face("a", 1)], images)
 
 
 def run(stage, batch):

@@ -212,11 +212,11 @@ def test_what_a_training_lacks_is_said_before_it_begins(folder, tmp_path):
         (folder, {"stepps": 1}, "stepps"),
     ):
         with pytest.raises(TrainingRefused, match=words):
-            train_one("skin_tone", data, tmp_path / "out", asked, lambda *told: began.append(told))
+            train_one("skin_tone", [data], tmp_path / "out", asked, lambda *told: began.append(told))
     assert not began
     (few / "portraits.csv").write_text("name,split\na,train\n")
     with pytest.raises(TrainingRefused, match="no column id"):
-        train_one("skin_tone", few, tmp_path / "out", {"steps": 1})
+        train_one("skin_tone", [few], tmp_path / "out", {"steps": 1})
 
 
 def test_what_is_said_of_all_networks_gives_way_to_what_is_said_of_one():

@@ -105,6 +105,6 @@ def test_a_folder_of_portraits_becomes_a_file_that_the_metric_reads(tmp_path, as
 
 def test_the_command_says_what_it_lacks(tmp_path):
     with pytest.raises(TrainingRefused, match="no settings"):
-        train_one("niqe", tmp_path, tmp_path, {"steps": 3})
+        train_one("niqe", [tmp_path], tmp_path, {"steps": 3})
     with pytest.raises(TrainingRefused, match="aligned 512"):
-        train_one("niqe", tmp_path, tmp_path, {})
+        train_one("niqe", [tmp_path], tmp_path, {})

@@ -38,6 +38,7 @@ class CodeFormer(NetworkStage):
     channels_last = False
     parameters_m = 94.1
     working_gb = 0.57
+    tflop_per_face = 0.81
     float32_only = True
 
     settings: CodeFormerSettings

@@ -29,6 +29,7 @@ class Hypir(OneStepStage):
     name = "hypir"
     Settings = HypirSettings
     parameters_m = 949.6
+    tflop_per_face = 4.44
     clamps_first = False
 
     @classmethod

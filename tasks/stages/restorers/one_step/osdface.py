@@ -20,6 +20,7 @@ class OsdFace(OneStepStage):
 
     name = "osdface"
     parameters_m = 979.2
+    tflop_per_face = 4.63
 
     @classmethod
     def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ class SdFace(OneStepStage):
 
     name = "sdface"
     parameters_m = 2651.1
+    tflop_per_face = 5.2
 
     @classmethod
     def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ class TsdSr(OneStepStage):
     name = "tsd_sr"
     Settings = TsdSrSettings
     parameters_m = 2112.1
+    tflop_per_face = 5.7
 
     @classmethod
     def weights_needed(cls, settings: StageSettings) -> tuple[str, ...]:
