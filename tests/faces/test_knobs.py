@@ -237,7 +237,7 @@ def weights(tmp_path_factory):
         "codeformer": CodeFormer(CodeFormerSizes(32, 8, 32, 16, 1, tokens=4)).state_dict(),
         "face_tone_net": FaceToneNet(width=4).state_dict(),
         "parsenet": ParseNet(halvings=2, width=8, depth=1, limits=(8, 16)).state_dict(),
-        **{f"swinir_{trained}": cleaner() for trained in ("face", "general", "realesrgan")},
+        **{f"swinir_{trained}": tiny.swinir() for trained in ("face", "general", "realesrgan")},
     }
     states |= {f"gfpgan_v1_{n}": {"by": torch.tensor(n / 4)} for n in (3, 4)}
     for name, state in states.items():
@@ -248,15 +248,6 @@ def weights(tmp_path_factory):
         found[name] = folder / name
         write_tokenizer(found[name], tokens)
     return found
-
-
-def cleaner():
-    """The weights of SwinIR in DiffBIR's layout, as small as it can be."""
-    from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR
-
-    sizes = {"img_size": 64, "window_size": 8, "embed_dim": 12, "depths": [1], "num_heads": [2], "mlp_ratio": 2}
-    net = SwinIR(**sizes, upscale=8, start_unshuffle=8, upsampler="nearest+conv")
-    return {key.replace("conv_first.", "conv_first.1."): value for key, value in net.state_dict().items()}
 
 
 def write_tokenizer(folder, tokens):

@@ -130,6 +130,15 @@ def pisa_lora(unet: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
     return content
 
 
+def swinir() -> dict[str, Tensor]:
+    """The weights of SwinIR in DiffBIR's layout, as small as it can be."""
+    from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR
+
+    sizes = {"img_size": 64, "window_size": 8, "embed_dim": 12, "depths": [1], "num_heads": [2], "mlp_ratio": 2}
+    net = SwinIR(**sizes, upscale=8, start_unshuffle=8, upsampler="nearest+conv")
+    return {key.replace("conv_first.", "conv_first.1."): value for key, value in net.state_dict().items()}
+
+
 def write_one_step(folder: Path) -> dict[str, Path]:
     """The files of OSDFace, HYPIR, SDFace and TSD-SR beside their base, by their names in the table of weights."""
     attention = ("to_k", "to_q", "to_v", "to_out.0")

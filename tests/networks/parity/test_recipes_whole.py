@@ -32,8 +32,12 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     codeformer(folder / "codeformer.pth")
-    base = tiny.write_sd_checkpoint(folder / "sd21_base.safetensors")
-    return {"codeformer": folder / "codeformer.pth", "sd21_base": base} | tiny.write_one_step(folder)
+    tiny.write_sd_checkpoint(folder / "sd21_base.safetensors")
+    torch.save({"state_dict": tiny.swinir()}, folder / "swinir_face.ckpt")
+    found = {name: next(folder.glob(f"{name}.*")) for name in ("codeformer", "sd21_base", "swinir_face")}
+    found["sd21_base_zsnr"] = tiny.write_sd_checkpoint(folder / "sd21_base_zsnr.safetensors", seed=5)
+    found["diffbir_v2_1"] = tiny.write_ir_controlnet(folder / "diffbir_v2_1.pth")
+    return found | tiny.write_one_step(folder)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,7 @@ def restored_by(recipe, folder, tmp_path):
 RECIPES = ("codeformer", "osdface", "hypir", "sdface", "tsd-sr")
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, "codeformer-ntire2025", "sdface-ntire2025", "hh-ntire2025"])
 def test_a_recipe_restores_a_face(recipe, folder, tmp_path):
     given, restored = restored_by(recipe, folder, tmp_path)
     assert restored.shape == given.shape
