@@ -20,6 +20,7 @@ STAGES: dict[str, str] = {
     "compact_dehaze": "tasks.stages.restorers.compact:CompactDehaze",
     "face_tone_net": "tasks.stages.restorers.face_tone_net:FaceToneNet",
     "compact_skin_tone": "tasks.stages.restorers.compact:CompactSkinTone",
+    "best_of": "tasks.stages.best_of:BestOf",
     "photometric": "tasks.stages.photometric:Photometric",
     "identity": "tasks.stages.identity:Identity",
     "paste_back": "tasks.stages.paste_back:PasteBack",

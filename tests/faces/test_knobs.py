@@ -71,6 +71,11 @@ CASES: dict[str, dict[str, Values]] = {
         "tile_stride": of("tile_stride", 64, 128, **TILED),
         "vae_tile": of("vae_tile", 0, 64, side=128),
     },
+    "best_of": {
+        "images": of("images", ("aligned", "restored"), ("aligned", "pisa_sr.restored")),
+        "metric": of("metric", "sharpness", "quality"),
+        "threshold": of("threshold", -1.0, 1.0),
+    },
     "photometric": {"percent": of("percent", 0, 500, radius=2.0)},
     "identity": {
         "threshold": of("threshold", -1.0, 1.0),
@@ -150,7 +155,7 @@ def run_on_faces(use, values, weights, monkeypatch, seed=3):
     if use in LEAVE_CLEAN_FACES:
         aligned, other = (with_noise(image, rng) for image in (aligned, other))
     stage = loaded(use, values, weights, monkeypatch)
-    if use == "identity" and "undecidable" not in values:
+    if use in ("identity", "best_of") and "undecidable" not in values:
         stage.judge = judge
     images = {"aligned": aligned, "restored": other, "delivered": other, "pisa_sr.restored": aligned * np.float32(0.9)}
     (result,) = stage.run(Batch([Face("a", 0, seed=seed)], images))
