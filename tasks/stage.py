@@ -117,7 +117,9 @@ class Stage:
     micro-batch, in float32) are what it takes of a GPU's memory: None = nobody knows, and nobody guesses;
     `tflop_per_face` is the arithmetic of a restorer (10^12 operations, a multiplication and an addition being two;
     0 = too little to count); `float32_only` says that it computes in float32 whatever the run's dtype is; `remembers`
-    names what it draws at random, from each face's seed alone, so that it is the same in every run.
+    names what it draws at random, from each face's seed alone, so that it is the same in every run; `generative` says
+    that it paints what it has learnt faces to look like (diffusion, a GAN's prior) instead of computing it from the
+    pixels that are there.
     """
 
     name: ClassVar[str]
@@ -129,6 +131,7 @@ class Stage:
     tflop_per_face: ClassVar[float] = 0.0
     float32_only: ClassVar[bool] = False
     remembers: ClassVar[tuple[str, ...]] = ()
+    generative: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
 

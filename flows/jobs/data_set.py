@@ -55,10 +55,11 @@ def insist_on_folder(url: str, what: str) -> Storage:
 def refuse_secrets(*urls: str) -> None:
     """What a job names stands in files and in the dashboard."""
     for url in urls:
-        if "@" in url.partition("://")[2].partition("/")[0]:
+        rest = url.partition("://")[2]
+        if "@" in rest.partition("/")[0] or "?" in rest:
             raise JobError(
-                f"{Storage(url).shown_url} holds a user name or password, which would be written down with the run; "
-                "give credentials in the environment (AWS_ACCESS_KEY_ID, …)"
+                f"{Storage(url).shown_url} holds a user name, a password or a signature, which would be written down "
+                "with the run; give credentials in the environment (AWS_ACCESS_KEY_ID, …)"
             )
 
 

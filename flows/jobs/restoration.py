@@ -55,9 +55,10 @@ def job_for(*, dataset: str | None = None, source: str | None = None, workspace:
         raise JobError(
             "expected a source (a folder or URL with pictures), or a data set of data_manifests/; got neither"
         )
+    refuse_secrets(source)
     if workspace is None:
         raise JobError(f"expected a workspace to put the restored pictures of {source} in; give --workspace DIR")
-    refuse_secrets(source, workspace)
+    refuse_secrets(workspace)
     _refuse_nesting(source, workspace)
     if str(given.get("recipe", "")).endswith(".toml"):
         given["recipe"] = str(Path(given["recipe"]).absolute())

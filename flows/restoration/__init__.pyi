@@ -4,6 +4,7 @@ from .delivered import DISPLACED as DISPLACED
 from .delivered import deliver as deliver
 from .delivered import make_way as make_way
 from .delivered import restored as restored
+from .delivered import sweep as sweep
 from .page import REPORT as REPORT
 from .page import levels as levels
 from .page import rewrite_report as rewrite_report
@@ -24,3 +25,7 @@ from .totals import PROBLEMS as PROBLEMS
 from .totals import face_counts as face_counts
 from .totals import file_outcomes as file_outcomes
 from .totals import summary as summary
+from .verification import Repair as Repair
+from .verification import Verification as Verification
+from .verification import repair as repair
+from .verification import verify as verify

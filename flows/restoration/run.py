@@ -148,8 +148,8 @@ def open_run(job: Job, progress: Progress | None = None) -> Iterator[Run]:
     Raises JobError, RecipeError, SettingsError, WeightsError before anything is written, WorkspaceBusy when another
     run holds the workspace.
     """
-    prepared, workspace = prepare(job), Storage(job.workspace)
-    source = Storage(job.source, apart=workspace)
+    prepared, source = prepare(job), Storage(job.source, apart=Storage(job.workspace))
+    workspace = Storage(job.workspace, apart=Storage(job.source))
     _refuse_danger(source, workspace)
     with open_session(workspace, lambda: sum(1 for _ in source.walk())) as session:
         run = Run(prepared, session, source, progress or Progress())

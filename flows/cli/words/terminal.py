@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from flows.session import Progress
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 PLAIN_SECONDS = 30.0
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, those that turn the direction of writing, and bytes that are no UTF-8."""
+
+
+class _Terminal(Console):
+    """Texts come from files and from whoever named them: nothing in them is markup, and no terminal obeys them."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters spelt out."""
+    return _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+out = _Terminal()
+err = _Terminal(stderr=True)
 
 
 def print_json(data: Mapping[str, object]) -> None:
@@ -26,9 +48,9 @@ def print_json(data: Mapping[str, object]) -> None:
 
 def print_error(message: str, hint: str = "") -> None:
     """`error:` and, where there is a next step, `hint:`."""
-    err.print(f"[bold red]error:[/] {plain(message)}")
+    err.print(Text.assemble(("error:", "bold red"), " ", printable(message)))
     if hint:
-        err.print(f"[bold]hint:[/] {plain(hint)}")
+        err.print(Text.assemble(("hint:", "bold"), " ", printable(hint)))
 
 
 def duration(seconds: float) -> str:
@@ -79,17 +101,12 @@ def _bars(progress: Progress) -> Table:
     for name, count in list(progress.stages.items()):
         table.add_row(name, str(count.done), str(count.reused), str(count.failed), f"{count.rate:.1f}")
     table.caption = _line(progress) + (
-        f"\nlast failure: {plain(progress.last_failure[:200])}" if progress.last_failure else ""
+        f"\nlast failure: {progress.last_failure[:200]}" if progress.last_failure else ""
     )
     table.caption_justify = "left"
     return table
 
 
 def say(*parts: str) -> None:
-    """A line of results; texts come from files and are not markup. Never wrapped, so that paths can be copied."""
-    out.print(plain(" ".join(part for part in parts if part)), soft_wrap=True)
-
-
-def plain(text: str) -> str:
-    """Names of files are not markup."""
-    return text.replace("[", r"\[")
+    """A line of results, never wrapped, so that paths can be copied."""
+    out.print(" ".join(part for part in parts if part), soft_wrap=True)

@@ -40,6 +40,7 @@ class CodeFormer(NetworkStage):
     working_gb = 0.57
     tflop_per_face = 0.81
     float32_only = True
+    generative = True
 
     settings: CodeFormerSettings
 

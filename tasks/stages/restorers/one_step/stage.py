@@ -37,6 +37,7 @@ class OneStepStage(FaceStage):
     writes = ("restored",)
     working_gb = 0.81  # the decoder's, which is Stable Diffusion's in all of them
     remembers = ("the latent noise",)
+    generative = True
     clamps_first: ClassVar[bool] = True
 
     settings: OneStepSettings
