@@ -78,7 +78,8 @@ class Batch:
 
     `images[name]` has shape (N, H, W, 3), float32 RGB, one row per face. A bare name (`aligned`, `restored`) is
     the newest image of that name; `stage_id.name` (`pisa_sr.restored`) is the one that a certain stage wrote.
-    Where that stage was skipped for a face, the newest earlier one stands in.
+    Where that stage was skipped for a face, the newest earlier one stands in, and `restored` is the aligned input
+    before any stage wrote it.
     """
 
     faces: Sequence[Face]
@@ -114,9 +115,11 @@ class Stage:
     `writes` are named images; `provides` are the metrics that it promises, for gates to refer to;
     `parameters_m` (millions of parameters of its networks) and `working_gb` (GB beside them for each face of a
     micro-batch, in float32) are what it takes of a GPU's memory: None = nobody knows, and nobody guesses;
-    `float32_only` says that it computes in float32 whatever the run's dtype is; `remembers` names what it draws at
-    random, from each face's seed alone, so that it is the same in every run; `generative` says that it paints what it
-    has learnt faces to look like (diffusion, a GAN's prior) instead of computing it from the pixels that are there.
+    `tflop_per_face` is the arithmetic of a restorer (10^12 operations, a multiplication and an addition being two;
+    0 = too little to count); `float32_only` says that it computes in float32 whatever the run's dtype is; `remembers`
+    names what it draws at random, from each face's seed alone, so that it is the same in every run; `generative` says
+    that it paints what it has learnt faces to look like (diffusion, a GAN's prior) instead of computing it from the
+    pixels that are there.
     """
 
     name: ClassVar[str]
@@ -125,6 +128,7 @@ class Stage:
     on_device: ClassVar[bool] = False
     parameters_m: ClassVar[float | None] = None
     working_gb: ClassVar[float | None] = None
+    tflop_per_face: ClassVar[float] = 0.0
     float32_only: ClassVar[bool] = False
     remembers: ClassVar[tuple[str, ...]] = ()
     generative: ClassVar[bool] = False
@@ -160,6 +164,11 @@ class Stage:
     def parameters(cls, settings: StageSettings) -> float | None:
         """Millions of parameters that a run with these settings holds; None where nobody knows."""
         return cls.parameters_m
+
+    @classmethod
+    def tflop(cls, settings: StageSettings) -> float:
+        """Arithmetic per face of a run with these settings, 10^12 operations."""
+        return cls.tflop_per_face
 
     @classmethod
     def provides(cls, settings: StageSettings) -> tuple[str, ...]:

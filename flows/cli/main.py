@@ -25,7 +25,7 @@ PANELS = {
     "Look": (look.status, look.report, look.explain, look.verify),
     "Measure": (measure.evaluate, measure.compare, measure.benchmark),
     "Nightly gate": (night.promotions, night.rollback),
-    MACHINE: (machine.clean, machine.repair, machine.train, machine.doctor, machine.serve),
+    MACHINE: (machine.clean, machine.repair, machine.train, machine.doctor, machine.serve, models.recipes),
 }
 """Every command, as `mpsr --help` shows them."""
 EXAMPLES = {

@@ -107,6 +107,18 @@ def verify(
     terminal.out.print(f"files that are what they should be: {len(results)}")
 
 
+def recipes(json_: Json = False) -> None:
+    """Which recipe for whom: arithmetic, memory, downloads and terms of every one that ships."""
+    from dataclasses import asdict
+
+    from tasks.recipes import offers
+
+    if json_:
+        terminal.print_json({"recipes": [asdict(offer) for offer in offers()]})
+    else:
+        tell_weights.print_recipes(offers())
+
+
 @contextmanager
 def _bar(names: Sequence[str]) -> Iterator[Callable[[str, int, int | None], None]]:
     """A line on stderr per file that is being fetched; yields what is to be told of it."""

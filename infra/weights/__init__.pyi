@@ -2,6 +2,7 @@ from .checkpoint import fitting as fitting
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import load_into as load_into
 from .checkpoint import load_state_dict as load_state_dict
+from .checkpoint import load_tensor as load_tensor
 from .errors import WeightsError as WeightsError
 from .errors import WeightsMismatch as WeightsMismatch
 from .errors import WeightsMissing as WeightsMissing
@@ -9,3 +10,4 @@ from .row import WeightsRow as WeightsRow
 from .row import weights_row as weights_row
 from .store import WeightsStore as WeightsStore
 from .store import open_store as open_store
+from .table import WeightsTable as WeightsTable

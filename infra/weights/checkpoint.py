@@ -57,11 +57,19 @@ def load_state_dict(path: Path, *, expect: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
+def load_tensor(path: Path, *, expect: str) -> Tensor:
+    """The one tensor that a file holds, on the CPU. Raises as `load_state_dict`."""
+    import torch
+
+    content = _read(path, expect)
+    if not isinstance(content, torch.Tensor):
+        raise WeightsMismatch(f"{path}: expected a tensor of {expect}, found a {type(content).__name__}")
+    return content
+
+
 def load_checkpoint(path: Path, *, expect: str) -> dict[str, Any]:
     """The whole dictionary that a file holds, for layouts richer than a state dict. Raises as `load_state_dict`."""
-    if not path.is_file():
-        raise WeightsMissing(f"{path}: expected {expect}, found no file: `mpsr models list` says where to get it")
-    content = _read_safetensors(path, expect) if path.suffix == ".safetensors" else _read_torch(path, expect)
+    content = _read(path, expect)
     if not isinstance(content, Mapping):
         raise WeightsMismatch(f"{path}: expected {expect}, found a {type(content).__name__}: get the right file")
     return dict(content)
@@ -110,6 +118,12 @@ def _unwrap(content: dict[str, Any]) -> dict[str, Any]:
         if isinstance(inner, Mapping):
             return dict(inner)
     return content
+
+
+def _read(path: Path, expect: str) -> Any:
+    if not path.is_file():
+        raise WeightsMissing(f"{path}: expected {expect}, found no file: `mpsr models list` says where to get it")
+    return _read_safetensors(path, expect) if path.suffix == ".safetensors" else _read_torch(path, expect)
 
 
 def _read_safetensors(path: Path, expect: str) -> Any:

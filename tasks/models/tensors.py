@@ -32,14 +32,15 @@ def to_pixels(tensor: torch.Tensor) -> Pixels:
     return np.ascontiguousarray(tensor.detach().float().cpu().numpy().transpose(0, 2, 3, 1))
 
 
-def placed(network: Any, device: str, dtype: str, *, channels_last: bool = True) -> Any:
+def placed(network: Any, device: str, dtype: str | None, *, channels_last: bool = True) -> Any:
     """The network in eval mode where the run computes; on a GPU with its channels last, as its convolutions want them.
 
-    `channels_last=False` is for networks that reshape their features and so depend on the layout.
+    `dtype=None` leaves the numbers as they are. `channels_last=False` is for networks that reshape their features and
+    so depend on the layout.
     """
     import torch
 
-    network = network.to(device=device, dtype=getattr(torch, dtype)).eval()
+    network = network.to(device=device, dtype=getattr(torch, dtype) if dtype else None).eval()
     if channels_last and device.startswith("cuda"):
         network = network.to(memory_format=torch.channels_last)
     return network

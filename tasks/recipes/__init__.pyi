@@ -1,3 +1,5 @@
+from .catalogue import Offer as Offer
+from .catalogue import offers as offers
 from .condition import Condition as Condition
 from .forecast import CLOSING_IMAGES as CLOSING_IMAGES
 from .forecast import CLOSING_SECONDS as CLOSING_SECONDS

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal
 
@@ -196,7 +197,8 @@ class Recipe:
 
     def _writers(self, name: str, earlier: tuple[RecipeStage, ...]) -> list[RecipeStage]:
         """Whoever may have written the image that a face has under this name: the newest writer, and, where a gate may
-        have been shut, the one before it, down to the aligned input. Raises KeyError where nobody writes it."""
+        have been shut, the one before it, down to the aligned input, which is what the first restorer finds as
+        `restored`. Raises KeyError where nobody writes it."""
         owner, _, image = name.rpartition(".")
         if owner:
             earlier = earlier[: [s.id for s in earlier].index(owner) + 1] if owner in {s.id for s in earlier} else ()
@@ -206,7 +208,7 @@ class Recipe:
                 found.append(stage)
                 if not stage.gates:
                     return found
-        if not found:
+        if not found and name != "restored":
             raise KeyError(name)
         return [*found, self.stages[0]]
 
@@ -241,11 +243,7 @@ def seed_of(image_id: str, face: int, stage_id: str) -> int:
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in resources.files("tasks").joinpath("recipes").iterdir()
-        if entry.name.endswith(".toml")
-    )
+    return sorted(_shipped())
 
 
 def load_recipe(name_or_path: str, overrides: Mapping[str, Mapping[str, JsonValue]] | None = None) -> Recipe:
@@ -272,9 +270,18 @@ def _read(name_or_path: str) -> str:
         if not path.is_file():
             raise RecipeError(f"there is no recipe file {name_or_path}")
         return path.read_text(encoding="utf-8")
-    if name_or_path not in recipe_names():
-        raise RecipeError(f"unknown recipe {name_or_path!r}; {_nearest(name_or_path, recipe_names())}")
-    return resources.files("tasks").joinpath("recipes", f"{name_or_path}.toml").read_text(encoding="utf-8")
+    shipped = _shipped()
+    if name_or_path not in shipped:
+        raise RecipeError(f"unknown recipe {name_or_path!r}; {_nearest(name_or_path, shipped)}")
+    return shipped[name_or_path].read_text(encoding="utf-8")
+
+
+def _shipped() -> dict[str, Traversable]:
+    """Name → file of the recipes that come with the package: those of MPSR's graph here, others in folders beside."""
+    home = resources.files("tasks").joinpath("recipes")
+    folders = [home, *(entry for entry in home.iterdir() if entry.is_dir())]
+    files = [entry for folder in folders for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    return {entry.name.removesuffix(".toml"): entry for entry in files}
 
 
 def _resolve(entry: StageEntry, origin: str) -> RecipeStage:

@@ -99,39 +99,17 @@ class Verdict:
         return {"verdict": self.verdict, "tried": tried, "judge": self.judge, "threshold": self.threshold}
 
 
-class Identity(FaceStage):
-    """Writes the `restored` that may be pasted back, and its similarity to the input.
+class Judging(FaceStage):
+    """A stage that asks whether two pictures show the same person, of whichever judge is here."""
 
-    That is `identity.restored` where a recognition network judges, `identity_compact.restored` where the small judge
-    does: the two are never taken for each other.
-    """
-
-    name = "identity"
     on_device = True
-    Settings = IdentitySettings
-    writes = ("restored",)
     parameters_m = 43.6
-    working_gb = 0.01
     float32_only = True
-
-    settings: IdentitySettings
-
-    @classmethod
-    def images_read(cls, settings: StageSettings) -> tuple[str, ...]:
-        """The input, the result, and the earlier result that the ladder may need."""
-        assert isinstance(settings, IdentitySettings)
-        return ("aligned", "restored", *((settings.earlier,) if settings.earlier else ()))
 
     @classmethod
     def weights_optional(cls, settings: StageSettings) -> tuple[str, ...]:
         """AdaFace, or any recognition network in ONNX form that takes 112-pixel crops; else the package's own."""
         return (ADAFACE, ONNX, COMPACT)
-
-    @classmethod
-    def batch_size(cls, settings: StageSettings) -> int:
-        """Faces per micro-batch, from the settings."""
-        assert isinstance(settings, IdentitySettings)
-        return settings.batch_size
 
     def load(self, device: str, dtype: str) -> None:
         """The judge computes in float32 whatever the run's dtype is: a threshold stands behind it."""
@@ -145,12 +123,47 @@ class Identity(FaceStage):
         elif self.present == COMPACT:
             self.small = CompactJudge(self.weights[COMPACT], device)
 
+    def sitting(self, reference: Pixels, threshold: float) -> Sitting | str:
+        """The judge that is here, with the input's crop before it; or why nothing can judge this face."""
+        if self.judge is not None:
+            return _by_recognition(self.judge, reference, threshold)
+        if self.small is None:
+            return f"no judge: the weights {ADAFACE} are not present"
+        return _by_parts(self.small, reference)
+
+
+class Identity(Judging):
+    """Writes the `restored` that may be pasted back, and its similarity to the input.
+
+    That is `identity.restored` where a recognition network judges, `identity_compact.restored` where the small judge
+    does: the two are never taken for each other.
+    """
+
+    name = "identity"
+    Settings = IdentitySettings
+    writes = ("restored",)
+    working_gb = 0.01
+
+    settings: IdentitySettings
+
+    @classmethod
+    def images_read(cls, settings: StageSettings) -> tuple[str, ...]:
+        """The input, the result, and the earlier result that the ladder may need."""
+        assert isinstance(settings, IdentitySettings)
+        return ("aligned", "restored", *((settings.earlier,) if settings.earlier else ()))
+
+    @classmethod
+    def batch_size(cls, settings: StageSettings) -> int:
+        """Faces per micro-batch, from the settings."""
+        assert isinstance(settings, IdentitySettings)
+        return settings.batch_size
+
     def run(self, batch: Batch) -> list[FaceResult]:
         """The first rung that is the same person, for every face on its own."""
         return [self._verdict({n: i[k] for n, i in batch.images.items()}) for k in range(len(batch))]
 
     def _verdict(self, images: dict[str, Pixels]) -> FaceResult:
-        sitting = self._sitting(recognition_crop(images["aligned"]))
+        sitting = self.sitting(recognition_crop(images["aligned"]), self.settings.threshold)
         if isinstance(sitting, str):
             return self._undecidable(images, sitting)
         tried: dict[str, float] = {}
@@ -166,14 +179,6 @@ class Identity(FaceStage):
         detail = Verdict("original", self.present, tried, sitting.threshold).to_detail()
         outcome = Outcome("rejected_identity", "identity_lost", reason, metrics, detail)
         return FaceResult(outcome, {"restored": images["aligned"]})
-
-    def _sitting(self, reference: Pixels) -> Sitting | str:
-        """The judge that is here, with the input before it; or why nothing can judge this face."""
-        if self.judge is not None:
-            return _by_recognition(self.judge, reference, self.settings.threshold)
-        if self.small is None:
-            return f"no judge: the weights {ADAFACE} are not present"
-        return _by_parts(self.small, reference)
 
     def _ladder(self, images: dict[str, Pixels]) -> Iterator[Candidate]:
         aligned, restored = images["aligned"], images["restored"]

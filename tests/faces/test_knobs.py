@@ -26,7 +26,14 @@ from tasks.pictures.picture import Picture
 from tasks.stage import Batch, Face, FaceStage
 from tasks.stages.table import STAGES
 
-SIDE = {"diffbir": 64, "face_tone_net": 256, "compact_skin_tone": 256, "identity": 512, "evaluate": 512}
+SIDE = {
+    "codeformer": 64,
+    "diffbir": 64,
+    "face_tone_net": 256,
+    "compact_skin_tone": 256,
+    "identity": 512,
+    "evaluate": 512,
+}
 LEAVE_CLEAN_FACES = {"compact_restorer", "compact_severe"}
 FOCUS = {"guidance_scale": 10.0}
 TILED = {"tile": 128, "side": 256}
@@ -63,6 +70,11 @@ CASES: dict[str, dict[str, Values]] = {
         "tile": of("tile", 0, 64, tile_stride=64, side=128),
         "tile_stride": of("tile_stride", 64, 128, **TILED),
         "vae_tile": of("vae_tile", 0, 64, side=128),
+    },
+    "best_of": {
+        "images": of("images", ("aligned", "restored"), ("aligned", "pisa_sr.restored")),
+        "metric": of("metric", "sharpness", "quality"),
+        "threshold": of("threshold", -1.0, 1.0),
     },
     "photometric": {"percent": of("percent", 0, 500, radius=2.0)},
     "identity": {
@@ -143,7 +155,7 @@ def run_on_faces(use, values, weights, monkeypatch, seed=3):
     if use in LEAVE_CLEAN_FACES:
         aligned, other = (with_noise(image, rng) for image in (aligned, other))
     stage = loaded(use, values, weights, monkeypatch)
-    if use == "identity" and "undecidable" not in values:
+    if use in ("identity", "best_of") and "undecidable" not in values:
         stage.judge = judge
     images = {"aligned": aligned, "restored": other, "delivered": other, "pisa_sr.restored": aligned * np.float32(0.9)}
     (result,) = stage.run(Batch([Face("a", 0, seed=seed)], images))
@@ -211,6 +223,7 @@ def weights(tmp_path_factory):
     """Every weights file that a case needs, tiny and random, by its name in the table."""
     from infra.weights.store import open_store
     from tasks.models.faces.parsenet import ParseNet
+    from tasks.models.restorers.codeformer import CodeFormer, CodeFormerSizes
     from tasks.models.restorers.face_tone_net import FaceToneNet
     from tasks.models.restorers.ffa_net import FFANet
 
@@ -222,12 +235,14 @@ def weights(tmp_path_factory):
     found["pisa_sr"] = tiny.write_pisa_lora(folder / "pisa_sr.pkl")
     for seed, name in enumerate(("diffbir_v1_face", "diffbir_v2", "diffbir_v2_1"), start=1):
         found[name] = tiny.write_ir_controlnet(folder / f"{name}.pth", seed=seed)
+    found |= tiny.write_one_step(folder)
     states = {
         "ffa_net_ots": FFANet(1, 1, 16).state_dict(),
         "ffa_net_its": FFANet(1, 1, 16).state_dict(),
+        "codeformer": CodeFormer(CodeFormerSizes(32, 8, 32, 16, 1, tokens=4)).state_dict(),
         "face_tone_net": FaceToneNet(width=4).state_dict(),
         "parsenet": ParseNet(halvings=2, width=8, depth=1, limits=(8, 16)).state_dict(),
-        **{f"swinir_{trained}": cleaner() for trained in ("face", "general", "realesrgan")},
+        **{f"swinir_{trained}": tiny.swinir() for trained in ("face", "general", "realesrgan")},
     }
     states |= {f"gfpgan_v1_{n}": {"by": torch.tensor(n / 4)} for n in (3, 4)}
     for name, state in states.items():
@@ -238,15 +253,6 @@ def weights(tmp_path_factory):
         found[name] = folder / name
         write_tokenizer(found[name], tokens)
     return found
-
-
-def cleaner():
-    """The weights of SwinIR in DiffBIR's layout, as small as it can be."""
-    from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR
-
-    sizes = {"img_size": 64, "window_size": 8, "embed_dim": 12, "depths": [1], "num_heads": [2], "mlp_ratio": 2}
-    net = SwinIR(**sizes, upscale=8, start_unshuffle=8, upsampler="nearest+conv")
-    return {key.replace("conv_first.", "conv_first.1."): value for key, value in net.state_dict().items()}
 
 
 def write_tokenizer(folder, tokens):

@@ -16,14 +16,30 @@ from flows.cli import main as cli
 from tasks.models.faces.adaface import AdaFace
 from tasks.models.faces.parsenet import ParseNet
 from tasks.models.faces.retinaface import RetinaFace
+from tasks.models.restorers.codeformer import CodeFormer
 from tasks.models.restorers.face_tone_net import FaceToneNet
 from tasks.models.restorers.ffa_net import FFANet
 from tasks.recipes import memory as gpu_memory
-from tasks.recipes.recipe import load_recipe
+from tasks.recipes.recipe import load_recipe, recipe_names
 from tasks.stages.table import STAGES
 
-SHOWN = {"compact": "about 3.4 GB", "mpsr": "about 14.2 GB", "mpsr-fast": "about 14.2 GB"}
-SHOWN["mpsr-ntire2025"] = "about 18.1 GB"
+SHOWN = {
+    "aiia-ntire2025": "about 14.9 GB",
+    "allforface-middle": "about 10.1 GB",
+    "codeformer": "about 6.6 GB",
+    "codeformer-ntire2025": "about 6.4 GB",
+    "compact": "about 3.4 GB",
+    "gfpgan": "about 6.6 GB",
+    "hh-ntire2025": "about 11.8 GB",
+    "hypir": "about 5.3 GB",
+    "mpsr": "about 14.2 GB",
+    "mpsr-fast": "about 14.2 GB",
+    "mpsr-ntire2025": "about 18.1 GB",
+    "osdface": "about 5.4 GB",
+    "sdface": "about 8.7 GB",
+    "sdface-ntire2025": "about 15.3 GB",
+    "tsd-sr": "about 7.7 GB",
+}
 SILENT = """
 name = "silent"
 stage = [
@@ -52,6 +68,7 @@ def test_parameters_are_those_of_the_networks():
             "identity": AdaFace("ir_50"),
             "paste_back": ParseNet(),
             "ffa_net": FFANet(),
+            "codeformer": CodeFormer(),
             "face_tone_net": FaceToneNet(),
             "detect_align": RetinaFace("resnet50"),
         }
@@ -72,6 +89,10 @@ def test_parameters_are_those_of_the_published_checkpoints():
 @pytest.mark.parametrize("use", STAGES)
 def test_every_stage_of_the_table_says_what_it_needs(use):
     assert None not in (counted(use), stage_class(use).working_gb)
+
+
+def test_every_recipe_that_ships_is_counted():
+    assert set(SHOWN) == set(recipe_names())
 
 
 @pytest.mark.parametrize("recipe", SHOWN)

@@ -81,6 +81,18 @@ def test_an_unknown_setting_of_a_stage_names_the_stage_and_the_nearest_setting()
         load_recipe("compact", {"identity": {"treshold": 0.5}})
 
 
+def test_what_the_first_restorer_finds_as_restored_is_the_aligned_input():
+    stages = [{"id": "detect_align"}, {"id": "gfpgan"}, {"id": "paste_back"}]
+    recipe = Recipe.parse({"name": "x", "stage": stages})
+    assert [stage.id for stage in recipe.dependencies(recipe.stage("gfpgan"))] == ["detect_align"]
+
+
+def test_an_image_that_nobody_wrote_is_refused():
+    stages = [{"id": "detect_align"}, {"id": "identity"}, {"id": "paste_back"}]
+    with pytest.raises(RecipeError, match=r"'identity' needs 'pisa_sr\.restored'"):
+        Recipe.parse({"name": "x", "stage": stages})
+
+
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(RecipeError, match="did you mean 'compact'"):
         load_recipe("compcat")

@@ -25,6 +25,7 @@ from infra.weights.errors import (
 )
 from infra.weights.store import WeightsStore
 from infra.weights.table import WeightsTable
+from tasks.recipes.recipe import load_recipe, recipe_names
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, np.uint8))
 HASH = hashlib.sha256(CONTENT).hexdigest()
@@ -62,6 +63,12 @@ class TestTable:
             assert any(recipe in row.recipes for row in table.values())
         ntire = {name for name, row in table.items() if "mpsr-ntire2025" in row.recipes}
         assert {"sd21_base", "diffbir_v2", "pisa_sr", "gfpgan_v1_3", "ffa_net_ots", "face_tone_net"} <= ntire
+
+    def test_a_row_names_every_recipe_that_cannot_run_without_it(self):
+        table = WeightsTable.load()
+        for name in recipe_names():
+            needed = {weight for stage in load_recipe(name).stages for weight in stage.weights}
+            assert [weight for weight in needed if name not in table[weight].recipes] == []
 
     def test_whatever_forbids_commerce_must_be_accepted(self):
         for licence in WeightsTable.load().licences.values():

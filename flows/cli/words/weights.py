@@ -12,7 +12,7 @@ from flows.cli.words.terminal import out, say
 
 if TYPE_CHECKING:
     from infra.weights import WeightsRow
-    from tasks.recipes import Recipe
+    from tasks.recipes import Offer, Recipe
 
 
 def print_weights(rows: Sequence[WeightsRow], recipe: str | None) -> None:
@@ -81,6 +81,24 @@ def print_gpu_memory(recipe: Recipe) -> None:
     parts = f"{memory.weights:.1f} networks, {working:.1f} {stage} with {faces} faces, {CUDA_GB:.1f} CUDA"
     say(f"\nGPU memory: {memory} ({parts}): {fits} a card of {CARD_GB:.0f} GB.")
     say(f"Counted, not measured. On a card of 80 GB `--set micro_batch={memory.faces_on(80)}` uses what is there.")
+
+
+def print_recipes(offers: Sequence[Offer]) -> None:
+    """The table, then each recipe in a sentence. It fits 80 columns."""
+    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in ("recipe", "TFLOP/face", "GPU GB", "download GB", "commercial", "identity"):
+        table.add_column(heading, justify="left" if heading in ("recipe", "commercial", "identity") else "right")
+    for offer in offers:
+        sizes = (f"{offer.tflop:.1f}", _gigabytes(offer.gpu_gb), _gigabytes(offer.download_gb))
+        table.add_row(offer.name, *sizes, offer.commercial, "checked" if offer.judged else "no check")
+    out.print(table)
+    for offer in offers:
+        say(f"{offer.name}: {offer.description}")
+    say("Counted, not measured; `mpsr models list --recipe NAME` says where its files come from, and their terms.")
+
+
+def _gigabytes(size: float | None) -> str:
+    return "?" if size is None else f"{size:.1f}"
 
 
 def print_drawn(recipe: Recipe) -> None:

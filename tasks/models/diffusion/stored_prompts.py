@@ -18,6 +18,9 @@ DIFFBIR_NEGATIVE = (
 )
 DIFFBIR_V2_NEGATIVE = "low quality, blurry, low-resolution, noisy, unsharp, weird textures"
 MPSR_NEGATIVE = "low quality, blurry, low-resolution, noisy, unsharp, weird textures, out of focus"
+ALLFORFACE_NEGATIVE = f"{DIFFBIR_V2_NEGATIVE}, artifacts"
+HH_POSITIVE = "Good image, Sharp image, sharp edges, High resolution image, Noise-free image"
+HH_NEGATIVE = "bad image, blurry image, blurry edges, low resolution image, noisy image"
 
 # fmt: off
 _V2_NEGATIVE_IDS = (
@@ -37,6 +40,13 @@ KNOWN_IDS: dict[str, tuple[int, ...]] = {
         267, 962, 268, 8990, 269,
     ),
     DIFFBIR_V2_NEGATIVE: _V2_NEGATIVE_IDS,
+    ALLFORFACE_NEGATIVE: (*_V2_NEGATIVE_IDS, 267, 30249),
+    HH_POSITIVE: (
+        886, 2867, 267, 8157, 2867, 267, 8157, 20938, 267, 1400, 9977, 2867, 267, 9307, 268, 1139, 2867,
+    ),
+    HH_NEGATIVE: (
+        2103, 2867, 267, 21977, 2867, 267, 21977, 20938, 267, 1042, 9977, 2867, 267, 33495, 2867,
+    ),
     MPSR_NEGATIVE: (*_V2_NEGATIVE_IDS, 267, 620, 539, 4353),
 }
 # fmt: on

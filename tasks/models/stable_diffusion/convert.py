@@ -93,7 +93,7 @@ def ldm_encoder_config(state: StateDict) -> Config:
         "in_channels": in_channels,
         "block_out_channels": tuple(widths),
         "layers_per_block": layers,
-        "attention_head_dim": tuple(_heads(width) for width in widths),
+        "attention_head_dim": tuple(heads(width) for width in widths),
         "cross_attention_dim": context,
         "use_linear_projection": state[f"{transformer}.proj_in.weight"].ndim == 2,
         "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
@@ -151,7 +151,7 @@ def _vae_from_ldm(state: StateDict, dtype: torch.dtype) -> Any:
         "up_block_types": ("UpDecoderBlock2D",) * levels,
     }
     weights = convert_keys(state, sd_keys.vae_modules(levels, layers), VAE)
-    return build_on_meta(lambda: AutoencoderKL(**config), _attention_as_linear(weights), VAE, dtype)
+    return build_on_meta(lambda: AutoencoderKL(**config), attention_as_linear(weights), VAE, dtype)
 
 
 def _text_encoder_from_ldm(state: StateDict, dtype: torch.dtype) -> Any:
@@ -168,7 +168,7 @@ def _text_encoder_from_ldm(state: StateDict, dtype: torch.dtype) -> Any:
         hidden_size=width,
         intermediate_size=intermediate,
         num_hidden_layers=depth - 1,
-        num_attention_heads=_heads(width),
+        num_attention_heads=heads(width),
         max_position_embeddings=positions.shape[0],
         hidden_act="gelu",
     )
@@ -202,7 +202,7 @@ def _projection_modules(layers: int) -> dict[str, str]:
     }
 
 
-def _attention_as_linear(state: StateDict) -> StateDict:
+def attention_as_linear(state: StateDict) -> StateDict:
     """The original autoencoder's attention uses 1x1 convolutions, the one of diffusers linear layers."""
     return {
         key: value.flatten(1) if ".attentions." in key and value.ndim == 4 else value for key, value in state.items()
@@ -221,7 +221,7 @@ def _from_copy(config: Config, state: StateDict, part: str, dtype: torch.dtype) 
         stripped.pop("embeddings.position_ids", None)
         return _text_encoder(CLIPTextConfig.from_dict(config), stripped, dtype)
     network = {UNET: UNet2DConditionModel, VAE: AutoencoderKL}[part]
-    state = _attention_as_linear({_modern(key): value for key, value in state.items()}) if part == VAE else state
+    state = attention_as_linear({_modern(key): value for key, value in state.items()}) if part == VAE else state
     return build_on_meta(lambda: network.from_config(config), state, part, dtype)
 
 
@@ -232,7 +232,7 @@ def _modern(key: str) -> str:
     return f"{stem}.{_OLD_ATTENTION[name]}.{leaf}" if name in _OLD_ATTENTION else key
 
 
-def _heads(width: int) -> int:
+def heads(width: int) -> int:
     """Heads are 64 wide in Stable Diffusion 2; in networks too narrow for that, as tests use, 16."""
     return width // 64 if width >= 128 else max(1, width // 16)
 

@@ -95,6 +95,12 @@ class DiffBir(FaceStage):
         return FILES[settings.version]
 
     @classmethod
+    def tflop(cls, settings: StageSettings) -> float:
+        """The autoencoder both ways, and UNet and ControlNet at every step, twice where a prompt pulls."""
+        assert isinstance(settings, DiffBirSettings)
+        return 3.63 + settings.steps * 1.0735 * (1 if settings.cfg_scale == 1 else 2)
+
+    @classmethod
     def batch_size(cls, settings: StageSettings) -> int:
         """Faces per micro-batch, from the settings."""
         assert isinstance(settings, DiffBirSettings)

@@ -19,6 +19,7 @@ class FaceToneNet(NetworkStage):
     reads = ("restored",)
     parameters_m = 39.2
     working_gb = 0.18
+    tflop_per_face = 0.09
     float32_only = True
 
     @classmethod

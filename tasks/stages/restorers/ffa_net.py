@@ -30,6 +30,7 @@ class FfaNet(NetworkStage):
     reads = ("restored",)
     parameters_m = 4.5
     working_gb = 0.81
+    tflop_per_face = 2.3
     float32_only = True
 
     settings: FfaNetSettings

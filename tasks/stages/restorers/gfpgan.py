@@ -37,6 +37,7 @@ class Gfpgan(NetworkStage):
     channels_last = False
     parameters_m = 86.4
     working_gb = 0.57
+    tflop_per_face = 0.4
     float32_only = True
 
     settings: GfpganSettings

@@ -86,6 +86,12 @@ class PisaSR(FaceStage):
         return cls.parameters_m + (SECOND_UNET_M if settings.needs_two else 0.0)
 
     @classmethod
+    def tflop(cls, settings: StageSettings) -> float:
+        """The autoencoder both ways, and one or two calls of the UNet."""
+        assert isinstance(settings, PisaSRSettings)
+        return 3.63 + 0.8 * (1 + settings.needs_two)
+
+    @classmethod
     def batch_size(cls, settings: StageSettings) -> int:
         """Faces per micro-batch, from the settings."""
         assert isinstance(settings, PisaSRSettings)

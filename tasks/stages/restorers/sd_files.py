@@ -6,13 +6,14 @@ Knows names of files; what is in them is `tasks.models.stable_diffusion.convert`
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.weights import WeightsMissing, load_state_dict
 
 if TYPE_CHECKING:
-    from tasks.models.stable_diffusion.convert import Source
+    from tasks.models.stable_diffusion.convert import DiffusersCopy, Source
 
 PARTS = ("unet", "vae", "text_encoder")
 FILES = (
@@ -31,9 +32,14 @@ def read_base(path: Path) -> Source:
     """
     if not path.is_dir():
         return load_state_dict(path, expect="Stable Diffusion 2.1 in one file")
+    return read_copy(path, PARTS)
+
+
+def read_copy(folder: Path, parts: Sequence[str]) -> DiffusersCopy:
+    """The networks in the folders `parts` of a diffusers copy. Raises as `read_base`."""
     from tasks.models.stable_diffusion.convert import DiffusersCopy
 
-    return DiffusersCopy({part: _read_part(path / part) for part in PARTS})
+    return DiffusersCopy({part: _read_part(folder / part) for part in parts})
 
 
 def _read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -43,6 +49,6 @@ def _read_part(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not config.is_file() or weights is None:
         raise WeightsMissing(
             f"{folder}: expected config.json and beside it one of {', '.join(FILES)}, found not both: the folder "
-            "must be a complete diffusers copy of Stable Diffusion 2.1 base"
+            f"above must be a complete diffusers copy, with {folder.name}/ among its parts"
         )
     return json.loads(config.read_text(encoding="utf-8")), load_state_dict(weights, expect=f"the {folder.name}")

@@ -21,17 +21,17 @@ class SwinIrSettings(NetworkSettings):
 
 
 class SwinIr(NetworkStage):
-    """DiffBIR's cleaner (SwinIR on 8×-unshuffled pixels), for its own two-stage use.
+    """DiffBIR's cleaner (SwinIR on 8×-unshuffled pixels) on the newest result, for its own two-stage use.
 
     In float32: it is small, and the condition of everything after it.
     """
 
     name = "swinir"
     Settings = SwinIrSettings
-    reads = ("aligned",)
-    source = "aligned"
+    reads = ("restored",)
     parameters_m = 15.8
     working_gb = 0.3  # a guess
+    tflop_per_face = 0.18
     float32_only = True
 
     settings: SwinIrSettings
