@@ -96,7 +96,8 @@ def config(tmp_path, restorer: str) -> WorkerConfig:
 def test_the_networks_that_paint_are_known():
     assert {"pisa_sr", "gfpgan", "diffbir"} <= STAGES.keys()
     painting = {stage.id for name in recipe_names() for stage in load_recipe(name).stages if stage.cls.generative}
-    assert painting == {"pisa_sr", "gfpgan", "diffbir"}
+    one_step = {"osdface", "hypir", "sdface", "tsd_sr"}
+    assert painting == {"pisa_sr", "gfpgan", "diffbir", "codeformer", *one_step}
 
 
 @pytest.mark.parametrize("faces", [0, 1])
