@@ -1,4 +1,4 @@
-"""Lets `prefect deployment run restore-dataset` find a deployment by its bare name.
+"""Lets `prefect deployment run restore-dataset` find a deployment by its bare name, and this user's server its key.
 
 Stock Prefect wants `flow/deployment`. This hook wraps the client's look-up: a name with a slash, or one that is not
 exactly one deployment's, goes to Prefect's own code and gets Prefect's own answer. Should Prefect's internals move,
@@ -12,10 +12,16 @@ from typing import Any
 
 from prefect.plugins import register_hook
 
+from infra.prefect_server import use_known_key
+
 
 @register_hook
 def setup_environment(*, ctx: Any) -> None:
-    """Called by Prefect before any of its commands, where plugins are switched on (`[tool.prefect.plugins]`)."""
+    """Called by Prefect before any of its commands, where plugins are switched on (`[tool.prefect.plugins]`).
+
+    What is set in the environment here Prefect reads afterwards.
+    """
+    use_known_key()
     try:
         from prefect.client.orchestration import PrefectClient
 

@@ -115,7 +115,8 @@ class Stage:
     `parameters_m` (millions of parameters of its networks) and `working_gb` (GB beside them for each face of a
     micro-batch, in float32) are what it takes of a GPU's memory: None = nobody knows, and nobody guesses;
     `float32_only` says that it computes in float32 whatever the run's dtype is; `remembers` names what it draws at
-    random, from each face's seed alone, so that it is the same in every run.
+    random, from each face's seed alone, so that it is the same in every run; `generative` says that it paints what it
+    has learnt faces to look like (diffusion, a GAN's prior) instead of computing it from the pixels that are there.
     """
 
     name: ClassVar[str]
@@ -126,6 +127,7 @@ class Stage:
     working_gb: ClassVar[float | None] = None
     float32_only: ClassVar[bool] = False
     remembers: ClassVar[tuple[str, ...]] = ()
+    generative: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
 

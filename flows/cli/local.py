@@ -19,6 +19,7 @@ from flows.evaluation import evaluate, told_of
 from flows.jobs import EvaluationJob, Job, output_of
 from flows.restoration import check, refuse_busy, restore
 from flows.session import Progress, Summary, watched
+from infra.prefect_server import locked, use_known_key
 from infra.storage import Storage
 from tasks.measuring import EvaluationTold
 
@@ -109,16 +110,19 @@ def _told_when_interrupted() -> Iterator[None]:
 
 
 def start_server() -> None:
-    """Starts Prefect's ephemeral server where none is named, deaf to the Ctrl-C that is meant for the run.
+    """Starts Prefect's ephemeral server where none is named, with a key, deaf to the Ctrl-C that is meant for the run.
 
     A server that ends first leaves Prefect's client trying for more than a minute. A process inherits the blocked
     signals of the thread that starts it; a thread of its own keeps this one open to Ctrl-C meanwhile. Prefect ends the
     server when this process exits, `end_server` sooner.
     """
+    from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED
 
     if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         return
+    os.environ.update(locked())
+    refresh_global_settings_context()
     started: Future[None] = Future()
     threading.Thread(target=_start_deaf, args=(started,), name="prefect-server", daemon=True).start()
     started.result()
@@ -158,6 +162,7 @@ def quiet_prefect() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "PREFECT_API_URL" not in os.environ and _answers(*LOCAL_SERVER):
         os.environ["PREFECT_API_URL"] = f"http://{LOCAL_SERVER[0]}:{LOCAL_SERVER[1]}/api"
+    use_known_key()
 
 
 def _answers(host: str, port: int) -> bool:

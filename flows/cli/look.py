@@ -1,4 +1,4 @@
-"""`mpsr status`, `report`, `explain`: what a workspace holds, and how it came about."""
+"""`mpsr status`, `report`, `explain`, `verify`: what a workspace holds, how it came about, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -34,15 +34,30 @@ def report(workspace: Workspace, thumbnails: Thumbnails = None) -> None:
 
 def explain(
     file: Annotated[
-        str, typer.Argument(help="a restored file, or its path relative to the archive", show_default=False)
+        str,
+        typer.Argument(
+            help="a restored file or an original, wherever it lies now; or its path in the archive", show_default=False
+        ),
     ],
     workspace: Annotated[
         str | None, typer.Option("--workspace", "-w", help="default: the one the file lies in")
     ] = None,
+    faces: Annotated[bool, typer.Option("--faces", help="what became of every face, with its scores")] = False,
     json_: Json = False,
 ) -> None:
     """Which input, stages, weights, scores and decisions made a file what it is, from the ledger."""
     from flows.cli.questions.explain import explain as explain_file
 
     told = explain_file(file, workspace)
-    terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_explanation(told)
+    terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_explanation(told, faces=faces)
+
+
+def verify(workspace: Workspace, json_: Json = False) -> None:
+    """Read everything in a workspace and compare it with its checksums: ledger, intermediates, restored files."""
+    from flows.jobs import workspace_at
+    from flows.restoration import verify as verify_workspace
+
+    told = verify_workspace(workspace_at(workspace))
+    terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_verification(told)
+    if not told.is_whole:
+        raise typer.Exit(1)

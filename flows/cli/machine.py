@@ -1,4 +1,4 @@
-"""`mpsr clean`, `train`, `doctor`, `serve`: what concerns this machine."""
+"""`mpsr clean`, `repair`, `train`, `doctor`, `serve`: what concerns this machine."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def clean(
 
     freed = clean_workspace(workspace, older_than_days, keep_snapshots, dry_run)
     terminal.print_json(freed) if json_ else tell.print_counts("would free" if dry_run else "freed", freed)
+
+
+def repair(workspace: Workspace, json_: Json = False) -> None:
+    """Set aside what `verify` finds, and deliver again what there is another copy of; `run` makes the rest again."""
+    from flows.cli.questions.status import repair_workspace
+
+    told = repair_workspace(workspace)
+    terminal.print_json(told.model_dump(mode="json")) if json_ else tell.print_repair(told)
 
 
 def train(

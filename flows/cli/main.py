@@ -22,10 +22,10 @@ from infra.problems import ForPeople
 MACHINE = "This machine"
 PANELS = {
     "Restore": (restore.run, restore.retry, restore.scan, restore.plan, restore.demo),
-    "Look": (look.status, look.report, look.explain),
+    "Look": (look.status, look.report, look.explain, look.verify),
     "Measure": (measure.evaluate, measure.compare, measure.benchmark),
     "Nightly gate": (night.promotions, night.rollback),
-    MACHINE: (machine.clean, machine.train, machine.doctor, machine.serve),
+    MACHINE: (machine.clean, machine.repair, machine.train, machine.doctor, machine.serve),
 }
 """Every command, as `mpsr --help` shows them."""
 EXAMPLES = {

@@ -1,6 +1,6 @@
 """`mpsr serve`: Prefect's server, the deployments of prefect.yaml and a worker, on one machine, until Ctrl-C.
 
-Everything listens on loopback. Larger sites run the same parts apart (infra/docker, infra/k8s).
+Everything listens on loopback and asks for a key. Larger sites run the same parts apart (infra/docker, infra/k8s).
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flows.cli.words import terminal
-from flows.jobs import JobError
+from flows.jobs import JobError, shipped
+from infra.prefect_server import locked, remember_key
 from infra.problems import ForPeople
-from infra.shipped import shipped
 
 HOST = "127.0.0.1"
 LOG = Path.home() / ".cache" / "mpsr" / "serve.log"
 POOL = "mpsr"
+SERVER = ("uvicorn", "--factory", "infra.prefect_server:create_app", "--log-level", "warning")
 START_SECONDS = 120.0
 HEARTBEATS_MISSED_SECONDS = 540  # three of Prefect's default heartbeats
 
@@ -44,19 +45,21 @@ def serve(port: int) -> None:
     environment = _environment(port)
     with ExitStack() as stack:
         log = stack.enter_context(_log())
-        command = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
+        command = [*SERVER, "--host", HOST, "--port", str(port)]
         server = stack.enter_context(_process(command, environment, log))
         _wait_for(f"http://{HOST}:{port}/api/health", server)
+        key = environment["PREFECT_API_AUTH_STRING"]
+        stack.callback(remember_key(port, key).unlink)
         _prefect(["work-pool", "create", POOL, "--type", "process", "--overwrite"], environment)
         _prefect(["--no-prompt", "deploy", "--all", "--prefect-file", str(deployments)], environment)
         _create_zombie_automation(environment)
         worker = stack.enter_context(_process(["prefect", "worker", "start", "--pool", POOL], environment, log))
-        terminal.out.print(f"dashboard:  http://{HOST}:{port}")
+        terminal.out.print(f"dashboard:  http://{HOST}:{port}  (it asks once for: {key})", soft_wrap=True)
         terminal.out.print(f"log:        {LOG}", soft_wrap=True)
-        terminal.out.print(f"in another terminal:  export PREFECT_API_URL=http://{HOST}:{port}/api", soft_wrap=True)
-        command_line = (
-            f"{Path(sys.executable).parent / 'prefect'} deployment run restore-dataset/restore-dataset --watch"
-        )
+        export = f"export PREFECT_API_URL=http://{HOST}:{port}/api PREFECT_API_AUTH_STRING={key}"
+        terminal.out.print(f"in another terminal:  {export}", soft_wrap=True)
+        prefect = Path(sys.executable).parent / "prefect"
+        command_line = f"{prefect} deployment run restore-dataset/restore-dataset --watch"
         terminal.out.print(f"                      {command_line}", soft_wrap=True)
         while server.poll() is None and worker.poll() is None:
             time.sleep(1)
@@ -87,7 +90,8 @@ def _environment(port: int) -> dict[str, str]:
     # Old flow runs are swept away only when this is asked for; without it the database grows for ever.
     vacuum = {"PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs"}
     path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    return {**os.environ, **quiet, **addresses, **vacuum, **path, "PREFECT_PLUGINS_ENABLED": "1"}
+    prefects = {"PREFECT_PLUGINS_ENABLED": "1", "PREFECT__SERVER_FINAL": "1"}
+    return {**os.environ, **quiet, **addresses, **vacuum, **path, **prefects, **locked(port)}
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def find_pairs(run: EvaluationRun) -> pa.Table:
     """
     news = scan_archive(run.trees, known_files(run.ledger), limits=Limits(max_pixels=run.settings.max_pixels))
     while some := list(islice(news, SEGMENT)):
-        run.ledger.append_inventory(some, run_id=run.id)
+        run.session.record_files(some)
     columns = ["path", "image_id", "width", "height", "problem", "problem_text"]
     files = run.ledger.files(columns=columns)
     by_role = {role: _files_of(files, run.trees.names[role]) for role in ROLES if role in run.trees.names}

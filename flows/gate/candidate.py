@@ -86,7 +86,7 @@ def _hand_over(run: Run, work: Plan, candidate: Run) -> None:
     """Tells the candidate's ledger of every file that is to be done, and of what has gone since an earlier night."""
     news = _news(run, work, known_files(candidate.ledger))
     while part := list(islice(news, AT_ONCE)):
-        candidate.ledger.append_inventory(part, run_id=candidate.id)
+        candidate.session.record_files(part)
 
 
 def _news(run: Run, work: Plan, known: Mapping[str, FileRow]) -> Iterator[FileRow]:

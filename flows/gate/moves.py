@@ -166,9 +166,6 @@ class _Promotion(_OfJournal):
             if action == "promote":
                 self._keep_older(paths)
             self._put(self.storage.read_bytes(f"{self.journal.candidate}/{restored(move.paths[0])}"), paths)
-        elif new.outcome != "failed" or move.planned == "changed":
-            for path in paths:
-                self.storage.delete(restored(path))
 
     def _keep_older(self, paths: Iterable[str]) -> None:
         """A second name for every older file, unless it has one already: then the file may be the new one."""

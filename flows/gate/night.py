@@ -29,6 +29,8 @@ from infra.storage import Storage
 from tasks.comparing import NOTHING_TO_JUDGE, Case, Decision, below_floors, decide, only
 from tasks.measuring import Evaluation, gate_metrics, write_evaluation
 
+LACKING = {"new_path", "missing"}
+"""Why a picture is planned of which only files lack."""
 BEFORE = "evaluation-nightly"
 """The folder with the measures of the results that stand."""
 
@@ -203,13 +205,13 @@ def _verdicts(ledger: Ledger, bucket: int) -> dict[str, Event]:
 
 
 def _without_kept(run: Run, plan: Plan) -> Plan:
-    """The plan without pictures whose older result was kept: a further path gets that result, not the recipe's."""
-    if not plan.counts.get("new_path"):
+    """The plan without pictures whose older result was kept: a path that lacks it gets that, not the recipe's."""
+    if not LACKING & plan.counts.keys():
         return plan
     delivered: list[str] = []
     for _, pictures in _pictures(run, plan):
-        further = {image_id: paths for image_id, (why, paths) in pictures.items() if why == "new_path"}
-        delivered += deliver_kept(run.session, further, run.digests[COMMIT])
+        lacking = {image_id: paths for image_id, (why, paths) in pictures.items() if why in LACKING}
+        delivered += deliver_kept(run.session, lacking, run.digests[COMMIT])
     known = pc.is_in(plan.table["image_id"], value_set=pa.array(delivered, pa.string()))
     return _plan_of(plan, plan.table.filter(pc.invert(known)))
 

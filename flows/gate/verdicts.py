@@ -46,6 +46,7 @@ def kept_verdict(old: Event, digest: str | None, said: VerdictDetail) -> Event:
         detail=said.to_detail(),
         output_uri=old.output_uri,
         output_sha256=old.output_sha256,
+        output_bytes=old.output_bytes,
     )
 
 
@@ -61,4 +62,5 @@ def original_verdict(new: Event, said: VerdictDetail) -> Event:
         outcome="left_alone",
         detail=detail.to_detail(),
         output_sha256=new.image_id,
+        output_bytes=None,
     )

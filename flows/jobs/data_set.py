@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from infra.problems import ForPeople
-from infra.shipped import shipped
 from infra.storage import Storage, StorageError
 
 DATA_MANIFESTS = Path("data_manifests")
@@ -21,6 +20,13 @@ class JobError(ForPeople):
     """A run was asked for that cannot be; the message says what was expected, what came and what to do."""
 
     exit_code = 2
+
+
+def shipped(name: str) -> Path:
+    """A file or folder that comes with the package but is no code: in `mpsr` once installed, else at the root."""
+    root = Path(__file__).parents[2]
+    installed = root / "mpsr" / name
+    return installed if installed.exists() else root / name
 
 
 def read_data_manifest(name: str) -> dict[str, Any]:
@@ -73,10 +79,11 @@ def reachable(storage: Storage) -> Iterator[None]:
 def refuse_secrets(*urls: str) -> None:
     """What a job names stands in files and in the dashboard."""
     for url in urls:
-        if "@" in url.partition("://")[2].partition("/")[0]:
+        rest = url.partition("://")[2]
+        if "@" in rest.partition("/")[0] or "?" in rest:
             raise JobError(
-                f"{Storage(url).shown_url} holds a user name or password, which would be written down with the run; "
-                "give credentials in the environment (AWS_ACCESS_KEY_ID, …)"
+                f"{Storage(url).shown_url} holds a user name, a password or a signature, which would be written down "
+                "with the run; give credentials in the environment (AWS_ACCESS_KEY_ID, …)"
             )
 
 

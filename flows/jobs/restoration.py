@@ -67,9 +67,10 @@ def job_for(*, dataset: str | None = None, source: str | None = None, workspace:
         raise JobError(
             "expected a source (a folder or URL with pictures), or a data set of data_manifests/; got neither"
         )
+    refuse_secrets(source)
     if workspace is None:
         raise JobError(f"expected a workspace to put the restored pictures of {source} in; give --workspace DIR")
-    refuse_secrets(source, workspace)
+    refuse_secrets(workspace)
     if (picture := _single_picture(source)) is not None:
         source, given["files"] = str(picture.parent), (encode_name(picture.name),)
         _refuse_inside(picture, workspace)

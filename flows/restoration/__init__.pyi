@@ -27,3 +27,7 @@ from .story import restore_shards as restore_shards
 from .totals import PROBLEMS as PROBLEMS
 from .totals import face_counts as face_counts
 from .totals import file_outcomes as file_outcomes
+from .verification import Repair as Repair
+from .verification import Verification as Verification
+from .verification import repair as repair
+from .verification import verify as verify

@@ -117,5 +117,6 @@ def _counts(run: Run) -> str:
         *(f"| {name} | {s.done} | {s.reused} | {s.failed} | {s.rate:.1f} |" for name, s in now.stages.items()),
     ]
     if now.last_failure:
-        lines += ["", f"Last failure: {now.last_failure[:500]}"]
+        said = " ".join(now.last_failure[:500].split()).replace("`", "'")
+        lines += ["", f"Last failure: `{said}`"]
     return "\n".join(lines)

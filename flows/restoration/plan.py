@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from flows.jobs import JobError
+from flows.restoration.delivered import lying
 from flows.restoration.shard import Planned, Shard
 from flows.session import prefix_bits, prefix_of
 from infra.ledger import COMMIT, Ledger, bucket_of, events_of
@@ -86,7 +87,7 @@ def plan_of(ledger: Ledger, digest: str | None, settings: Settings) -> Plan:
     """
     import pyarrow.compute as pc
 
-    table = ledger.plan(digest or "")
+    table = ledger.plan(digest or "", lying=lying(ledger.storage))
     if digest is None:
         table = table.filter(pc.not_equal(table["why"], "stale"))
     present = ledger.query("SELECT count(*) AS n FROM inventory WHERE present").column("n")[0].as_py()

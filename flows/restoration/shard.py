@@ -62,6 +62,22 @@ class Shard:
         while self._drop_what_lost_its_images(exists):
             pass
 
+    def forget_lost(self, exists: Callable[[str], bool]) -> bool:
+        """Forgets failures where the images to be read had gone, and what should have left them; whether it did.
+
+        These stages are to be done again then.
+        """
+        told = {stage_id: dict(events) for stage_id, events in self.events.items()}
+        for events in self.events.values():
+            for key in [key for key, event in events.items() if event.reason_code == "infrastructure"]:
+                del events[key]
+        lost = False
+        while self._drop_what_lost_its_images(exists):
+            lost = True
+        if not lost:
+            self.events = told
+        return lost
+
     def items(self, stage: RecipeStage) -> tuple[list[Item], list[Event]]:
         """What is left to do at a stage, and the events of faces to which it does not apply (its gate is shut)."""
         waiting = self._waiting(stage)
@@ -103,8 +119,8 @@ class Shard:
         """
         if stage.scope != "image" or self._place[stage.id] == 0:
             return []
-        stale = [image_id for image_id, _ in self._waiting(stage) if self.images[image_id].why == "stale"]
-        return [self._event(COMMIT, image_id, WHOLE_IMAGE, "pending", "pending") for image_id in stale]
+        judged = [image_id for image_id, _ in self._waiting(stage) if self.images[image_id].why in ("stale", "missing")]
+        return [self._event(COMMIT, image_id, WHOLE_IMAGE, "pending", "pending") for image_id in judged]
 
     def work_key(self, stage: RecipeStage, workspace: str) -> str:
         """Names this stage's work on this shard, in this workspace: what a cache may be asked for."""
@@ -115,17 +131,6 @@ class Shard:
         """Workspace paths of the intermediate files of the shard."""
         uris = {event.output_uri for events in self.events.values() for event in events.values()} | self._checkpoints
         return {uri for uri in uris if uri and uri.startswith("intermediates/")}
-
-    def undelivered(self, verdicts: Iterable[Event]) -> list[str]:
-        """Paths at which nothing may lie in the restored tree: what lies there is of another recipe or content."""
-        stale: list[str] = []
-        for verdict in verdicts:
-            planned = self.images[verdict.image_id]
-            if verdict.outcome in ("quarantined", "skipped") or (
-                verdict.outcome == "failed" and planned.why == "changed"
-            ):
-                stale += planned.paths
-        return stale
 
     def faces(self, image_id: str) -> list[FaceVerdict]:
         """What became of every face of an image, once all stages are done."""
@@ -229,7 +234,14 @@ class Shard:
 
     def _paste_item(self, stage: RecipeStage, image_id: str) -> PasteItem:
         faces = [self._face_item(stage, face) for face in self._faces_of(image_id) if self._restored(face, stage)]
-        return PasteItem(image_id, self.images[image_id].paths, self._key(stage, image_id), tuple(faces))
+        told = [(s.id, self._of(s, image_id, face.face)) for s in self._restoring() for face in faces]
+        restored_by = dict.fromkeys(name for name, event in told if event and event.state == "done")
+        key = self._key(stage, image_id)
+        return PasteItem(image_id, self.images[image_id].paths, key, tuple(faces), tuple(restored_by))
+
+    def _restoring(self) -> list[RecipeStage]:
+        """The stages that give faces new pixels."""
+        return [stage for stage in self.recipe.stages[1:] if "restored" in stage.cls.writes]
 
     def _restored(self, face: tuple[str, int], stage: RecipeStage) -> bool:
         told = [event for s in self.recipe.stages if (event := self._of(s, *face))]
@@ -280,6 +292,7 @@ class Shard:
             detail=VerdictDetail(outcome=outcome, faces=Counter(f.outcome for f in faces)).to_detail(),
             output_uri=pasted.output_uri if pasted else None,
             output_sha256=pasted.output_sha256 if pasted else None,
+            output_bytes=pasted.output_bytes if pasted else None,
         )
 
     def _judge_image(self, image_id: str) -> list[Judged]:

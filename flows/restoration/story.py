@@ -16,14 +16,14 @@ from itertools import islice
 from flows.jobs import Job, JobError, known_of, looked_at
 from flows.restoration import dashboard, forecast
 from flows.restoration.checks import refuse_too_small
-from flows.restoration.delivered import DISPLACED, deliver, make_way, restored
+from flows.restoration.delivered import DISPLACED, deliver, make_way, sweep
 from flows.restoration.page import REPORT, write_run_report
 from flows.restoration.plan import Plan, make_plan
 from flows.restoration.run import Run, open_run, prior_events
 from flows.restoration.shard import Shard
 from flows.restoration.totals import summary
 from flows.session import CachedStep, RunStopped, Summary, each_in_flight, step, watched
-from infra.ledger import COMMIT, Event, FileRow
+from infra.ledger import COMMIT, Event, FileRow, unreadable_id
 from infra.workers import Failure
 from tasks.archive import READ_AGAIN, scan_archive
 from tasks.pictures import Limits
@@ -60,7 +60,7 @@ def find_pictures(run: Run) -> int:
     news = 0
     while part := list(islice(rows, INVENTORY_SEGMENT)):
         _make_way(run, known, part)  # before the ledger knows: a run that dies between the two does it once more
-        run.ledger.append_inventory(part, run_id=run.id)
+        run.session.record_files(part)
         news += len(part)
     if news >= INVENTORY_SEGMENT:
         run.ledger.fold()  # every question from here on asks the inventory
@@ -93,16 +93,21 @@ def restore_shard(run: Run, plan: Plan, shard: Shard) -> None:
     """One shard through every stage of the recipe, then its verdicts. Doing so twice does no harm."""
     if plan.has_history:
         shard.adopt(prior_events(run, shard), cache(run.workspace.exists), partial(deliver, run.workspace))
+    settle_stages(run, shard)
+    if shard.forget_lost(run.workspace.exists):
+        settle_stages(run, shard)
+    verdicts = shard.verdicts()
+    run.session.record(shard.bucket, COMMIT, verdicts)
+    run.keep_or_drop(shard)
+    run.count(shard, verdicts)
+
+
+def settle_stages(run: Run, shard: Shard) -> None:
+    """Every stage of the recipe at which something is left to do."""
     for stage in run.recipe.stages:
         if not shard.complete(stage):
             run.session.record(shard.bucket, COMMIT, shard.replaced_by(stage))
             settled_stage(run, shard, stage)
-    verdicts = shard.verdicts()
-    run.session.record(shard.bucket, COMMIT, verdicts)
-    for path in shard.undelivered(verdicts):
-        run.workspace.delete(restored(path))
-    run.keep_or_drop(shard)
-    run.count(shard, verdicts)
 
 
 def settled_stage(run: Run, shard: Shard, stage: RecipeStage) -> None:
@@ -157,6 +162,8 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> Summary:
     totals = totals.model_copy(update={"forecast": forecast.at_the_end(run, plan)})
     run.write_facts(finished=True, finished_at=datetime.now(UTC).isoformat(), summary=totals)
     run.workspace.delete_tree(DISPLACED)
+    if changed:
+        sweep(run.workspace)
     run.progress.summary = totals
     dashboard.finished(run, totals, run.workspace.full_path(REPORT))
     return totals
@@ -165,7 +172,8 @@ def finish(run: Run, plan: Plan, *, changed: bool) -> Summary:
 def _make_way(run: Run, known: Mapping[str, FileRow], news: list[FileRow]) -> None:
     """A path that holds another picture now must not show the earlier one's result. What was not read tells nothing."""
     read = [row for row in news if row.present and row.problem not in READ_AGAIN]
-    changed = [(b, row) for row in read if (b := known.get(row.path)) and b.image_id != row.image_id]
+    before = {row.path: known.get(row.path) or _forgotten(run, row.path) for row in read}
+    changed = [(b, row) for row in read if (b := before[row.path]) and b.image_id != row.image_id]
     if not changed:
         return
     columns, ids = ["image_id", "output_sha256"], sorted({row.image_id for _, row in changed})
@@ -173,9 +181,14 @@ def _make_way(run: Run, known: Mapping[str, FileRow], news: list[FileRow]) -> No
     make_way(run.workspace, changed, {row["image_id"]: row["output_sha256"] for row in verdicts})
 
 
+def _forgotten(run: Run, path: str) -> FileRow | None:
+    """What stands for an unknown picture at a path: where rows of the inventory were lost there may have been one."""
+    return FileRow(path=path, image_id=unreadable_id(path)) if run.session.set_aside else None
+
+
 def _given_up(run: Run, shard: Shard, stage: RecipeStage, failure: Failure) -> Event:
-    """The event of an item that no worker could finish. A full disk is not the item's fault: it stops the run."""
-    if failure.kind == "full":
-        raise RunStopped(f"the workspace {run.workspace.shown_url} is full: {failure.reason}; make room and run again")
+    """The event of an item that no worker could finish. A workspace that takes no more is not the item's fault."""
+    if failure.kind == "unwritable":
+        raise RunStopped(f"the workspace {run.workspace.shown_url} takes no more: {failure.reason}")
     run.progress.failed(stage.id, failure.reason)
     return shard.given_up(stage, failure)

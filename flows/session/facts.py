@@ -5,7 +5,7 @@ Files of every earlier version are read: what a version did not write yet has it
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from flows.jobs import Job, JobError
 from infra.facts import Facts, Record
@@ -144,4 +144,10 @@ def _path(run_id: str) -> str:
 
 
 def _read(storage: Storage, path: str) -> RunFacts:
-    return RunFacts.model_validate_json(storage.read_bytes(path))
+    try:
+        return RunFacts.model_validate_json(storage.read_bytes(path))
+    except ValidationError as error:
+        raise JobError(
+            f"{path} in {storage.shown_url} is not what a run wrote down about itself ({error.errors()[0]['msg']}); "
+            "move it out of the folder `runs`: no result depends on it"
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flows.jobs import Job
 from infra import extras
-from infra.ledger import Event, Lease, Ledger, buckets_for
+from infra.ledger import DAMAGED, Event, FileRow, Lease, Ledger, buckets_for, set_aside_damaged
 from infra.problems import RESUME, ForPeople
 from infra.settings import Settings, SettingsError
 from infra.storage import Storage
@@ -30,6 +31,7 @@ SMALL_SHARD = 64
 SHARDS_OF_SMALL_ARCHIVE = 8
 
 
+_log = logging.getLogger("mpsr.ledger")
 SOFTWARE = f"mpsr-batch {version('mpsr-batch')}"
 GIGABYTE = 1e9
 CANCEL_SECONDS = 3.0
@@ -71,6 +73,7 @@ class Prepared:
             max_pixels=self.settings.max_pixels,
             load_at_once=not self.settings.placement,
             software=SOFTWARE,
+            picked=bool(self.job.files),
         )
 
 
@@ -92,6 +95,8 @@ class Session:
     storage: Storage
     lease: Lease
     ledger: Ledger
+    set_aside: tuple[str, ...] = ()
+    """Files of the ledger that were damaged."""
 
     def record(self, bucket: int, stage: str, events: Sequence[Event]) -> None:
         """Appends a stage's events of one bucket as one segment, provided that the lease still holds."""
@@ -99,17 +104,28 @@ class Session:
             self.lease.check()
             self.ledger.append_events(events, run_id=self.id, token=self.lease.token, stage=stage, bucket=bucket)
 
+    def record_files(self, rows: Sequence[FileRow]) -> None:
+        """Appends rows of the inventory as one segment, provided that the lease still holds."""
+        self.lease.check()
+        self.ledger.append_inventory(rows, run_id=self.id)
+
 
 @contextmanager
 def open_session(storage: Storage, count: Callable[[], int]) -> Iterator[Session]:
     """Takes the lease and opens the ledger, making one for as many pictures as `count` says; gives the lease back.
 
+    Damaged files of the ledger are set aside and named in the log.
+
     Raises WorkspaceBusy where another holds it.
     """
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(3).hex()}"
     with Lease.acquire(storage, owner=run_id) as lease:
+        damaged = tuple(set_aside_damaged(storage))
+        for path in damaged:
+            _log.warning("%s was damaged and is set aside (in %s/); what it held is made again", path, DAMAGED)
         ledger = Ledger.open(storage, buckets=1 if storage.exists("_format.json") else buckets_for(count()))
-        yield Session(run_id, time.time(), storage, lease, ledger)
+        ledger.numbers(0)  # a later holder's are higher than ours, however late we write
+        yield Session(run_id, time.time(), storage, lease, ledger, damaged)
 
 
 class RunStopped(ForPeople):

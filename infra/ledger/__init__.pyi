@@ -1,3 +1,7 @@
+from .damage import DAMAGED as DAMAGED
+from .damage import damaged_files as damaged_files
+from .damage import set_aside as set_aside
+from .damage import set_aside_damaged as set_aside_damaged
 from .files import listing as listing
 from .histories import Histories as Histories
 from .histories import History as History

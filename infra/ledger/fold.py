@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -15,6 +15,8 @@ from infra.ledger.files import (
     Holdings,
     Segment,
     listing,
+    sealed,
+    sealed_json,
     snapshot_path,
     version_folder,
     version_of,
@@ -83,16 +85,17 @@ class _Shelf:
             start, end = places.searchsorted([bucket, bucket + 1])
             part = table.slice(start, end - start).drop_columns("bucket").cast(schema)
             self.rows.setdefault(kind, {})[str(bucket)] = int(end - start)
-            target = snapshot_path(self._version, kind, bucket)
-            self._writes.append(self._pool.submit(self.reader.storage.write_atomic, target, parquet_bytes(part)))
+            data = parquet_bytes(part)
+            target = sealed(snapshot_path(self._version, kind, bucket), data)
+            self._writes.append(self._pool.submit(self.reader.storage.write_atomic, target, data))
 
     def carry_over(self, kind: str, buckets: Iterable[int]) -> None:
         """The last snapshot's files under the new version."""
         for bucket in buckets:
             (source,) = self.reader.holdings.snapshot_of(kind, {bucket})
             self.rows.setdefault(kind, {})[str(bucket)] = self.reader.holdings.rows[kind][str(bucket)]
-            target = snapshot_path(self._version, kind, bucket)
-            self._writes.append(self._pool.submit(self.reader.storage.copy, source, target))
+            folder, name = snapshot_path(self._version, kind, bucket).rpartition("/")[0], source.rpartition("/")[2]
+            self._writes.append(self._pool.submit(self.reader.storage.copy, source, f"{folder}/{name}"))
 
 
 def _fold_stage(shelf: _Shelf, stage: str) -> None:
@@ -145,23 +148,25 @@ def commit_version(
     kept = [segment.path for segment in folded]
     gone = [path for path in dropped if storage.exists(path)]
     marks = pa.table({"path": pa.array(kept + gone, pa.string()), "folded": [True] * len(kept) + [False] * len(gone)})
-    storage.write_atomic(f"{version_folder(version)}/{SEGMENTS_FILE}", parquet_bytes(marks))
+    segments = parquet_bytes(marks)
+    storage.write_atomic(f"{version_folder(version)}/{SEGMENTS_FILE}", segments)
     commit = {
         "format": FORMAT_VERSION,
         "version": version,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": rows,
+        "segments_crc32": zlib.crc32(segments),
     }
-    storage.create_new(f"{version_folder(version)}/{COMMIT_FILE}", json.dumps(commit, indent=1).encode())
+    storage.create_new(f"{version_folder(version)}/{COMMIT_FILE}", sealed_json(commit))
 
 
 def parquet_bytes(table: pa.Table) -> memoryview:
-    """The table as a zstd Parquet file."""
+    """The table as a zstd Parquet file, its pages with checksums for whoever reads it elsewhere."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return memoryview(sink.getvalue())
 
 

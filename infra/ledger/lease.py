@@ -19,10 +19,13 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 
+from infra.ledger.files import highest_token_of_rows
 from infra.problems import ForPeople
 from infra.storage import Storage, StorageError, StorageExistsError, StorageMissingError
 
 _FOLDER = "leases"
+TTL_S = 60.0
+"""Seconds of silence after which a holder elsewhere may be gone."""
 _log = logging.getLogger(__name__)
 
 
@@ -70,16 +73,16 @@ class Lease:
         self._heart.start()
 
     @classmethod
-    def acquire(cls, storage: Storage, owner: str, ttl_s: float = 60) -> Lease:
+    def acquire(cls, storage: Storage, owner: str, ttl_s: float = TTL_S) -> Lease:
         """Take the workspace for `owner` (a run id).
 
         A holder on this machine is gone when its process is; one elsewhere when it has been silent for `ttl_s`
         seconds (and, clocks being what they are, for half of that again while we watch). Raises WorkspaceBusy.
         """
-        top = _highest_token(storage)
+        top = highest_token(storage)
         if top and not _is_gone(storage, top):
             raise WorkspaceBusy(_who(storage, top))
-        holder = _ourselves(top + 1, owner, ttl_s)
+        holder = _ourselves((top or highest_token_of_rows(storage)) + 1, owner, ttl_s)
         try:
             storage.create_new(_claim_path(holder.token), json.dumps(asdict(holder)).encode())
         except StorageExistsError as error:
@@ -93,7 +96,7 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLost where another run has taken over; one look at the storage."""
-        top = _highest_token(self._storage)
+        top = highest_token(self._storage)
         if top != self.token:
             raise LeaseLost(
                 f"run {self.holder.owner} has lost the workspace {self._storage.shown_url}: {_who(self._storage, top)}"
@@ -132,7 +135,7 @@ class Lease:
 
 def holder_of(storage: Storage) -> Holder | None:
     """Who holds the workspace now; None where nobody does. Does not wait: a silent holder elsewhere counts."""
-    top = _highest_token(storage)
+    top = highest_token(storage)
     if not top or _read_beat(storage, top).released:
         return None
     holder = _read_claim(storage, top)
@@ -198,7 +201,8 @@ def _who(storage: Storage, token: int) -> str:
     )
 
 
-def _highest_token(storage: Storage) -> int:
+def highest_token(storage: Storage) -> int:
+    """The token of who holds the workspace, or held it last; 0 where nobody ever did."""
     try:
         names = [found.path.rpartition("/")[2] for found in storage.walk(_FOLDER)]
     except StorageMissingError:
@@ -207,14 +211,18 @@ def _highest_token(storage: Storage) -> int:
 
 
 def _read_claim(storage: Storage, token: int) -> Holder:
-    return Holder(**json.loads(storage.read_bytes(_claim_path(token))))
+    """Who holds a lease; of a damaged file only that somebody, somewhere, does: its beats tell whether it lives."""
+    try:
+        return Holder(**json.loads(storage.read_bytes(_claim_path(token))))
+    except (ValueError, TypeError):
+        return Holder(token, "unknown", "unknown", "unknown", 0, 0.0, 0.0, TTL_S)
 
 
 def _read_beat(storage: Storage, token: int) -> Beat:
-    """The last beat; the claim itself counts as the first."""
+    """The last beat; the claim itself counts as the first, and in place of a damaged one."""
     try:
         return Beat(**json.loads(storage.read_bytes(_beat_path(token))))
-    except StorageMissingError:
+    except (StorageMissingError, ValueError, TypeError):
         return Beat(_read_claim(storage, token).since)
 
 

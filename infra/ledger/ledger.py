@@ -8,8 +8,8 @@ of Prefect or Ray. `files` draws the folder, `rows` has the columns, `schema` th
 
 from __future__ import annotations
 
-import json
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,7 +17,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from infra.ledger import fold as folding
-from infra.ledger.files import Holdings, event_path, inventory_path, look
+from infra.ledger.files import Holdings, Segment, event_path, inventory_path, look, read_json, sealed, sealed_json
+from infra.ledger.lease import highest_token
 from infra.ledger.plan import Books, books, faces, plan
 from infra.ledger.rows import Event, FileRow
 from infra.ledger.schema import (
@@ -38,6 +39,33 @@ _FORMAT_FILE = "_format.json"
 AT_ONCE = 50_000
 """Rows that are records at one time while a table of many is made."""
 _VIEWS = ("inventory", "events", "latest", "commits")
+LEAP = 1 << 24
+"""More rows than a holder that was overtaken still writes; 63 bits suffice for a million holders."""
+_lock = threading.Lock()
+_last: dict[str, int] = {}
+"""Of the ledger at a URL."""
+
+
+class Numbers:
+    """The numbers of rows: of two rows about one thing the one with the higher number holds. No clock has a part in it.
+
+    A process counts, for each ledger by itself. Before it adds its first row the count leaps above all that the ledger
+    holds, and above all that earlier holders of the workspace may still write, should one of them wake up late.
+    """
+
+    def __init__(self) -> None:
+        self._has_leapt = False
+
+    def __reduce__(self) -> tuple[type[Numbers], tuple[()]]:
+        return Numbers, ()
+
+    def take(self, count: int, storage: Storage) -> range:
+        """So many numbers, higher than all that the ledger in the storage held before."""
+        start = 0 if self._has_leapt else _highest(storage) + LEAP * (1 + highest_token(storage))
+        with _lock:
+            first = max(_last.get(storage.url, 0), start) + 1
+            _last[storage.url], self._has_leapt = first + count - 1, True
+        return range(first, first + count)
 
 
 @dataclass(frozen=True)
@@ -49,6 +77,7 @@ class Ledger:
     limits: Limits = field(default_factory=Limits)
     news: pa.Table | None = None
     """Inventory rows that are not written, but count in every answer."""
+    _numbers: Numbers = field(default_factory=Numbers, compare=False, repr=False)
 
     @classmethod
     def open(cls, storage: Storage, *, create: bool = True, buckets: int = 64, limits: Limits | None = None) -> Ledger:
@@ -65,7 +94,7 @@ class Ledger:
                     f"no ledger in {storage.shown_url}: expected {_FORMAT_FILE}; `mpsr run` makes one"
                 )
             _create(storage, buckets)
-        written = json.loads(storage.read_bytes(_FORMAT_FILE))
+        written = read_json(storage, _FORMAT_FILE)
         if written["format"] > FORMAT_VERSION:
             raise LedgerUnreadable(
                 f"the ledger in {storage.shown_url} has format {written['format']}; this version reads up to "
@@ -79,7 +108,7 @@ class Ledger:
 
         waiting, parts = iter(rows), []
         while part := list(islice(waiting, AT_ONCE)):
-            parts.append(inventory_table(part, run_id=""))
+            parts.append(inventory_table(part, seq=self.numbers(len(part)), run_id=""))
         return replace(self, news=pa.concat_tables(parts) if parts else None)
 
     def append_inventory(self, rows: Sequence[FileRow], run_id: str) -> str:
@@ -87,10 +116,9 @@ class Ledger:
 
         Fills run_id, seq and seen.
         """
-        table = inventory_table(rows, run_id=run_id)
-        path = inventory_path(run_id, _first_seq(table))
-        self.storage.create_new(path, folding.parquet_bytes(table))
-        return path
+        seq = self.numbers(_some(rows))
+        table = inventory_table(rows, seq=seq, run_id=run_id)
+        return self._append(inventory_path(run_id, seq[0]), table)
 
     def append_events(self, rows: Sequence[Event], *, run_id: str, token: int, stage: str, bucket: int) -> str:
         """Write one segment of event rows of one stage and bucket, and return its path.
@@ -98,10 +126,19 @@ class Ledger:
         Fills run_id, token, stage, seq, and where absent finished. Verdicts need an outcome. Raises LedgerError before
         anything is written.
         """
-        table = event_table(rows, run_id=run_id, token=token, stage=stage, bucket=bucket, buckets=self.buckets)
-        path = event_path(run_id, stage, bucket, token, _first_seq(table))
-        self.storage.create_new(path, folding.parquet_bytes(table))
+        seq = self.numbers(_some(rows))
+        table = event_table(rows, seq=seq, run_id=run_id, token=token, stage=stage, bucket=bucket, buckets=self.buckets)
+        return self._append(event_path(run_id, stage, bucket, token, seq[0]), table)
+
+    def _append(self, path: str, table: pa.Table) -> str:
+        data = folding.parquet_bytes(table)
+        path = sealed(path, data)
+        self.storage.create_new(path, data)
         return path
+
+    def numbers(self, count: int) -> range:
+        """Numbers for so many rows, above all that the ledger held when the first were taken."""
+        return self._numbers.take(count, self.storage)
 
     def fold(self) -> int:
         """Write the next snapshot from the last one and the newer segments; returns the version that stands.
@@ -162,13 +199,13 @@ class Ledger:
         with self.reader() as reader:
             return reader.counts(f"SELECT {by}, count(*) FROM ({reader.commits()}) GROUP BY 1 ORDER BY 1")
 
-    def plan(self, digest: str, *, max_attempts: int = 5) -> pa.Table:
-        """What a run under the recipe's digest has to do; see `infra.manifest_plan.plan`."""
+    def plan(self, digest: str, *, max_attempts: int = 5, lying: pa.Table | None = None) -> pa.Table:
+        """What a run under the recipe's digest has to do; see `infra.ledger.plan.plan`."""
         with self.reader() as reader:
-            return plan(reader, digest, max_attempts)
+            return plan(reader, digest, max_attempts, lying)
 
     def books(self, problems: Mapping[str, str], digest: str | None = None) -> Books:
-        """The balance in files; see `infra.manifest_plan.books`."""
+        """The balance in files; see `infra.ledger.plan.books`."""
         with self.reader() as reader:
             return books(reader, problems, digest)
 
@@ -200,15 +237,35 @@ def _create(storage: Storage, buckets: int) -> None:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     try:
-        storage.create_new(_FORMAT_FILE, json.dumps(text, indent=1).encode())
+        storage.create_new(_FORMAT_FILE, sealed_json(text))
     except StorageExistsError:
         return  # another process was faster; its file is read
 
 
-def _first_seq(table: pa.Table) -> int:
-    if not table.num_rows:
+def _some(rows: Sequence[Event] | Sequence[FileRow]) -> int:
+    if not rows:
         raise LedgerError("a segment needs at least one row")
-    return int(table["seq"][0].as_py())
+    return len(rows)
+
+
+def _highest(storage: Storage) -> int:
+    """A segment's name has the number of its first row. A merged one's says nothing of what it was made of."""
+    holdings = look(storage)
+    segments = [*holdings.folded, *holdings.fresh, *holdings.orphans]
+    written = max((s for s in segments if not s.is_merged), key=lambda s: s.number, default=None)
+    looked_into = [s for s in segments if s.is_merged or s is written]
+    return max((number for segment in looked_into for number in _numbers(storage, segment)), default=0)
+
+
+def _numbers(storage: Storage, segment: Segment) -> Iterable[int]:
+    """Of its own name, and the last of every row group, as the file's footer has them."""
+    import pyarrow.parquet as pq
+
+    yield segment.number
+    with storage.open_read(segment.path) as file:
+        footer = pq.ParquetFile(file).metadata
+    column = footer.schema.names.index("seq")
+    yield from (footer.row_group(group).column(column).statistics.max for group in range(footer.num_row_groups))
 
 
 def _id_filter(image_ids: Sequence[str] | None) -> tuple[str, list[Any]]:

@@ -13,9 +13,10 @@ from infra.ledger.sql import Reader
 if TYPE_CHECKING:
     import pyarrow as pa
 
-WHYS = ("new", "changed", "unfinished", "stale", "retryable", "new_path")
+WHYS = ("new", "changed", "unfinished", "stale", "retryable", "new_path", "missing")
 """Why an image is planned: never seen; its path held something else before; begun or sent back, not finished;
-done under another digest; failed, with attempts left; done, but found at a further path since."""
+done under another digest; failed, with attempts left; done, but found at a further path since; done, but a file that
+was delivered is gone, or of another size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +35,22 @@ class Books:
         return self.found == sum(self.outcomes.values())
 
 
-def plan(reader: Reader, digest: str, max_attempts: int) -> pa.Table:
+def plan(reader: Reader, digest: str, max_attempts: int, lying: pa.Table | None) -> pa.Table:
     """One row per image to do, ordered by bucket and image_id.
 
     Columns: image_id, bucket, why (one of WHYS), attempt (of the last try, 0 before the first), files (paths that
     hold it), bytes and pixels (null where unknown) of one file. Files with a problem, gone files, and failures with
     `max_attempts` behind them are left out.
+
+    lying: `path` and `lying_bytes` of every file that lies where results are delivered; None where nobody has looked.
     """
     import pyarrow as pa
 
+    nothing = pa.table({"path": pa.array([], pa.string()), "lying_bytes": pa.array([], pa.int64())})
+    reader.connection.register("lying", nothing if lying is None else lying)
     groups = reader.groups((INVENTORY, COMMIT))
     return pa.concat_tables(
-        [reader.table(_plan_sql(reader, group), [digest, max_attempts, digest]) for group in groups]
+        [reader.table(_plan_sql(reader, group), [digest, max_attempts, lying is not None, digest]) for group in groups]
     )
 
 
@@ -91,9 +96,11 @@ def _plan_sql(reader: Reader, group: list[int]) -> str:
 _PLAN = """
     WITH inputs AS (
         SELECT image_id, count(*)::INTEGER AS files, max(bytes) AS bytes, max(width::BIGINT * height) AS pixels,
-               bool_or(earlier_image_id IS NOT NULL) AS changed, max(since_seq) AS since
-        FROM ({inventory}) WHERE present AND problem IS NULL GROUP BY image_id),
-    verdicts AS (SELECT image_id, state, stage_digest, attempt, seq FROM ({commits})),
+               bool_or(earlier_image_id IS NOT NULL) AS changed, max(since_seq) AS since,
+               count(lying.path) = count(*) AS all_lie, min(lying_bytes) AS smallest, max(lying_bytes) AS largest
+        FROM ({inventory}) LEFT JOIN lying USING (path) WHERE present AND problem IS NULL GROUP BY image_id),
+    verdicts AS (
+        SELECT image_id, state, stage_digest, attempt, seq, output_sha256, output_bytes FROM ({commits})),
     judged AS (
         SELECT i.image_id,
             CASE
@@ -101,7 +108,11 @@ _PLAN = """
                 WHEN state IN {open} THEN if(state = 'superseded', 'stale', 'unfinished')
                 WHEN stage_digest IS DISTINCT FROM ? THEN 'stale'
                 WHEN state = 'failed_retryable' THEN if(attempt < ?, 'retryable', NULL)
-                WHEN since > seq AND state IN {delivered} THEN 'new_path'
+                WHEN state NOT IN {delivered} THEN NULL
+                WHEN since > seq THEN 'new_path'
+                WHEN ? AND output_sha256 IS NOT NULL
+                    AND NOT (all_lie AND coalesce(output_bytes = smallest AND output_bytes = largest, true))
+                    THEN 'missing'
             END AS why,
             CASE WHEN state = 'failed_retryable' AND stage_digest IS NOT DISTINCT FROM ? THEN attempt ELSE 0
             END::SMALLINT AS attempt, files, bytes, pixels

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from infra.ledger.files import Segment, committed_versions, listing, merged_path, version_of
+from infra.ledger.files import Segment, committed_versions, listing, merged_path, sealed, version_of
 from infra.ledger.fold import parquet_bytes, republish
 from infra.ledger.ledger import Ledger
 from infra.ledger.rows import schema_of
-from infra.ledger.schema import next_seq, record_of
+from infra.ledger.schema import record_of
 from infra.ledger.sql import Reader
 from infra.storage import FileInfo, Storage
 
@@ -98,7 +98,8 @@ def _merge(ledger: Ledger, below: int, dry_run: bool) -> Freed:
     with ledger.reader(holdings) as reader:
         for group in _groups(holdings.folded, below):
             data = _together(reader, group)
-            path = merged_path(group[0].kind, group[0].bucket, _token(group[-1]), next_seq(1))
+            path = merged_path(group[0].kind, group[0].bucket, _token(group[-1]), ledger.numbers(1)[0])
+            path = sealed(path, data)
             if not dry_run:
                 storage.create_new(path, data)
             merged.append(Segment(path, group[0].kind, group[0].bucket, len(data)))
@@ -117,7 +118,7 @@ def _merge(ledger: Ledger, below: int, dry_run: bool) -> Freed:
 def _groups(folded: Sequence[Segment], below: int) -> Iterator[list[Segment]]:
     """Small segments of one stage and bucket, oldest first, at least two and not too much at once."""
     together: dict[tuple[str, int | None], list[Segment]] = defaultdict(list)
-    for segment in sorted(folded, key=_age_order):
+    for segment in sorted(folded, key=lambda segment: segment.number):
         if segment.bytes < below:
             together[segment.kind, segment.bucket].append(segment)
     for segments in together.values():
@@ -202,10 +203,6 @@ def _disk_gain(storage: Storage, doomed: Sequence[FileInfo]) -> int:
         if names[found.st_dev, found.st_ino] == found.st_nlink:
             gain += found.st_size
     return gain
-
-
-def _age_order(segment: Segment) -> str:
-    return segment.path.rpartition("-")[2].rpartition("/")[2]
 
 
 def _token(segment: Segment) -> int:

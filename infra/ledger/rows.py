@@ -70,6 +70,8 @@ class Event:
     seq: Int64 = 0
     outcome: MaybeText = None
     """What a verdict means for the files of its image; only commit rows have one."""
+    output_bytes: MaybeInt64 = None
+    """Of the file whose sha256 is `output_sha256`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

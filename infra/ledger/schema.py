@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -107,7 +105,9 @@ def unreadable_id(ledger_path: str) -> str:
     return hashlib.sha256(b"unreadable\0" + ledger_path.encode()).hexdigest()
 
 
-def event_table(rows: Sequence[Event], *, run_id: str, token: int, stage: str, bucket: int, buckets: int) -> pa.Table:
+def event_table(
+    rows: Sequence[Event], *, seq: range, run_id: str, token: int, stage: str, bucket: int, buckets: int
+) -> pa.Table:
     """Events as one segment; run_id, token, stage, seq and, where they are absent, `finished` are filled in.
 
     Raises LedgerError for unknown states, ids of another bucket, or a verdict without outcome.
@@ -118,25 +118,12 @@ def event_table(rows: Sequence[Event], *, run_id: str, token: int, stage: str, b
         _check_event(row, stage, bucket, buckets)
     now = datetime.now(UTC)
     timed = [row if row.finished else replace(row, finished=now) for row in rows]
-    return _table(Event, timed, run_id=run_id, token=token, stage=stage, seq=_seqs(len(rows)))
+    return _table(Event, timed, run_id=run_id, token=token, stage=stage, seq=seq)
 
 
-def inventory_table(rows: Sequence[FileRow], *, run_id: str) -> pa.Table:
+def inventory_table(rows: Sequence[FileRow], *, seq: range, run_id: str) -> pa.Table:
     """Files as one segment; run_id, seq and the time at which they were seen are filled in."""
-    return _table(FileRow, rows, run_id=run_id, seen=datetime.now(UTC), seq=_seqs(len(rows)))
-
-
-_seq_lock = threading.Lock()
-_seq_last = 0
-
-
-def next_seq(count: int, at_least: int = 0) -> int:
-    """The first of `count` numbers that grow within the process and, clocks permitting, from run to run."""
-    global _seq_last
-    with _seq_lock:
-        first = max(_seq_last + 1, time.time_ns() // 1_000, at_least)
-        _seq_last = first + max(count, 1) - 1
-        return first
+    return _table(FileRow, rows, run_id=run_id, seen=datetime.now(UTC), seq=seq)
 
 
 def _table(record: type[Record], rows: Sequence[Record], **same: Any) -> pa.Table:
@@ -144,11 +131,6 @@ def _table(record: type[Record], rows: Sequence[Record], **same: Any) -> pa.Tabl
         return table_of(record, rows, **same)
     except ValueError as error:
         raise LedgerError(str(error)) from error
-
-
-def _seqs(count: int) -> range:
-    first = next_seq(count)
-    return range(first, first + count)
 
 
 def _check_event(row: Event, stage: str, bucket: int, buckets: int) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from infra.ledger.files import Holdings
+from infra.ledger.damage import damaged_files
+from infra.ledger.files import Holdings, damaged
 from infra.ledger.schema import COMMIT, INVENTORY, bucket_sql, duckdb_schema, empty_select
 from infra.storage import Storage
 
@@ -55,6 +56,7 @@ class Reader:
         self.connection.execute("SET TimeZone = 'UTC'")
         if storage.filesystem is not None:
             self.connection.register_filesystem(storage.filesystem)
+        self._its_errors = duckdb.Error
         self._has_fresh_inventory, self._has_news = False, news is not None
         if news is not None:
             self.connection.register("news", news)
@@ -67,6 +69,8 @@ class Reader:
     ) -> None:
         self.connection.close()
         self._spill.cleanup()
+        if isinstance(error, self._its_errors) and (bad := next(damaged_files(self.storage), None)):
+            raise damaged(self.storage, bad) from error
 
     def table(self, sql: str, values: Sequence[Any] = ()) -> pa.Table:
         """The answer as an Arrow table."""

@@ -6,7 +6,7 @@ StorageError (an OSError)  exit code 3
 ├── StorageDeniedError     no permission                 (also a PermissionError)
 ├── StorageFullError       no space, quota or file-size limit reached
 ├── AddressUnknownError    no file system is known here for such a URL; exit code 2
-└── PathRefusedError       the path would leave the root (also a ValueError)
+└── PathRefusedError       the path would leave the root, or a link leads out of it (also a ValueError)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 from infra.problems import RESUME, ForPeople
 
-Problem = Literal["symlink_loop", "unreadable"]
+Problem = Literal["symlink_loop", "broken_link", "unreadable"]
 
 TEMP_PREFIX, TEMP_SUFFIX = ".mpsr-", ".tmp"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -83,7 +83,7 @@ class AddressUnknownError(StorageError):
 
 
 class PathRefusedError(StorageError, ValueError):
-    """The path would leave the storage's root."""
+    """The path would leave the storage's root, by its spelling or through a link."""
 
     hint = ""
 
@@ -141,8 +141,8 @@ def is_temp(name: str) -> bool:
 
 
 def shown_url(url: str) -> str:
-    """A URL without credentials, fit for messages."""
-    return encode_name(re.sub(r"//[^/@]*@", "//", url))
+    """A URL without credentials and without a query, which may be a signature; fit for messages."""
+    return encode_name(re.sub(r"://[^/?#]*@", "://", url).partition("?")[0] if "://" in url else url)
 
 
 @contextmanager

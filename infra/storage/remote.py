@@ -47,7 +47,8 @@ class RemoteFiles:
         with _told("open", path):
             return cast(BinaryIO, self.fs.open(self._at(path), "rb"))
 
-    def write(self, path: str, data: bytes | memoryview) -> None:
+    def write(self, path: str, data: bytes | memoryview, mtime_ns: int | None) -> None:
+        """Object stores keep a time of their own."""
         with _told("write", path):
             self.fs.pipe_file(self._at(path), bytes(data))
 
@@ -99,6 +100,8 @@ class RemoteFiles:
             found = self.fs.ls(place, detail=True)
         entries = []
         for entry in found:
+            if entry["name"] == f"{place}/" and entry["type"] == "directory":
+                entries.append(_Entry(_nameless(folder), is_folder=False))
             name = entry["name"].rstrip("/").removeprefix(f"{place}/")
             if name and name != place and wanted(name):
                 path = f"{folder}/{name}" if folder else name
@@ -107,6 +110,12 @@ class RemoteFiles:
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
+
+
+def _nameless(folder: str) -> FileInfo:
+    """What stands for all keys below a folder without a name (`folder//x`): no path of ours leads there."""
+    text = "keys with nothing between two '/': give them other names, and the next run takes them"
+    return FileInfo(f"{folder}//", problem="unreadable", problem_text=text)
 
 
 def _listed(path: str, entry: Mapping[str, Any]) -> FileInfo:

@@ -31,7 +31,8 @@ class Storage:
     """A folder (`/photos`, `file:///photos`) or an object store's prefix (`s3://bucket/photos`, any fsspec URL).
 
     `options` are handed to the fsspec file system (endpoint, credentials, …); they appear in no message.
-    `apart` is a local folder that `walk` does not enter where a link leads there: results are no originals.
+    `apart` is a local folder that is never mixed with this one: where a link leads there, `walk` does not enter it
+    (results are no originals), and nothing is written (originals are only read).
     All methods raise StorageError or a subclass; see infra.storage.base for the tree.
     """
 
@@ -83,13 +84,15 @@ class Storage:
         """A seekable stream over the file; the caller closes it."""
         return self._files.open(checked_path(path))
 
-    def write_atomic(self, path: str, data: bytes | memoryview) -> None:
+    def write_atomic(self, path: str, data: bytes | memoryview, mtime_ns: int | None = None) -> None:
         """Write the whole file or nothing: no reader ever sees a part under the final name.
 
         Local: temporary file in the same folder, fsync, rename, fsync of the folder. Object stores: one put.
-        Replaces what was there. Missing folders are made. Raises StorageFullError and leaves nothing behind.
+        Replaces what was there. Missing folders are made. Raises StorageFullError and leaves nothing behind, and,
+        as all that changes files, PathRefusedError where a folder on the way is a link.
+        mtime_ns: modification time that the file shall have, nanoseconds since 1970; object stores set their own.
         """
-        self._files.write(_a_file(path), data)
+        self._files.write(_a_file(path), data, mtime_ns)
 
     def create_new(self, path: str, data: bytes | memoryview) -> None:
         """As `write_atomic`, but raises StorageExistsError (a FileExistsError) where a file of that name is there.
@@ -125,10 +128,10 @@ class Storage:
     def walk(self, prefix: str = "") -> Iterator[FileInfo]:
         """Every file below the prefix, streaming, depth first, each folder sorted by name.
 
-        Links are followed; one that loops or leads `apart` is reported with problem 'symlink_loop', and what cannot
-        be looked at (no permission, a broken link, a pipe) with problem 'unreadable'. Litter of operating systems
-        (Thumbs.db, .DS_Store, @eaDir, …) is passed over. Raises StorageMissingError where the prefix itself is
-        not there.
+        Links are followed; one that loops or leads `apart` is reported with problem 'symlink_loop', one that leads
+        nowhere with 'broken_link', and what cannot be looked at (no permission, a pipe) with 'unreadable'. Litter of
+        operating systems (Thumbs.db, .DS_Store, @eaDir, …) is passed over. Raises StorageMissingError where the prefix
+        itself is not there.
         """
         return self._files.walk(checked_path(prefix), lambda name: not is_junk(name))
 

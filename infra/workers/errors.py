@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from infra.problems import RESUME, ForPeople
-from infra.storage import StorageFullError
+from infra.storage import PathRefusedError, StorageFullError
 
-Kind = Literal["infrastructure", "resource", "poison", "full"]
-"""Retry later; retry with fewer items; find the item that causes it; retry later, and stop without room."""
+Kind = Literal["infrastructure", "resource", "poison", "unwritable"]
+"""Retry later; retry with fewer items; find the item that causes it; retry later, and stop since nothing is written."""
 
 ReasonCode = Literal["killed_worker", "too_slow", "stage_error", "out_of_memory", "infrastructure"]
 _NO_MEMORY_PHRASES = (
@@ -101,8 +101,8 @@ def kind_of(error: BaseException) -> Kind:
     """Which answer an exception calls for; OSError and its like are the machinery's, the rest the item's."""
     if _is_memory(error):
         return "resource"
-    if isinstance(error, StorageFullError):
-        return "full"
+    if isinstance(error, StorageFullError | PathRefusedError):
+        return "unwritable"
     if isinstance(error, OSError | TimeoutError | InfrastructureError):
         return "infrastructure"
     return "poison"

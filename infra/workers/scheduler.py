@@ -241,7 +241,7 @@ class Scheduler:
 
     def _troubled(self, slot: Slot, batch: Batch, trouble: Trouble) -> None:
         """An exception came out of the host: retry, halve or give up, as its kind asks."""
-        passing = trouble.kind in ("infrastructure", "full")
+        passing = trouble.kind in ("infrastructure", "unwritable")
         if passing and batch.retries < self._settings.retries:
             self._retry_later(batch)
         elif trouble.kind == "resource":

@@ -17,14 +17,19 @@ from typing import BinaryIO, Protocol
 
 from infra.ledger import FileRow, unreadable_id
 from infra.storage import FileInfo, StorageMissingError
-from tasks.pictures import DecodeError, Limits, read_header
+from tasks.pictures import SUFFIXES, DecodeError, Limits, read_header
 
 IN_MEMORY = 64 << 20
 """Files up to this many bytes are read once, into memory; larger ones are streamed and their header read again."""
 CHUNK = 1 << 20
 LOOK_AGAIN = {"too_large", "unsupported_format"}
 """Problems that a changed setting or installation may cure: the header is read again, the content not."""
-READ_AGAIN = {"unreadable", "excluded", "changed_while_running", "symlink_loop"}
+SIDECAR = re.compile(
+    rf"\.(xmp|aae|thm|pp3|dop|cos|on1)$|\.({'|'.join(sorted(SUFFIXES))})(\.[\w-]+)?\.(json|txt|xml)$", re.IGNORECASE
+)
+"""How files are called in which cameras and programs keep what belongs to the picture of that name."""
+STAYS = "it says something of the picture of that name, and stays beside the original in the archive"
+READ_AGAIN = {"unreadable", "broken_link", "excluded", "changed_while_running", "symlink_loop"}
 """Problems with which nothing was read, so that there is nothing to reuse."""
 
 
@@ -142,6 +147,8 @@ class _Look:
             header = read_header(stream, self.limits)
         except DecodeError as error:
             row = replace(row, problem=error.reason_code, problem_text=str(error))
+            if error.reason_code == "not_an_image" and SIDECAR.search(row.path):
+                return replace(row, problem="sidecar", problem_text=STAYS)
             if error.header is None:
                 return row
             header = error.header

@@ -135,7 +135,7 @@ def matched(files: Mapping[str, Iterable[FileRow]], rules: Rules) -> Iterator[Pa
 
 def _is_meant(row: FileRow) -> bool:
     """A file that neither is a picture nor says so by its name is nobody's result."""
-    return row.problem != "not_an_image" or _suffix(row.path) in SUFFIXES
+    return row.problem not in ("not_an_image", "sidecar") or _suffix(row.path) in SUFFIXES
 
 
 class _Index:

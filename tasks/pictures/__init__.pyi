@@ -1,3 +1,4 @@
+from .blocks.xmp import SOURCE_TYPE as SOURCE_TYPE
 from .codec import decode as decode
 from .codec import encode as encode
 from .codec import read_header as read_header

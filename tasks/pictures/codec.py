@@ -7,6 +7,7 @@ input is refused with a reason code and a sentence. It knows files as bytes; pat
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from typing import BinaryIO
 
@@ -17,6 +18,10 @@ from tasks.pictures.formats.table import decoded, format_named, sniff
 from tasks.pictures.picture import DecodeError, Header, Limits, Picture
 
 Image.MAX_IMAGE_PIXELS = None  # Limits does this job for every file that comes through here
+BEYOND_US = re.compile("unsupported|not supported|not implemented|imagecodecs", re.IGNORECASE)
+"""What libraries say of a file that is whole, but beyond them."""
+NOT_FOR_PEOPLE = re.compile(r"0x[0-9a-f]{6}|^\(|[<>{}\[\]]|\w\(|\w\.\w|\w_\w")
+"""Signs of what libraries say to programmers: addresses, names of modules and functions, shapes of arrays."""
 
 
 def read_header(stream: BinaryIO, limits: Limits | None = None) -> Header:
@@ -33,7 +38,7 @@ def read_header(stream: BinaryIO, limits: Limits | None = None) -> Header:
     except DecodeError:
         raise
     except Exception as error:  # MemoryError, too: a header that asks for gigabytes is a broken one
-        raise DecodeError("corrupt", _broken(container.kind.name, error)) from error
+        raise _refusal(container.kind.name, error) from error
     _check_size(header, limits or Limits())
     if frames > 1:
         several = f"an animation of {frames} frames" if container.animated else f"a file of {frames} pages"
@@ -47,7 +52,7 @@ def _format_of(head: bytes) -> Format:
         raise DecodeError("empty_file", "expected a picture, the file has zero bytes; fetch it again from its source")
     name = sniff(head)
     if name is None:
-        raise DecodeError("not_an_image", f"expected a picture, the content begins with {head[:8]!r}; nothing to do")
+        raise DecodeError("not_an_image", f"expected a picture, the content begins with {_shown(head)}; nothing to do")
     hint = format_named(name).lacking() if name in decoded() else "convert it to PNG, TIFF or JPEG first"
     if hint:
         raise DecodeError("unsupported_format", f"expected one of {', '.join(decoded())}, came {name}; {hint}")
@@ -66,9 +71,21 @@ def _check_size(header: Header, limits: Limits) -> None:
         )
 
 
-def _broken(name: str, error: Exception) -> str:
-    what = str(error) or type(error).__name__
-    return f"expected a whole {name} file, decoding it failed ({what}); fetch it again from its source"
+def _shown(head: bytes) -> str:
+    """A file's first bytes as people know them: text in quotation marks, or numbers."""
+    text = head[:16].decode("ascii", "replace").split("\n")[0].rstrip("\r")
+    return f"“{text}”" if text and text.isprintable() and "\ufffd" not in text else f"the bytes {head[:8].hex(' ')}"
+
+
+def _refusal(name: str, error: Exception, header: Header | None = None) -> DecodeError:
+    """What a library's exception means. Its own words are kept where they are meant for people."""
+    said = str(error)
+    why = f" ({said})" if said and not NOT_FOR_PEOPLE.search(said) else ""
+    if isinstance(error, NotImplementedError | ImportError) or BEYOND_US.search(said):
+        sentence = f"expected an ordinary {name}, this one is of a kind that is not decoded here{why}; convert it first"
+        return DecodeError("unsupported_format", sentence, header)
+    sentence = f"expected a whole {name} file, this one is damaged{why}; fetch it again from its source"
+    return DecodeError("corrupt", sentence, header)
 
 
 def decode(data: bytes, limits: Limits | None = None) -> Picture:
@@ -82,7 +99,7 @@ def decode(data: bytes, limits: Limits | None = None) -> Picture:
     except (DecodeError, MemoryError):
         raise
     except Exception as error:
-        raise DecodeError("corrupt", _broken(header.format, error), header) from error
+        raise _refusal(header.format, error, header) from error
 
 
 def encode(picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.pictures.turning import FLIPS
+
 Pixels = NDArray[np.float32]
 Levels = NDArray[np.unsignedinteger[Any]]
 Depth = Literal[8, 16]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-FLIPS = {1: "", 2: "x", 3: "xy", 4: "y", 5: "t", 6: "tx", 7: "txy", 8: "ty"}
-"""Orientation → what makes it upright: t transposes, then x and y mirror."""
 
 
 class DecodeError(ValueError):
@@ -73,7 +73,8 @@ class Picture:
     """Upright pixels, and as much of the file's coding as stages need; the rest stays in the original's bytes.
 
     pixels: (H, W, 3) float32 RGB in [0, 1], in the file's own colour space (CMYK comes as sRGB).
-    alpha: (H, W) at the file's own depth, or None. grey: the container is greyscale (the channels are equal).
+    alpha: (H, W) at the file's own depth, or None; a TIFF may have several channels beside its colours, (H, W, n), of
+    any meaning. grey: the container is greyscale (the channels are equal).
     format: name of its container. depth: bits per channel of the file and of its result. mode: Pillow's name of what
     the file held.
     notes: sentences on what could not be kept (palette, CMYK, …), for the ledger.

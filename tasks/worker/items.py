@@ -46,12 +46,16 @@ class FaceItem:
 
 @dataclass
 class PasteItem:
-    """A picture with the faces to be pasted back; without faces it is copied as it is."""
+    """A picture with the faces to be pasted back; without faces it is copied as it is.
+
+    restored_by: ids of the stages that changed any of its faces.
+    """
 
     image_id: str
     paths: tuple[str, ...]
     stage_key: str
     faces: tuple[FaceItem, ...] = ()
+    restored_by: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -8,6 +8,7 @@ which stage, and what the ledger says of it, is the driver's business.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import socket
@@ -26,19 +27,23 @@ from infra.ledger import Event
 from infra.storage import Storage, decode_name
 from infra.weights import open_store
 from tasks.archive import REASONS
-from tasks.pictures import DecodeError, Limits, Picture, decode, encode
+from tasks.pictures import SOURCE_TYPE, DecodeError, Limits, Picture, decode, encode, read_header
 from tasks.recipes import Recipe, RecipeStage, seed_of, stage_key
 from tasks.stage import WHOLE_IMAGE, Batch, Face, FaceStage, ImageStage, Outcome, Pixels, Stage, State
 from tasks.worker import intermediate
 from tasks.worker.intermediate import Entry
 from tasks.worker.items import FaceItem, Item, PasteItem, PictureItem, Result
+from tasks.worker.room import NoRoom, Room
 
+VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype"
 RESTORED = "restored"
 """The folder of a workspace with the restored files."""
 UNSETTLED = ("failed_retryable", "quarantined")
 Said = TypeVar("Said")
 Made = tuple[Result, Mapping[str, Pixels]]
 """A result, and the named images that its stage wrote."""
+Told = Callable[[Outcome], Event]
+"""Makes the row of a picture from what became of it."""
 
 
 class WorkerConfig(BaseModel):
@@ -59,6 +64,8 @@ class WorkerConfig(BaseModel):
     max_pixels: int = 300_000_000
     load_at_once: bool = True
     software: str = "mpsr-batch"
+    picked: bool = False
+    """Single pictures of the source are worked on, beside which the workspace may lie."""
 
 
 def build(config: Mapping[str, object]) -> Worker:
@@ -77,10 +84,11 @@ class Worker:
         self.config = config
         self.recipe = Recipe.parse(config.recipe)
         self.source = Storage(config.source)
-        self.workspace = Storage(config.workspace)
+        self.workspace = Storage(config.workspace, apart=None if config.picked else self.source)
         self._weights = open_store(config.weights_dir, config.weights_table)
         self._stages: dict[str, Stage] = {}
         self._compute = threading.Lock()
+        self._room = Room()
         self._opened = lru_cache(maxsize=8)(self._open)
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         _limit_threads(config.threads)
@@ -152,10 +160,21 @@ class Worker:
             copied = self._written(told(Outcome(reason_code="nothing_changed")), item, data, data)
             return [(Result(item.key, copied), {})]
         try:
-            picture = decode(data, Limits(max_pixels=self.config.max_pixels))
+            header = read_header(io.BytesIO(data), Limits(max_pixels=self.config.max_pixels))
+            with self._room.of(header.width * header.height):
+                return self._seen(stage, item, data, checkpoint, told)
         except DecodeError as error:
             outcome = Outcome(_state_of(error.reason_code), error.reason_code, str(error))
-            return [(Result(item.key, told(outcome)), {})]
+        except NoRoom as error:
+            outcome = Outcome("failed_retryable", "out_of_memory", str(error))
+        return [(Result(item.key, told(outcome)), {})]
+
+    def _seen(
+        self, stage: RecipeStage, item: PictureItem | PasteItem, data: bytes, checkpoint: str, told: Told
+    ) -> list[Made]:
+        """A picture decoded and given to its stage. Raises DecodeError."""
+        started = datetime.now(UTC)
+        picture = decode(data, Limits(max_pixels=self.config.max_pixels))
         loaded = self.stage(stage)
         assert isinstance(loaded, ImageStage)
         batch = self._batch(stage, item.faces if isinstance(item, PasteItem) else ())
@@ -200,14 +219,22 @@ class Worker:
         except (ValueError, OSError) as error:  # no storage is touched here: it is the picture that cannot be coded
             reason = f"could not be coded: {error}"
             return replace(event, state="quarantined", reason_code="write_failed", reason=reason), None
-        return self._written(event, item, data, output), output
+        said = {**event.detail, SOURCE_TYPE: self._source_type(item)}
+        return self._written(replace(event, detail=said), item, data, output), output
 
     def _written(self, event: Event, item: PasteItem, original: bytes, output: bytes) -> Event:
         places = [f"{RESTORED}/{path}" for path in item.paths]
-        for place in places:
-            self.workspace.write_atomic(decode_name(place), output)
+        for place, path in zip(places, item.paths, strict=True):
+            self.workspace.write_atomic(decode_name(place), output, self._modified(path))
         sha256 = item.image_id if output is original else hashlib.sha256(output).hexdigest()
-        return replace(event, output_uri=places[0], output_sha256=sha256)
+        return replace(event, output_uri=places[0], output_sha256=sha256, output_bytes=len(output))
+
+    def _modified(self, path: str) -> int | None:
+        """When the original was last modified, nanoseconds; None where nobody knows, or it is gone by now."""
+        try:
+            return self.source.info(decode_name(path)).mtime_ns
+        except OSError:
+            return None
 
     def _provenance(self, item: PasteItem) -> dict[str, str]:
         return {
@@ -215,8 +242,15 @@ class Worker:
             "recipe": self.recipe.name,
             "key": item.stage_key,
             "original": item.image_id,
+            "stages": " ".join(dict.fromkeys(self.recipe.stage(name).cls.name for name in item.restored_by)),
             "weights": " ".join(f"{name}:{sha[:16]}" for name, sha in sorted(self.config.weights.items())),
+            SOURCE_TYPE: self._source_type(item),
         }
+
+    def _source_type(self, item: PasteItem) -> str:
+        """IPTC's word for what the picture has become: a generative stage painted in it, or algorithms enhanced it."""
+        painted = any(self.recipe.stage(name).cls.generative for name in item.restored_by)
+        return f"{VOCABULARY}/{'compositeWithTrainedAlgorithmicMedia' if painted else 'algorithmicallyEnhanced'}"
 
     def stage(self, stage: RecipeStage) -> Stage:
         """The stage, loaded."""
@@ -239,14 +273,21 @@ class Worker:
 
     def _pixels(self, item: FaceItem, name: str) -> Pixels:
         path, image = item.images[name]
-        return self._opened(path).image(item.key, image)
+        try:
+            return self._opened(path).image(item.key, image)
+        except (KeyError, ValueError):
+            raise self._lost(path) from None
 
     def _open(self, path: str) -> intermediate.Intermediate:
         found = intermediate.read(self.workspace, path)
         if found is None:
-            self.workspace.delete(path)  # cut short: the next run finds it gone and makes it anew
-            raise OSError(f"the intermediate {path} is gone or cut short; run again and it will be made anew")
+            raise self._lost(path)
         return found
+
+    def _lost(self, path: str) -> OSError:
+        """Deletes a damaged intermediate: whoever looks for it finds it gone and makes it anew."""
+        self.workspace.delete(path)
+        return OSError(f"the intermediate {path} is gone or damaged; run again and it will be made anew")
 
     def _event(self, stage: RecipeStage, image_id: str, face: int, outcome: Outcome, started: datetime) -> Event:
         digest = self.config.digests[stage.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
+from rich.table import Table
 from typer.testing import CliRunner
 
 from flows.cli.main import app
 from flows.cli.options import EXIT_CODES
+from flows.cli.words import terminal
 from flows.jobs.data_set import JobError
 from flows.jobs.restoration import job_for
 from infra.settings import SettingsError, load_settings
@@ -123,3 +126,20 @@ def test_every_declared_exit_code_is_documented():
     page = (ROOT / "docs" / "commands.md").read_text()
     assert all(f"| {code} | {words}" in page for code, words in EXIT_CODES.items())
     assert JobError("x").exit_code == 2
+
+
+def test_no_name_is_markup_and_no_terminal_obeys_one(monkeypatch):
+    """Names of files come from anywhere: `[/]` ended `explain`, and an escape could rewrite the screen."""
+    shown = io.StringIO()
+    for console in (terminal.out, terminal.err):
+        monkeypatch.setattr(console, "_file", shown)
+    name = "a[/]b[red]\\[x] \x1b[2J\x1b]0;evil\x07 \u202egpj.exe \udcff:smile:.jpg"
+    table = Table(title=name)
+    table.add_column(name)
+    table.add_row(name)
+    for tell in (terminal.say, terminal.print_error, terminal.out.print, lambda text: terminal.print_error("x", text)):
+        tell(name)
+    terminal.out.print(table, width=400)
+    told = shown.getvalue()
+    assert not set(told) & {"\x1b", "\x07", "\u202e", "\udcff"}
+    assert told.count("a[/]b[red]\\[x] \\x1b[2J\\x1b]0;evil\\x07 \\u202egpj.exe \\udcff:smile:.jpg") >= 7

@@ -166,6 +166,14 @@ def test_every_reason_stands_in_the_page_of_outcomes():
     assert [code for code in REASONS if f"`{code}`" not in page] == []
 
 
+def test_every_test_that_the_crash_matrix_names_is_there():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    named = set(re.findall(r"test_\w+\.py", page))
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(named) > 10
+    assert named - there == set()
+
+
 def test_every_setting_has_a_sentence():
     from infra.settings import Settings
     from tasks.recipes.recipe import load_recipe, recipe_names

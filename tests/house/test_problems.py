@@ -60,6 +60,7 @@ def test_an_error_that_is_for_nobody_is_one_that_its_callers_catch():
     assert {node.name for node in classes() if bases_of(node) and bases_of(node) <= kinds} == {
         "ForPeople",
         "CheckpointError",
+        "NoRoom",
         "DecodeError",
         "DegenerateLandmarksError",
         "IQAUnavailableError",

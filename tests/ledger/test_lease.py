@@ -168,3 +168,17 @@ def test_leases_work_on_s3():
                 Lease.acquire(storage, "run-2")
         with Lease.acquire(storage, "run-2") as held:
             assert held.token == 2
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[1]", b'{"token": 1}', b"\xff\xfe"])
+def test_a_damaged_lease_stops_nobody_for_ever_and_shuts_out_whoever_lives(storage, monkeypatch, damaged):
+    monkeypatch.setattr(lease_module, "TTL_S", 0.4)
+    with Lease.acquire(storage, "first", ttl_s=0.4) as held:
+        storage.write_atomic("leases/000001.json", damaged)
+        with pytest.raises(WorkspaceBusy, match="unknown"):
+            Lease.acquire(storage, "second")
+        held._ended.set()  # its process dies without a word
+    time.sleep(0.5)
+    storage.write_atomic("leases/000001.beat.json", damaged)
+    with Lease.acquire(storage, "third") as third:
+        assert third.token == 2

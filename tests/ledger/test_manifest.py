@@ -22,7 +22,6 @@ from places import ROOT
 from s3_server import fresh_bucket, s3_options
 from transitions import illegal_transitions
 
-from infra.ledger.files import snapshot_path
 from infra.ledger.ledger import Ledger
 from infra.ledger.rows import Event, FileRow, events_of, schema_of
 from infra.ledger.schema import (
@@ -110,6 +109,31 @@ def test_a_life_of_an_archive_reads_the_same_with_and_without_folds(ledger, tmp_
     before = answers(never_folded)
     never_folded.fold()
     assert answers(never_folded) == before
+
+
+def test_what_was_delivered_and_lies_there_no_more_is_planned(ledger):
+    found(ledger, IDS[:5])
+    found(ledger, IDS[:1], "copies")
+    delivered = {"output_sha256": "5" * 64, "output_uri": "restored/x"}
+    judged(ledger, IDS[:3], output_bytes=7, **delivered)
+    judged(ledger, IDS[3:4], **delivered)  # by an earlier version, which knew no size
+    judged(ledger, IDS[4:5])  # nothing was delivered
+    paths = dict.fromkeys(ledger.files()["path"].to_pylist(), 7)
+
+    def missing(**others):
+        held = paths | {f"{name.replace('_', '/')}.jpg": size for name, size in others.items()}
+        there = {path: size for path, size in held.items() if size is not None}
+        lying = pa.table({"path": list(there), "lying_bytes": pa.array(list(there.values()), pa.int64())})
+        planned = ledger.plan("D1", lying=lying).to_pydict()
+        return dict(zip(planned["image_id"], planned["why"], strict=True))
+
+    assert missing() == {}
+    assert ledger.plan("D1").num_rows == 0, "nobody has looked"
+    assert missing(in_1=None) == missing(in_1=6) == {IDS[1]: "missing"}
+    assert missing(copies_0=None, in_3=None) == {IDS[0]: "missing", IDS[3]: "missing"}
+    assert missing(in_3=6, in_4=None) == {}
+    ledger.fold()
+    assert missing(in_1=None, in_2=0) == {IDS[1]: "missing", IDS[2]: "missing"}
 
 
 def test_plan_says_why(ledger):
@@ -302,7 +326,7 @@ def test_segments_with_fewer_columns_are_read_as_null(ledger):
             ("score", None, "done"): 1,
         }
         ledger.fold()
-    folded = pq.read_table(ledger.storage.local_path(snapshot_path(1, "score", 0)))
+    folded = pq.read_table(ledger.storage.local_path(*ledger.holdings().snapshot_of("score", {0})))
     assert folded.schema.names == schema_of(Event).names
 
 
@@ -352,11 +376,12 @@ def test_folding_nothing_new_writes_nothing(ledger):
     judged(ledger, IDS)
     assert ledger.fold() == 1
     assert ledger.fold() == 1
-    untouched = ledger.storage.local_path(snapshot_path(1, "commit", bucket_of(IDS[1], 4)))
+    bucket = {bucket_of(IDS[1], 4)}
+    untouched = ledger.storage.local_path(*ledger.holdings().snapshot_of("commit", bucket))
     other = next(i for i in IDS if bucket_of(i, 4) != bucket_of(IDS[1], 4))
     judged(ledger, [other], token=2)
     assert ledger.fold() == 2
-    carried = ledger.storage.local_path(snapshot_path(2, "commit", bucket_of(IDS[1], 4)))
+    carried = ledger.storage.local_path(*ledger.holdings().snapshot_of("commit", bucket))
     assert carried.samefile(untouched), "a bucket without news is linked, not rewritten"
 
 

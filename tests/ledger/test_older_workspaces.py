@@ -15,6 +15,7 @@ import pytest
 from flows.cli.questions.explain import explain
 from flows.cli.questions.preview import preview
 from flows.cli.questions.status import workspace_status
+from flows.jobs import JobError
 from flows.jobs.restoration import Job
 from flows.session import session
 from infra.ledger.ledger import Ledger
@@ -81,3 +82,18 @@ def test_its_rows_are_read_and_its_files_told(old):
     assert scored.metrics["quality.final"] > scored.metrics["quality.input"]
     assert "portrait.jpg" in str(explain("portrait.jpg", str(old / "ws")))
     assert workspace_status(str(old / "ws"), reasons=True)
+
+
+@pytest.mark.parametrize("folder", ["archive", "ws/restored"])
+def test_a_file_is_told_by_its_content_wherever_it_was_moved(old, folder):
+    moved = old / "elsewhere.jpg"
+    moved.write_bytes((old / folder / "portrait.jpg").read_bytes())
+    told = explain(str(moved), str(old / "ws"))
+    assert told.path == "copy.jpg", "the first of its two names"
+    assert {step.stage: step.network for step in told.stages}["pisa_sr"] == "compact_restorer"
+
+
+def test_a_content_that_nobody_knows_is_no_file_of_the_archive(old):
+    (old / "other.jpg").write_bytes(b"another")
+    with pytest.raises(JobError, match="nor its content"):
+        explain(str(old / "other.jpg"), str(old / "ws"))

@@ -67,3 +67,11 @@ def test_the_files_of_other_versions_are_read(workspace):
 def test_where_nothing_ever_ran_that_is_said(workspace):
     with pytest.raises(JobError, match="nothing ever ran"):
         last_job(workspace.url)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"\xff", b'{"digests": 3}'])
+def test_a_damaged_run_file_is_named_and_what_to_do_is_said(tmp_path, damaged):
+    storage = Storage(tmp_path)
+    storage.write_atomic("runs/20260101T000000-aa.json", damaged)
+    with pytest.raises(JobError, match=r"runs/20260101T000000-aa\.json .*move it out"):
+        last_run_facts(storage)

@@ -136,6 +136,15 @@ def test_an_object_key_that_climbs_is_reported_not_followed(s3):
     assert problems == {"good": None, "a/../evil": "unreadable"}
 
 
+def test_keys_with_nothing_between_two_slashes_are_reported(s3):
+    storage = fresh_bucket(s3)
+    storage.write_atomic("p/good", b"x")
+    top = storage.full_path("p").removeprefix("s3://")
+    storage.filesystem.pipe_file(f"{top}//x", b"x")
+    storage.filesystem.pipe_file(f"{top}/marker/", b"")
+    assert {info.path: info.problem for info in storage.walk()} == {"p//": "unreadable", "p/good": None}
+
+
 def test_s3_files_carry_their_etag(s3):
     storage = fresh_bucket(s3)
     storage.write_atomic("x", b"1")
@@ -209,7 +218,7 @@ def test_link_loops_and_odd_files_are_reported(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     found = {info.path: info.problem for info in Storage(tmp_path).walk()}
     assert found == {
-        "broken": "unreadable",
+        "broken": "broken_link",
         "in/up": "symlink_loop",
         "in/x.jpg": None,
         "pipe": "unreadable",
@@ -233,6 +242,70 @@ def test_a_link_that_leads_to_the_results_is_not_followed(tmp_path):
         "made": "symlink_loop",
         "year/x.jpg": None,
     }
+
+
+@pytest.fixture
+def originals(tmp_path):
+    folder = tmp_path / "archive" / "1936"
+    folder.mkdir(parents=True)
+    (folder / "x.jpg").write_bytes(b"original")
+    yield folder
+    assert [path.name for path in folder.iterdir()] == ["x.jpg"]
+    assert (folder / "x.jpg").read_bytes() == b"original"
+
+
+CHANGES = {
+    "write": lambda storage: storage.write_atomic("restored/1936/x.jpg", b"restored"),
+    "write anew": lambda storage: storage.write_atomic("restored/1936/deep/y.jpg", b"restored"),
+    "create": lambda storage: storage.create_new("restored/1936/y.jpg", b"restored"),
+    "copy there": lambda storage: storage.copy("result", "restored/1936/y.jpg"),
+    "copy from there": lambda storage: storage.copy("restored/1936/x.jpg", "twin"),
+    "delete": lambda storage: storage.delete("restored/1936/x.jpg"),
+    "delete a tree": lambda storage: storage.delete_tree("restored/1936"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("linked", ["restored", "restored/1936"])
+def test_nothing_is_changed_through_a_link_whenever_it_appeared(linked, change, originals, tmp_path):
+    storage = Storage(tmp_path / "out")
+    storage.write_atomic("result", b"1")
+    storage.write_atomic("restored/1936/old.jpg", b"2")
+    shutil.rmtree(tmp_path / "out" / linked)  # from here on the storage is in use
+    (tmp_path / "out" / linked).symlink_to(originals if linked.endswith("1936") else originals.parent)
+    with pytest.raises(PathRefusedError, match=rf"through {linked}: it is a link to .*archive"):
+        change(storage)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_nothing_is_changed_where_the_root_itself_leads_to_originals(change, originals, tmp_path):
+    workspace = Storage(tmp_path / "out", apart=Storage(tmp_path / "archive"))
+    workspace.write_atomic("result", b"1")
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").symlink_to(originals.parent)
+    with pytest.raises(PathRefusedError, match=r"link to .*archive"):
+        change(workspace)
+    with pytest.raises(PathRefusedError, match=r"archive, which is only read"):
+        change(pickle.loads(pickle.dumps(workspace)))  # as a worker process that starts only now
+
+
+def test_a_file_that_is_a_link_is_replaced_and_not_what_it_leads_to(originals, tmp_path):
+    storage = Storage(tmp_path / "out")
+    storage.write_atomic("restored/y.jpg", b"1")
+    for name in ("replaced.jpg", "deleted.jpg", "copied.jpg"):
+        (tmp_path / "out" / "restored" / name).symlink_to(originals / "x.jpg")
+    storage.write_atomic("restored/replaced.jpg", b"restored")
+    storage.delete("restored/deleted.jpg")
+    storage.copy("restored/copied.jpg", "twin")
+    storage.write_atomic("twin", b"restored")
+    assert not (tmp_path / "out/restored/replaced.jpg").is_symlink()
+
+
+def test_a_root_that_is_a_link_from_the_start_is_somebodys_wish(tmp_path):
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "large disk")
+    Storage(tmp_path / "out").write_atomic("restored/x", b"1")
+    assert (tmp_path / "large disk/restored/x").read_bytes() == b"1"
 
 
 def test_a_file_that_vanishes_during_the_walk_is_no_problem(tmp_path):
@@ -380,7 +453,7 @@ def test_new_files_obey_the_umask(tmp_path):
 
 
 def test_without_hard_links_the_refusal_says_what_to_do(tmp_path, monkeypatch):
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(1, "Operation not permitted")
 
     monkeypatch.setattr("infra.storage.local.os.link", refuse)
@@ -391,3 +464,17 @@ def test_without_hard_links_the_refusal_says_what_to_do(tmp_path, monkeypatch):
 
 def test_a_file_info_is_plain(tmp_path):
     assert FileInfo("a/\udcff").ledger_path == "a/%FF"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://user:pass@bucket/x", "s3://bucket/x"),
+        ("https://a:b@host/x?X-Amz-Signature=abc&t=1", "https://host/x"),
+        ("https://us%40er:p@ss@host/x", "https://host/x"),
+        ("s3://bucket/who@home/x", "s3://bucket/who@home/x"),
+        ("/photos/who@home/what?.jpg", "/photos/who@home/what?.jpg"),
+    ],
+)
+def test_an_address_is_shown_without_what_opens_it(url, shown):
+    assert Storage(url).shown_url == shown

@@ -14,6 +14,7 @@ import pytest
 from fake_hosts import FakeItem
 from places import HELPERS
 
+from infra.storage import PathRefusedError, StorageFullError
 from infra.workers.actor import PoolSize
 from infra.workers.cluster import ClusterSettings, start_or_join
 from infra.workers.errors import (
@@ -383,6 +384,8 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "resource"),
         (OSError(12, "Cannot allocate memory"), "resource"),
         (OSError(5, "Input/output error"), "infrastructure"),
+        (StorageFullError("no space"), "unwritable"),
+        (PathRefusedError("a link"), "unwritable"),
         (TimeoutError(), "infrastructure"),
         (InfrastructureError("S3"), "infrastructure"),
         (ValueError("bad"), "poison"),

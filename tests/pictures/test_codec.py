@@ -1,5 +1,6 @@
 """Decode and encode: pixels survive lossless containers, and come out upright, in grey or RGB."""
 
+import dataclasses
 import io
 
 import cv2
@@ -168,6 +169,17 @@ def test_transparent_palette_keeps_its_alpha():
     Image.fromarray(photo()).quantize(16).save(sink, "PNG", transparency=3)
     picture = codec.decode(sink.getvalue())
     assert set(np.unique(picture.alpha)) == {0, 255}
+
+
+def test_alpha_of_a_bmp_stays_declared():
+    original = pillow(photo(4), "BMP")
+    declared = codec.encode(dataclasses.replace(codec.decode(original), alpha=photo(4)[..., 3]), original, PROVENANCE)
+    with Image.open(io.BytesIO(declared)) as image:
+        assert image.mode == "RGBA"
+        assert np.array_equal(np.asarray(image), photo(4))
+    assert np.array_equal(
+        codec.decode(codec.encode(codec.decode(declared), declared, PROVENANCE)).alpha, photo(4)[..., 3]
+    )
 
 
 def test_one_bit_scan_is_grey():

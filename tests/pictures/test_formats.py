@@ -19,7 +19,7 @@ from tasks.pictures.picture import DecodeError, Header, Picture, to_float, to_le
 def test_content_decides_the_format():
     assert codec.sniff(pillow(photo(), "PNG")) == "PNG"
     assert codec.sniff(b"\0\0\0\x20ftypavif") == "AVIF"
-    assert codec.sniff(b"BM") == "BMP"
+    assert codec.sniff(b"BMW trip 1998, with Ann and Bob") is None
     assert codec.sniff(b"hello") is None
 
 
@@ -33,7 +33,7 @@ def test_every_name_and_every_suffix_belongs_to_one_container():
 class Toy:
     """A container that nobody has: a mark, the number of pictures, height and width, then RGB bytes."""
 
-    kind = Kind("TOY", ((0, b"TOY!"),), suffixes=("toy",))
+    kind = Kind("TOY", b"TOY!", suffixes=("toy",))
     animated = False
 
     def lacking(self):
@@ -93,3 +93,48 @@ class TestAToyContainer:
         (tmp_path / "a.png").write_bytes(toy())
         [row] = scan_archive(Storage(tmp_path), {})
         assert (row.format, row.width, row.height, row.problem) == ("TOY", 53, 37, None)
+
+
+NAMED = {
+    b"\xff\x4f\xff\x51\0\x2f": "JPEG2000",
+    b"IIRO\x08\0\0\0": "Olympus RAW",
+    b"IIU\0\x18\0\0\0": "Panasonic RAW",
+    b"P6 450 550 255\n": "PNM",
+    b"P5\n# a comment\n9 9\n255\n": "PNM",
+    b"P7\nWIDTH 9\n": "PNM",
+    b"II\x1a\0\0\0HEAPCCDR": "Canon RAW",
+    b"#?RADIANCE\n": "Radiance HDR",
+    b"\xff\xd8\xff\xf7": "JPEG-LS",
+    b"8BPS\0\2": "PSD",
+    b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf": "AVIF",
+    b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf": "HEIF",
+    b"\0\0\0\x18ftypmp42\0\0\0\0isommp42": None,
+    b"BM" + bytes(12) + b"\x28\0\0\0": "BMP",
+    b"PM 10: the minister spoke": None,
+    b"II. Of the second voyage": None,
+    b"GIF is an image format": None,
+    b"P1 is the first platform": None,
+}
+
+
+@pytest.mark.parametrize("head", NAMED)
+def test_a_kind_is_named_by_more_than_the_letters_that_a_text_may_begin_with(head):
+    assert codec.sniff(head) == NAMED[head]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"BMW trip 1998, with Ann and Bob\n", "begins with “BMW trip 1998, w”"),
+        (b"\x7fELF\2\1\1\0\0\0", "begins with the bytes 7f 45 4c 46 02 01 01 00"),
+        (
+            pillow(photo(), "PNG")[:60],
+            "whole PNG file, this one is damaged (its chunk IDAT is cut off or damaged); fetch",
+        ),
+    ],
+)
+def test_sentences_show_people_what_came(data, said):
+    with pytest.raises(DecodeError) as caught:
+        codec.decode(data)
+    assert said in str(caught.value)
+    assert not codec.NOT_FOR_PEOPLE.search(str(caught.value))

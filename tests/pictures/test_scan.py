@@ -185,7 +185,7 @@ def test_symlink_loop_and_broken_link_are_files_with_a_problem(archive):
     (archive / "dangling.png").symlink_to(archive / "nowhere.png")
     rows = rows_of(archive)
     assert rows["1936/up"].problem == "symlink_loop"
-    assert rows["dangling.png"].problem == "unreadable"
+    assert rows["dangling.png"].problem == "broken_link"
 
 
 def test_names_that_are_not_utf8_and_255_bytes_long(archive):
@@ -222,3 +222,20 @@ def test_missing_source_is_an_error_not_an_empty_archive(tmp_path):
 )
 def test_globs(glob, path, matches):
     assert matcher([glob])(path) is matches
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("a.xmp", "sidecar"),
+        ("a.png.xmp", "sidecar"),
+        ("a.AAE", "sidecar"),
+        ("a.png.json", "sidecar"),
+        ("a.png.supplemental-metadata.json", "sidecar"),
+        ("settings.json", "not_an_image"),
+        ("notes.txt", "not_an_image"),
+    ],
+)
+def test_what_goes_with_a_picture_is_told_from_what_is_none(archive, name, problem):
+    (archive / name).write_text("<x/>")
+    assert rows_of(archive)[name].problem == problem

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from flows.gate.moves import deliver_kept
-from flows.restoration.delivered import deliver, make_way
+from flows.restoration.delivered import deliver, make_way, sweep
 from flows.session.session import Session
 from infra.ledger.lease import Lease
 from infra.ledger.ledger import Ledger
@@ -92,3 +92,10 @@ def test_kept_results_follow_renamed_pictures_and_lost_ones_are_restored_anew(tm
         delivered = deliver_kept(Session("run-2", time.time(), storage, lease, ledger), pictures, digest)
     assert delivered == [sha("A"), sha("B")]
     assert shown(storage) == {"1.jpg": "restored A", "2.jpg": "restored A", "3.jpg": "restored B"}
+
+
+def test_what_writes_left_that_were_cut_short_is_swept_away_and_nothing_else(storage):
+    storage.write_atomic("restored/a/.mpsr-0011223344556677.tmp", b"half")
+    storage.write_atomic("restored/a/.mpsr-note.txt", b"somebody's")
+    sweep(storage)
+    assert set(shown(storage)) == {"1.jpg", "2.jpg", "3.jpg", "a/.mpsr-note.txt"}

@@ -295,6 +295,7 @@ def test_the_server_does_not_hear_the_ctrl_c_that_is_meant_for_the_run(monkeypat
             Server.server_process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     monkeypatch.setattr(server_module, "SubprocessASGIServer", Server)
+    monkeypatch.setattr(local, "locked", dict)
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         local.start_server()
     process = Server.server_process

@@ -191,3 +191,17 @@ def test_adopting_or_applying_twice_changes_nothing(finished):
     before = outcomes(s)
     s.adopt(finished, lambda uri: True, lies_there)
     assert outcomes(s) == before
+
+
+def test_what_failed_for_want_of_a_lost_intermediate_is_done_again_with_what_made_it(finished):
+    s = shard(A)
+    s.adopt(finished, lambda uri: True, lies_there)
+    failed = replace(s.events["dehaze"][A, 0], state="failed_retryable", reason_code="infrastructure")
+    s.apply(RECIPE.stage("dehaze"), [failed])
+    assert not s.forget_lost(lambda uri: True), "the images are there: it was something else"
+    assert outcomes(s) == {A: "failed"}
+    assert s.forget_lost(lambda uri: False)
+    assert not s.complete(RECIPE.stages[0])
+    s.apply(RECIPE.stages[0], detected(A, 1))
+    through(s)
+    assert outcomes(s) == {A: "restored"}

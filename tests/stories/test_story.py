@@ -201,6 +201,22 @@ def test_a_folder_restored_that_is_not_ours_is_not_touched(archive, tmp_path, re
     assert mine.read_bytes() == before
 
 
+@pytest.mark.parametrize("linked", ["", "a"])
+def test_a_link_in_the_restored_tree_leads_no_run_to_the_originals(archive, tmp_path, recipe, linked):
+    """The tree is exchanged for a link, and a changed recipe would write every file anew."""
+    from infra.problems import ForPeople
+
+    workspace, before = tmp_path / "ws", hashes(archive)
+    run(archive, workspace, recipe(DETECT, brighten(), PASTE))
+    shutil.rmtree(workspace / "restored" / linked)
+    (workspace / "restored" / linked).symlink_to(archive / linked)
+    with pytest.raises(ForPeople, match=r"through restored.* is a link to .*archive.*originals"):
+        run(archive, workspace, recipe(DETECT, brighten(amount=0.2), PASTE))
+    assert hashes(archive) == before
+    (workspace / "restored" / linked).unlink()
+    assert run(archive, workspace, recipe(DETECT, brighten(amount=0.2), PASTE))["outcomes"]["restored"] == PICTURES + 1
+
+
 def test_a_path_that_is_new_for_a_known_picture_gets_its_file(archive, tmp_path, recipe):
     journal, workspace = tmp_path / "journal", tmp_path / "ws"
     story = recipe(DETECT, brighten(journal), PASTE)
@@ -210,6 +226,20 @@ def test_a_path_that_is_new_for_a_known_picture_gets_its_file(archive, tmp_path,
     run(archive, workspace, story)
     assert hashes(workspace / "restored")["elsewhere.png"] == hashes(workspace / "restored")["a/01.png"]
     assert len(journal.read_text().split()) == done
+
+
+def test_a_result_that_is_gone_or_cut_short_is_there_again_after_the_next_run(archive, tmp_path, recipe):
+    workspace, story = tmp_path / "ws", recipe(DETECT, brighten(tmp_path / "journal"), PASTE)
+    first = run(archive, workspace, story)
+    before = hashes(workspace / "restored")
+    (workspace / "restored/a/01.png").unlink()  # again.png is the same picture
+    shutil.rmtree(workspace / "restored/b")
+    (workspace / "restored/a/03.png").write_bytes(b"cut")
+    second = run(archive, workspace, story)
+    assert hashes(workspace / "restored") == before
+    assert second["outcomes"] == first["outcomes"]
+    assert set(second["stages"]) == {"paste_back"}, "what was computed is there"
+    assert run(archive, workspace, story)["stages"] == {}
 
 
 def test_renamed_pictures_take_their_results_along_and_nothing_is_computed_again(archive, tmp_path, recipe):
@@ -240,12 +270,25 @@ def test_back_from_an_experiment_that_failed_every_file_is_there_again(archive, 
     run(archive, workspace, story)
     before = hashes(workspace / "restored")
     run(archive, workspace, recipe(DETECT, brighten(amount=0.2), poison, PASTE, name="experiment"))
-    assert not (workspace / "restored/white.png").exists()
+    kept = hashes(workspace / "restored")["white.png"]
+    assert kept == before["white.png"], "what an experiment could not replace stays"
     run(archive, workspace, story)
-    assert {path: text for path, text in hashes(workspace / "restored").items() if path != "white.png"} == {
-        path: text for path, text in before.items() if path != "white.png"
-    }
-    assert (workspace / "restored/white.png").exists()
+    assert hashes(workspace / "restored") == before
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_damaged_intermediates_are_made_anew_and_cost_no_result(archive, tmp_path, recipe, place):
+    """Bits rot between two runs, in what detection left; the second run's changed setting reads it."""
+    workspace = tmp_path / "ws"
+    run(archive, workspace, recipe(DETECT, brighten(), PASTE))
+    for path in (workspace / "intermediates").glob("detect_align-*/*/*"):
+        data = bytearray(path.read_bytes())
+        data[int(place * len(data))] ^= 0x40
+        path.write_bytes(data)
+    second = run(archive, workspace, recipe(DETECT, brighten(amount=0.2), PASTE), settings={"retries": 0})
+    assert second["outcomes"]["restored"] == PICTURES + 1
+    assert second["stages"]["detect_align"]["items"] >= PICTURES
+    assert abs(gain(archive, workspace) - 51) < 1
 
 
 def test_an_archive_that_is_suddenly_empty_is_not_believed(archive, tmp_path, recipe):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import Field, JsonValue
 from flows.jobs import JobError, workspace_at
 from flows.session import RanRecipe, RunFacts, digests_of_run, facts_of_run, last_run_facts
 from infra.facts import Facts, Record
-from infra.ledger import Event, Ledger, events_of, files_of
+from infra.ledger import Event, FileRow, Ledger, events_of, files_of
 from infra.storage import Storage, encode_name
 from tasks.archive import VerdictDetail
 from tasks.recipes import COMMIT
@@ -32,9 +33,13 @@ class Given(Record):
 
 
 class Step(Record):
-    """What became of one face (or the picture, face −1) at one stage."""
+    """What became of one face (or the picture, face −1) at one stage.
+
+    stage: its name in the recipe. network: what worked there, as the table of stages calls it ("" where no run says).
+    """
 
     stage: str
+    network: str = ""
     face: int
     state: str
     reason_code: str | None
@@ -86,10 +91,11 @@ def explain(file: str, workspace: str | None) -> Explanation:
     """Everything the ledger knows of one file. Raises JobError when it knows nothing."""
     storage, path = _locate(file, workspace)
     ledger = Ledger.open(storage, create=False)
-    found = next(files_of(ledger.query("SELECT * FROM inventory WHERE path = ?", [path])), None)
+    found = _row(ledger, path, Path(file))
     if found is None:
         raise JobError(
-            f"the ledger of {storage.shown_url} knows no file {path!r}; give its path relative to the archive"
+            f"the ledger of {storage.shown_url} knows neither a file {path!r} nor its content; give its path relative "
+            "to the archive, or an original or result as it was"
         )
     every = list(events_of(ledger.latest(image_ids=[found.image_id])))
     verdict = next((event for event in every if event.stage == COMMIT), None)
@@ -97,14 +103,33 @@ def explain(file: str, workspace: str | None) -> Explanation:
     events = [event for event in every if event.stage_digest in digests and event.stage != COMMIT]
     run_ids = sorted({event.run_id for event in (*events, *([verdict] if verdict else []))})
     runs = {run_id: facts_of_run(storage, run_id) or RunFacts() for run_id in run_ids}
+    networks = _networks(runs)
     return Explanation(
-        path=path,
+        path=found.path,
         input=Given.model_validate(found, from_attributes=True),
         verdict=_step(verdict) if verdict else None,
         promotion=_gated(VerdictDetail.from_detail(verdict.detail)) if verdict else None,
-        stages=[_step(event) for event in _in_order(events, runs)],
+        stages=[_step(event, networks.get((event.run_id, event.stage), "")) for event in _in_order(events, runs)],
         runs={run_id: Ran.model_validate(facts, from_attributes=True) for run_id, facts in runs.items()},
     )
+
+
+def _row(ledger: Ledger, path: str, file: Path) -> FileRow | None:
+    """By its path; else by its content, wherever the file was moved: an original's, or a result's."""
+    by_path = "SELECT * FROM inventory WHERE path = ?"
+    found = next(files_of(ledger.query(by_path, [path])), None)
+    if found is not None or not file.is_file():
+        return found
+    with file.open("rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    of_results = "SELECT image_id FROM commits WHERE output_sha256 = ?"
+    by_content = f"SELECT * FROM inventory WHERE image_id = ? OR image_id IN ({of_results}) ORDER BY NOT present, path"
+    return next(files_of(ledger.query(by_content, [content, content])), None)
+
+
+def _networks(runs: Mapping[str, RunFacts]) -> dict[tuple[str, str], str]:
+    """(run, stage) → the name in the table of stages of what worked there."""
+    return {(run_id, stage.id): stage.implementation for run_id, run in runs.items() for stage in run.recipe.stage}
 
 
 def _locate(file: str, workspace: str | None) -> tuple[Storage, str]:
@@ -135,8 +160,8 @@ def _gated(detail: VerdictDetail) -> Gated | None:
     return Gated(id=detail.promotion, did=did, why=detail.why, made_in=detail.made_in)
 
 
-def _step(event: Event) -> Step:
-    return Step.model_validate(event, from_attributes=True)
+def _step(event: Event, network: str = "") -> Step:
+    return Step.model_validate(event, from_attributes=True).model_copy(update={"network": network})
 
 
 def _in_order(events: Iterable[Event], runs: Mapping[str, RunFacts]) -> list[Event]:

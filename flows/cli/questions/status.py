@@ -1,4 +1,4 @@
-"""`mpsr status` and `mpsr clean`: what a workspace holds, and what it may forget."""
+"""`mpsr status`, `clean`, `repair`: what a workspace holds, what it may forget, what of it can be put right."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tasks.comparing import PromotionTold
 from tasks.recipes import COMMIT
 
 if TYPE_CHECKING:
+    from flows.restoration import Repair
     from infra.ledger import Cleaning
 
 _TROUBLES = """
@@ -88,6 +89,15 @@ def clean_workspace(workspace: str, older_than_days: float, keep_snapshots: int,
         return _freed(clean(ledger, policy, dry_run=True))
     with Lease.acquire(storage, owner=f"clean-{int(time.time())}"):
         return _freed(clean(ledger, policy))
+
+
+def repair_workspace(workspace: str) -> Repair:
+    """Puts right what can be, under the workspace's lease."""
+    from flows.restoration import repair
+
+    storage = workspace_at(workspace)
+    with Lease.acquire(storage, owner=f"repair-{int(time.time())}"):
+        return repair(storage)
 
 
 def _freed(cleaning: Cleaning) -> dict[str, int]:

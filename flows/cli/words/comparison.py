@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from flows.cli.words.terminal import out, plain, say
+from flows.cli.words.terminal import out, say
 
 if TYPE_CHECKING:
     from tasks.comparing import BenchmarkFacts, ComparisonFacts
@@ -58,5 +58,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None
     for place, title in enumerate(head):
         table.add_column(title, justify="right" if place else "left")
     for row in rows:
-        table.add_row(*(plain(cell) for cell in row))
+        table.add_row(*row)
     return table

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from flows.cli.words.terminal import out, plain, print_error, say
+from flows.cli.words.terminal import out, print_error, say
 from flows.cli.words.weights import human_bytes, names_to_pull, print_commands
 from infra.extras import EXTRAS, how_to_get, is_here
 from infra.weights import weights_row
@@ -49,7 +49,7 @@ def _means(told: EvaluationTold) -> Table:
         table.add_column(heading, justify="left" if heading == "subset" else "right")
     for name, subset in told.subsets.items():
         if name:
-            table.add_row(plain(name), _of(subset), *_cells(subset.means, metrics), *(["–"] if fid else []))
+            table.add_row(name, _of(subset), *_cells(subset.means, metrics), *(["–"] if fid else []))
     end = [] if overall.fid is None else [f"{overall.fid:.2f}"]
     table.add_row("all", str(overall.images), *_cells(overall.means, metrics), *end, style="bold")
     return table

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from flows.cli.words.terminal import out, plain, say
+from flows.cli.words.terminal import out, say
 
 if TYPE_CHECKING:
     from flows.gate import Promotions, RolledBack
@@ -20,7 +20,7 @@ def print_promotions(told: Promotions) -> None:
     for each in told.promotions:
         fresh = each.counts.get("take", 0) + each.counts.get("original", 0)
         numbers = (str(n) for n in (each.counts.get("promote", 0), each.counts.get("keep", 0), fresh))
-        table.add_row(each.id, plain(each.recipe), each.state, *numbers, plain("; ".join(each.refused_because)))
+        table.add_row(each.id, each.recipe, each.state, *numbers, "; ".join(each.refused_because))
     out.print(table)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
-from flows.cli.words.terminal import duration, out, plain, plural, say
+from flows.cli.words.terminal import duration, out, plural, printable, say
 from flows.cli.words.weights import human_bytes, print_missing
 from infra.extras import how_to_get
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from flows.cli.questions.explain import Explanation, Step
     from flows.cli.questions.preview import Preview
     from flows.cli.questions.status import Status
+    from flows.restoration import Repair, Verification
     from flows.session import Balance, StageTotal, Summary
     from tasks.recipes import Forecast, Held
 
@@ -24,7 +28,7 @@ def print_counts(title: str, counts: Mapping[str, Any]) -> None:
     """A two-column table."""
     table = Table(title=title, title_justify="left", show_edge=False, show_header=False)
     for name, value in counts.items():
-        table.add_row(plain(name), human_bytes(value) if name.endswith("bytes") else str(value))
+        table.add_row(name, human_bytes(value) if name.endswith("bytes") else str(value))
     out.print(table)
 
 
@@ -92,7 +96,7 @@ def print_summary(summary: Summary, report: str) -> None:
     say(f"time:    {summary.seconds or 0:.1f} s")
     if summary.forecast:
         say(f"forecast: {_held_to_it(summary.forecast)}")
-    out.print(f"report:  {plain(report)}", soft_wrap=True)
+    out.print(f"report:  {report}", soft_wrap=True)
 
 
 def print_balance(balance: Balance) -> None:
@@ -106,6 +110,8 @@ def print_balance(balance: Balance) -> None:
     reasons = ", ".join(f"{name} {n}" for name, n in balance.reasons.items())
     out.print(f"reasons: {reasons or 'none'}")
     say(f"faces:   {balance.faces['found']}")
+    if sidecars := balance.reasons.get("sidecar"):
+        say(f"sidecars: {sidecars} files that go with pictures (.xmp, .aae, …) stayed in the archive, unchanged")
 
 
 def _held_to_it(told: Held) -> str:
@@ -130,8 +136,34 @@ def print_status(told: Status) -> None:
         say(f"{file.path}: {file.reason}", file.said or "")
 
 
-def print_explanation(told: Explanation) -> None:
-    """One file's story, stage by stage."""
+def print_verification(told: Verification) -> None:
+    """What is not as it was written, and that all else is."""
+    for path in told.ledger:
+        say(f"{path} is not what was written")
+    for path in told.intermediates:
+        say(f"{path} is not what was written; it will be made again when it is needed")
+    for wrong in told.restored:
+        say(wrong)
+    if told.ledger:
+        say("restored files were not compared, for want of a whole ledger; `mpsr repair` sets damaged files aside")
+    else:
+        say(f"{told.compared - len(told.restored)} of {told.compared} restored files are what was delivered")
+
+
+def print_repair(told: Repair) -> None:
+    """What was set aside, delivered again, and is left to be made."""
+    for path in told.set_aside:
+        say(f"set aside: {path}, now in damaged/")
+    for path in told.delivered:
+        say(f"delivered again: {path}")
+    for path in told.to_make:
+        say(f"to be made again by `mpsr run`: {path}")
+    if not (told.set_aside or told.delivered or told.to_make):
+        say("everything is what was written")
+
+
+def print_explanation(told: Explanation, *, faces: bool) -> None:
+    """One file's story, stage by stage: what became of its faces in all, or (`faces`) of each."""
     given, verdict = told.input, told.verdict
     say(told.path)
     say(f"input    {given.format}, {given.width}×{given.height}, {given.bytes} bytes, sha256 {given.image_id}")
@@ -143,11 +175,33 @@ def print_explanation(told: Explanation) -> None:
     if gate := told.promotion:
         made_in = f", made in run {gate.made_in}" if gate.made_in else ""
         say(f"nightly  {gate.did}{made_in}, promotion {gate.id}", gate.why or "")
-    out.print(_stage_table(told.stages))
+    for note in (note for step in told.stages for note in _texts(step.detail.get("notes"))):
+        say(f"note     {note}")
+    out.print(_stage_table(told.stages) if faces else _stage_summary(told.stages))
+    if not faces and any(step.face >= 0 for step in told.stages):
+        say("         --faces shows every face")
     for run_id, run in told.runs.items():
         say(f"run {run_id}: {run.software}, {run.device}, recipe {run.recipe.name}")
         for name, sha in run.weights.items():
             say(f"  weights {name} sha256 {sha}")
+
+
+def _texts(value: object) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []
+
+
+def _stage_summary(steps: Sequence[Step]) -> Table:
+    table = Table(show_edge=False)
+    for heading in ("stage", "network", "what became of it", "ms"):
+        table.add_column(heading, overflow="fold")
+    for (stage, network), group in groupby(steps, key=lambda step: (step.stage, step.network)):
+        members = list(group)
+        counts = Counter(step.reason_code or step.state for step in members if step.face >= 0)
+        whole = [step.reason_code or step.state for step in members if step.face < 0]
+        became = [f"picture: {reason}" for reason in whole] + [f"{n} faces: {reason}" for reason, n in counts.items()]
+        took = sum(step.device_ms or 0 for step in members)
+        table.add_row(stage, network, ", ".join(became), f"{took:.0f}")
+    return table
 
 
 def _stage_table(steps: Sequence[Step]) -> Table:
@@ -163,7 +217,8 @@ def _stage_table(steps: Sequence[Step]) -> Table:
 
 def print_checks(checks: Sequence[Check]) -> None:
     """The doctor's findings, with a cure beside each that needs one."""
-    marks = {"good": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
+    marks = {"good": ("ok  ", "green"), "note": ("note", "yellow"), "bad": ("bad ", "red")}
     for check in checks:
-        cure = f"  → {plain(check.cure)}" if check.cure else ""
-        out.print(f"{marks[check.level]} {check.name}: {plain(check.found)}{cure}", soft_wrap=True)
+        cure = f"  → {check.cure}" if check.cure else ""
+        said = printable(f" {check.name}: {check.found}{cure}")
+        out.print(Text.assemble(marks[check.level], said), soft_wrap=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,9 +18,28 @@ from rich.text import Text
 from flows.session import Progress
 from infra.problems import ForPeople
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
 PLAIN_SECONDS = 30.0
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, those that turn the direction of writing, and bytes that are no UTF-8."""
+
+
+class _Terminal(Console):
+    """Texts come from files and from whoever named them: nothing in them is markup, and no terminal obeys them."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters spelt out."""
+    return _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+out = _Terminal()
+err = _Terminal(stderr=True)
 
 
 def print_json(data: Mapping[str, object]) -> None:
@@ -28,9 +49,9 @@ def print_json(data: Mapping[str, object]) -> None:
 
 def print_error(message: str, hint: str = "") -> None:
     """`error:` and, where there is a next step, `hint:`."""
-    err.print(f"[bold red]error:[/] {plain(message)}", soft_wrap=True)
+    err.print(Text.assemble(("error:", "bold red"), " ", printable(message)), soft_wrap=True)
     if hint:
-        err.print(f"[bold]hint:[/] {plain(hint)}", soft_wrap=True)
+        err.print(Text.assemble(("hint:", "bold"), " ", printable(hint)), soft_wrap=True)
 
 
 def print_json_error(error: ForPeople) -> None:
@@ -74,7 +95,7 @@ def shown(progress: Progress) -> Iterator[Progress]:
 
 def _tick(progress: Progress, stop: threading.Event) -> None:
     while not stop.wait(PLAIN_SECONDS):
-        err.print(plain(progress_line(progress)), style=None, soft_wrap=True)
+        err.print(progress_line(progress), style=None, soft_wrap=True)
 
 
 def progress_line(progress: Progress) -> str:
@@ -104,20 +125,15 @@ def _live(progress: Progress) -> Group:
     if progress.outcomes:
         lines.append(Text(", ".join(f"{n} {name.replace('_', ' ')}" for name, n in progress.outcomes.most_common())))
     if progress.last_failure:
-        lines.append(Text(f"last failure: {progress.last_failure[:200]}"))
+        lines.append(Text(printable(f"last failure: {progress.last_failure[:200]}")))
     return Group(*lines)
 
 
 def say_beside(text: str) -> None:
     """A line on stderr, beside results and progress."""
-    err.print(plain(text), soft_wrap=True)
+    err.print(text, soft_wrap=True)
 
 
 def say(*parts: str) -> None:
-    """A line of results; texts come from files and are not markup. Never wrapped, so that paths can be copied."""
-    out.print(plain(" ".join(part for part in parts if part)), soft_wrap=True)
-
-
-def plain(text: str) -> str:
-    """Names of files are not markup."""
-    return text.replace("[", r"\[")
+    """A line of results, never wrapped, so that paths can be copied."""
+    out.print(" ".join(part for part in parts if part), soft_wrap=True)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
-from flows.cli.words.terminal import out, plain, say
+from flows.cli.words.terminal import out, say
 
 if TYPE_CHECKING:
     from infra.weights import WeightsRow
@@ -92,7 +93,7 @@ def print_each(rows: Sequence[WeightsRow]) -> None:
     """One paragraph a file. No line is wrapped, so that addresses and commands can be copied."""
     for row in rows:
         optional = "" if row.needed else " (optional)"
-        out.print(f"\n[bold]{row.name}[/]  {plain(row.title)}{optional}", soft_wrap=True)
+        out.print(Text.assemble("\n", (row.name, "bold"), f"  {row.title}{optional}"), soft_wrap=True)
         say(f"  size     {_size(row, long=True)}")
         say(f"  licence  {row.licence}; commercial use: {row.commercial}")
         for at, address in enumerate(row.origins):

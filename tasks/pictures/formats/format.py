@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from tasks.pictures.picture import Header, Picture
 
-HEAD = 32
+HEAD = 64
 """Bytes of a file's beginning in which every container can be told."""
+ANY_CODEC = (b"mif1", b"msf1", b"miaf")
+"""Major brands that say nothing of the codec: the compatible brands behind them do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """By what the files of one container are known; whether they can be decoded is another matter.
 
-    signatures: (offset, bytes), one of which stands in the first HEAD bytes. brands: four bytes each, which an ISO
-    base media file (`ftyp` at byte 4) begins with instead. suffixes: what claims by name to be one, without the dot.
+    pattern: regular expression (DOTALL) that matches a file's first bytes. brands: four bytes each, with which an ISO
+    base media file (`ftyp` at byte 4) begins instead. suffixes: what claims by name to be one, without the dot.
     """
 
     name: str
-    signatures: tuple[tuple[int, bytes], ...] = ()
+    pattern: bytes = b""
     brands: tuple[bytes, ...] = ()
     suffixes: tuple[str, ...] = ()
 
     def begins(self, head: bytes) -> bool:
         """Whether a file that begins with these bytes is of this kind."""
         if head[4:8] == b"ftyp":
-            return head[8:12] in self.brands
-        return any(head[at : at + len(mark)] == mark for at, mark in self.signatures)
+            return any(brand in self.brands for brand in _brands(head))
+        return bool(self.pattern and re.match(self.pattern, head, re.DOTALL))
+
+
+def _brands(head: bytes) -> list[bytes]:
+    """What an ISO base media file says that it is: its major brand, or the others where that names no codec."""
+    major, length = head[8:12], int.from_bytes(head[:4], "big")
+    if major not in ANY_CODEC:
+        return [major]
+    return [major, *(head[at : at + 4] for at in range(16, min(length, len(head)) - 3, 4))]
 
 
 class Format(Protocol):

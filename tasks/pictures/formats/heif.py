@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from PIL import Image
 
 from tasks.pictures.formats.format import Kind
-from tasks.pictures.formats.pillow import PillowFormat, described_blocks, saved
+from tasks.pictures.formats.pillow import PillowFormat, metadata_of, saved, written_blocks
+from tasks.pictures.metadata import described
 from tasks.pictures.picture import Picture, coded_levels
 
 
@@ -28,12 +29,13 @@ class Heif(PillowFormat):
         """Upright: pillow-heif turns the pixels itself."""
         return 1
 
-    def left_out(self, image: Image.Image) -> tuple[str, ...]:
+    def left_out(self, data: bytes, image: Image.Image) -> tuple[str, ...]:
         bits = int(image.info.get("bit_depth", 8))
-        return (f"{bits} bits reduced to 8",) if bits > 8 else ()
+        return super().left_out(data, image) + ((f"{bits} bits reduced to 8",) if bits > 8 else ())
 
     def encode(self, picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
-        blocks = described_blocks(self.opened(io.BytesIO(original)), picture, provenance)
+        found = metadata_of(self.opened(io.BytesIO(original)))
+        blocks = written_blocks(described(found, picture, provenance, turned=False))
         return saved(coded_levels(picture), "HEIF", quality=95, **blocks)
 
 

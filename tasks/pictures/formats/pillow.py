@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms
 
+from tasks.pictures.blocks.exif import PREFIX
 from tasks.pictures.formats.format import Kind
-from tasks.pictures.metadata import EXIF_PREFIX, described, orientation_of
+from tasks.pictures.metadata import stored_orientation, unread
 from tasks.pictures.picture import DecodeError, Depth, Header, Levels, Metadata, Picture, to_float, upright
 
 GREY_MODES = {"1", "L", "LA", "La", "I;16", "I;16B", "I;16L"}
@@ -47,22 +47,22 @@ class PillowFormat:
         if grey:
             levels = np.dstack([levels if levels.ndim == 2 else levels[..., 0]] * 3)
         depth: Depth = 16 if levels.dtype == np.uint16 else 8
-        notes += self.left_out(image)
+        notes += self.left_out(data, image)
         return Picture(to_float(levels[..., :3]), alpha, grey, header.format, depth, header.mode, notes)
 
     def orientation(self, image: Image.Image) -> int:
-        """The EXIF orientation that Pillow's pixels still have."""
-        return orientation_of(exif_of(image))
+        """How Pillow's pixels still lie, as EXIF numbers it."""
+        return stored_orientation(exif_of(image), image.info.get("xmp"))
 
-    def left_out(self, image: Image.Image) -> tuple[str, ...]:
-        """Notes on what the file holds beside the picture that Pillow makes of it."""
-        return ()
+    def left_out(self, data: bytes, image: Image.Image) -> tuple[str, ...]:
+        """Notes on what the file holds beside the pixels that Pillow makes of it, and a result will not hold."""
+        return unread(metadata_of(image))
 
 
 def exif_of(image: Image.Image) -> bytes | None:
     """The EXIF block of an opened file, without its prefix."""
     block = image.info.get("exif")
-    return block.removeprefix(EXIF_PREFIX) if isinstance(block, bytes) else None
+    return block.removeprefix(PREFIX) if isinstance(block, bytes) else None
 
 
 def frames_of(image: Image.Image) -> int:
@@ -70,11 +70,14 @@ def frames_of(image: Image.Image) -> int:
     return int(getattr(image, "n_frames", 1))
 
 
-def described_blocks(original: Image.Image, picture: Picture, provenance: Mapping[str, str]) -> dict[str, bytes]:
-    """EXIF, XMP and profile as `saved` takes them: the original's, true for the picture, those that there are."""
-    packet, profile = original.info.get("xmp"), original.info.get("icc_profile")
-    found = described(Metadata(icc=profile, exif=exif_of(original), xmp=packet), picture, provenance)
-    exif = found.exif and EXIF_PREFIX + found.exif
+def metadata_of(image: Image.Image) -> Metadata:
+    """What an opened file holds beside its pixels."""
+    return Metadata(icc=image.info.get("icc_profile"), exif=exif_of(image), xmp=image.info.get("xmp"))
+
+
+def written_blocks(found: Metadata) -> dict[str, bytes]:
+    """EXIF, XMP and profile as `saved` takes them, those that there are."""
+    exif = found.exif and PREFIX + found.exif
     blocks = {"exif": exif, "xmp": found.xmp, "icc_profile": found.icc}
     return {name: block for name, block in blocks.items() if block}
 

@@ -2,40 +2,76 @@
 
 from __future__ import annotations
 
-import dataclasses
+import io
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import BinaryIO
+from itertools import takewhile
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from tasks.pictures.blocks.exif import PREFIX
 from tasks.pictures.formats.format import Kind
 from tasks.pictures.formats.pillow import PillowFormat, saved
-from tasks.pictures.metadata import described, orientation_of
-from tasks.pictures.picture import Header, Levels, Metadata, Picture, coded_levels, to_float, upright
+from tasks.pictures.metadata import described, stored_orientation, unread
+from tasks.pictures.picture import DecodeError, Header, Levels, Metadata, Picture, coded_levels, to_float, upright
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_XMP = b"XML:com.adobe.xmp\0"
-PNG_CARRIED = {b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME"}
+XMP_KEYWORD = b"XML:com.adobe.xmp"
+PNG_XMP = XMP_KEYWORD + b"\0"
+TEXT = (b"tEXt", b"zTXt", b"iTXt")
+NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+"""Chunks on which pixels depend."""
+UNTRUE = (b"acTL", b"fcTL", b"fdAT", b"bKGD", b"hIST", b"sPLT", b"sBIT", b"caBX", b"iCCP", b"eXIf", b"iDOT")
+"""Chunks that are read, or that say what need not hold of other pixels."""
+RAW_EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
+RAW_XMP = b"Raw profile type xmp"
+JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+class Chunk(NamedTuple):
+    """A chunk's kind and payload, and whether its sum is right."""
+
+    kind: bytes
+    payload: bytes
+    sound: bool = True
 
 
 class Png(PillowFormat):
-    """PNG; Pillow decodes what has up to 8 bits, OpenCV the rest."""
+    """PNG; Pillow decodes what has up to 8 bits, OpenCV the rest. Both see only the chunks that they need."""
 
-    kind = Kind("PNG", ((0, PNG_SIGNATURE),), suffixes=("png",))
+    kind = Kind("PNG", PNG_SIGNATURE, suffixes=("png",))
     animated = True
 
+    def opened(self, stream: BinaryIO) -> Image.Image:
+        chunks = list(png_chunks(stream))
+        image = super().opened(io.BytesIO(_bare(chunks)))
+        found = _metadata(chunks)
+        blocks = {"icc_profile": found.icc, "exif": found.exif, "xmp": found.xmp}
+        image.info |= {name: block for name, block in blocks.items() if block}
+        return image
+
     def header(self, stream: BinaryIO) -> tuple[Header, int]:
-        header, frames = super().header(stream)
-        return dataclasses.replace(header, mode=_mode(stream, header.mode)), frames
+        chunks = list(takewhile(lambda chunk: chunk.kind != b"IDAT", png_chunks(stream)))
+        if any(chunk.kind == b"CgBI" for chunk in chunks):
+            sentence = "expected a PNG, came Apple's own form of it for telephones (CgBI); convert it first"
+            raise DecodeError("unsupported_format", sentence)
+        image = super().opened(io.BytesIO(_bare([*chunks, Chunk(b"IDAT", b"")])))
+        mode = _mode(chunks[0].payload, image.mode)
+        frames = next((int.from_bytes(chunk.payload[:4], "big") for chunk in chunks if chunk.kind == b"acTL"), 1)
+        return Header(self.kind.name, image.width, image.height, mode), frames
 
     def decode(self, data: bytes, header: Header) -> Picture:
-        found = read_png_metadata(data)  # checks every chunk's sum, and that the file is whole
         if header.mode.endswith(";16"):
-            return _decoded_deep(data, header, orientation_of(found.exif))
+            return _decoded_deep(data, header)
         return super().decode(data, header)
+
+    def left_out(self, data: bytes, image: Image.Image) -> tuple[str, ...]:
+        return _left_out(list(png_chunks(io.BytesIO(data))))
 
     def encode(self, picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
         levels = coded_levels(picture)
@@ -43,43 +79,82 @@ class Png(PillowFormat):
         return put_png_metadata(bare, described(read_png_metadata(original), picture, provenance))
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(kind, payload) of every chunk up to IEND. Raises ValueError where a chunk is cut off or damaged."""
-    position = len(PNG_SIGNATURE)
-    while position + 12 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        kind, payload = data[position + 4 : position + 8], data[position + 8 : position + 8 + length]
-        check = data[position + 8 + length : position + 12 + length]
-        if zlib.crc32(kind + payload) != int.from_bytes(check, "big") or len(check) < 4:
-            raise ValueError(f"PNG chunk {kind!r} at byte {position} is cut off or damaged")
-        yield kind, payload
+def png_chunks(stream: BinaryIO) -> Iterator[Chunk]:
+    """Every chunk up to IEND, or to where the file breaks off: a chunk that is cut is the last and not sound."""
+    stream.seek(len(PNG_SIGNATURE))
+    while len(head := stream.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        payload, check = stream.read(length), stream.read(4)
+        yield Chunk(kind, payload, check == struct.pack(">I", zlib.crc32(kind + payload)))
         if kind == b"IEND":
             return
-        position += 12 + length
-    raise ValueError("the PNG ends before its IEND chunk")
+
+
+def _bare(chunks: Iterable[Chunk]) -> bytes:
+    """A PNG of nothing but what pixels depend on. Raises ValueError where one of those is damaged."""
+    needed = [chunk for chunk in chunks if chunk.kind in NEEDED]
+    broken = next((chunk.kind.decode() for chunk in needed if not chunk.sound), None)
+    if broken:
+        raise ValueError(f"its chunk {broken} is cut off or damaged")
+    end = [] if needed and needed[-1].kind == b"IEND" else [(b"IEND", b"")]
+    return PNG_SIGNATURE + png_bytes([*((chunk.kind, chunk.payload) for chunk in needed), *end])
+
+
+def _left_out(chunks: list[Chunk]) -> tuple[str, ...]:
+    """Notes on what a PNG holds beside its pixels, and a result will not hold."""
+    notes = unread(_metadata(chunks))
+    broken = sorted({chunk.kind.decode("latin-1") for chunk in chunks if not chunk.sound})
+    if broken:
+        notes += (f"damaged chunks left out, on which no pixel depends: {', '.join(broken)}",)
+    if chunks[-1].kind != b"IEND":
+        notes += ("the PNG's end is missing; every pixel is there",)
+    if any(chunk.kind == b"caBX" for chunk in chunks):
+        notes += ("signed Content Credentials left out: they do not hold for changed pixels",)
+    return notes
 
 
 def read_png_metadata(data: bytes) -> Metadata:
-    """EXIF, XMP and ICC; text, density, gamma and time are carried verbatim."""
-    exif = xmp = icc = None
+    """EXIF, XMP and ICC, wherever they stand; every other chunk that stays true is carried verbatim."""
+    return _metadata(png_chunks(io.BytesIO(data)))
+
+
+def _metadata(chunks: Iterable[Chunk]) -> Metadata:
+    icc = exif = exif_in_text = xmp = xmp_in_text = None
     carried: list[tuple[str, bytes]] = []
-    for kind, payload in png_chunks(data):
+    for kind, payload, _ in filter(lambda chunk: chunk.sound, chunks):
+        keyword, text = _text(kind, payload) if kind in TEXT else (b"", None)
+        profile = _raw_profile(text) if text is not None and keyword.startswith(b"Raw profile type") else None
         if kind == b"eXIf":
-            exif = payload
-        elif kind == b"iTXt" and payload.startswith(PNG_XMP):
-            xmp = _itxt_text(payload)
+            exif = payload.removeprefix(PREFIX)
         elif kind == b"iCCP":
             icc = _unpacked(payload.partition(b"\0")[2][1:])
-        elif kind in PNG_CARRIED and not payload.startswith((b"Raw profile type exif", b"Raw profile type APP1")):
-            carried.append((kind.decode(), payload))
-    return Metadata(icc=icc, exif=exif, xmp=xmp, carried=tuple(carried))
+        elif keyword == XMP_KEYWORD:
+            xmp = text
+        elif profile is not None and keyword in RAW_EXIF and not profile.startswith(JPEG_XMP):
+            exif_in_text = profile.removeprefix(PREFIX)
+        elif profile is not None and keyword in (*RAW_EXIF, RAW_XMP):
+            xmp_in_text = profile.removeprefix(JPEG_XMP)
+        elif kind not in NEEDED and kind not in UNTRUE:
+            carried.append((kind.decode("latin-1"), payload))
+    return Metadata(icc=icc, exif=exif or exif_in_text, xmp=xmp or xmp_in_text, carried=tuple(carried))
 
 
-def _itxt_text(payload: bytes) -> bytes | None:
-    """The text behind keyword, compression (2 bytes), language and translated keyword."""
-    rest = payload[len(PNG_XMP) :]
-    text = rest[2:].split(b"\0", 2)[-1]
-    return _unpacked(text) if rest[:1] == b"\1" else text
+def _text(kind: bytes, payload: bytes) -> tuple[bytes, bytes | None]:
+    """Keyword and text of a text chunk; None for text that cannot be unpacked, which harms no pixel."""
+    keyword, _, rest = payload.partition(b"\0")
+    if kind == b"zTXt":
+        return keyword, _unpacked(rest[1:])
+    if kind == b"iTXt":
+        text = rest[2:].split(b"\0", 2)[-1]  # behind language and translated keyword
+        return keyword, _unpacked(text) if rest[:1] == b"\1" else text
+    return keyword, rest
+
+
+def _raw_profile(text: bytes) -> bytes | None:
+    """What ImageMagick and others write in hexadecimal: a name, a length, then the digits."""
+    digits = re.match(rb"\s*\S+\s+\d+\s+([0-9a-fA-F\s]*)$", text)
+    packed = b"".join(digits[1].split()) if digits else b""
+    return bytes.fromhex(packed.decode()) if packed and len(packed) % 2 == 0 else None
 
 
 def _unpacked(packed: bytes) -> bytes | None:
@@ -125,19 +200,20 @@ def _coded_deep(levels: Levels) -> bytes:
     return PNG_SIGNATURE + png_bytes(chunks)
 
 
-def _mode(stream: BinaryIO, mode: str) -> str:
+def _mode(header: bytes, mode: str) -> str:
     """Pillow's mode, or what the header's colour type says where the file has 16 bits, which Pillow would halve."""
-    stream.seek(24)
-    depth, colour_type = stream.read(2)
+    depth, colour_type = header[8:10]
     return {0: "L", 2: "RGB", 4: "LA", 6: "RGBA"}[colour_type] + ";16" if depth == 16 else mode
 
 
-def _decoded_deep(data: bytes, header: Header, orientation: int) -> Picture:
-    levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if levels is None:
-        raise ValueError("OpenCV could not decode it")
+def _decoded_deep(data: bytes, header: Header) -> Picture:
+    chunks = list(png_chunks(io.BytesIO(data)))
+    found = _metadata(chunks)
+    levels = cv2.imdecode(np.frombuffer(_bare(chunks), np.uint8), cv2.IMREAD_UNCHANGED)
+    if levels is None or levels.dtype != np.uint16:
+        raise ValueError("its pixels are damaged")
     grey = header.mode.startswith("L")
-    levels = upright(levels.reshape(*levels.shape[:2], -1), orientation)
+    levels = upright(levels.reshape(*levels.shape[:2], -1), stored_orientation(found.exif, found.xmp))
     colours = levels[..., [0, 0, 0]] if grey else levels[..., 2::-1]
     alpha = levels[..., -1] if levels.shape[2] in (2, 4) else None
-    return Picture(to_float(colours), alpha, grey, header.format, 16, header.mode)
+    return Picture(to_float(colours), alpha, grey, header.format, 16, header.mode, _left_out(chunks))

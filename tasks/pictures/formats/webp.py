@@ -6,18 +6,19 @@ import io
 from collections.abc import Mapping
 
 from tasks.pictures.formats.format import Kind
-from tasks.pictures.formats.pillow import PillowFormat, described_blocks, saved
+from tasks.pictures.formats.pillow import PillowFormat, metadata_of, saved, written_blocks
+from tasks.pictures.metadata import described
 from tasks.pictures.picture import Picture, coded_levels
 
 
 class Webp(PillowFormat):
     """WebP with EXIF, XMP and profile; it has no place for a density."""
 
-    kind = Kind("WEBP", ((8, b"WEBPVP8"),), suffixes=("webp",))
+    kind = Kind("WEBP", rb"RIFF.{4}WEBPVP8", suffixes=("webp",))
     animated = True
 
     def encode(self, picture: Picture, original: bytes, provenance: Mapping[str, str]) -> bytes:
-        blocks = described_blocks(self.opened(io.BytesIO(original)), picture, provenance)
+        blocks = written_blocks(described(metadata_of(self.opened(io.BytesIO(original))), picture, provenance))
         lossless = webp_is_lossless(original)
         return saved(coded_levels(picture), "WEBP", quality=95, lossless=lossless, exact=True, method=4, **blocks)
 

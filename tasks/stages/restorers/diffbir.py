@@ -77,6 +77,7 @@ class DiffBir(FaceStage):
     """DiffBIR (Lin et al., ECCV 2024) on the newest result."""
 
     name = "diffbir"
+    generative = True
     on_device = True
     Settings = DiffBirSettings
     reads = ("restored",)

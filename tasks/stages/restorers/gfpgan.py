@@ -31,6 +31,7 @@ class Gfpgan(NetworkStage):
     """
 
     name = "gfpgan"
+    generative = True
     Settings = GfpganSettings
     reads = ("restored",)
     channels_last = False

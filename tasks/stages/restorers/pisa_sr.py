@@ -63,6 +63,7 @@ class PisaSR(FaceStage):
     """PiSA-SR in one diffusion step (Sun et al., CVPR 2025), then its colours moved to those of the input."""
 
     name = "pisa_sr"
+    generative = True
     on_device = True
     Settings = PisaSRSettings
     reads = ("aligned",)

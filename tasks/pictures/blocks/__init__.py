@@ -1,0 +1,1 @@
+"""What files consist of beneath their containers: EXIF and XMP, segments and directories, damage that nobody tells."""
