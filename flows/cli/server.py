@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flows.cli.words import terminal
-from flows.jobs import JobError
+from flows.jobs import JobError, shipped
 from infra.prefect_server import locked, remember_key
 from infra.problems import ForPeople
-from infra.shipped import shipped
 
 HOST = "127.0.0.1"
 LOG = Path.home() / ".cache" / "mpsr" / "serve.log"
@@ -46,7 +45,8 @@ def serve(port: int) -> None:
     environment = _environment(port)
     with ExitStack() as stack:
         log = stack.enter_context(_log())
-        server = stack.enter_context(_process([*SERVER, "--host", HOST, "--port", str(port)], environment, log))
+        command = [*SERVER, "--host", HOST, "--port", str(port)]
+        server = stack.enter_context(_process(command, environment, log))
         _wait_for(f"http://{HOST}:{port}/api/health", server)
         key = environment["PREFECT_API_AUTH_STRING"]
         stack.callback(remember_key(port, key).unlink)
@@ -58,9 +58,8 @@ def serve(port: int) -> None:
         terminal.out.print(f"log:        {LOG}", soft_wrap=True)
         export = f"export PREFECT_API_URL=http://{HOST}:{port}/api PREFECT_API_AUTH_STRING={key}"
         terminal.out.print(f"in another terminal:  {export}", soft_wrap=True)
-        command_line = (
-            f"{Path(sys.executable).parent / 'prefect'} deployment run restore-dataset/restore-dataset --watch"
-        )
+        prefect = Path(sys.executable).parent / "prefect"
+        command_line = f"{prefect} deployment run restore-dataset/restore-dataset --watch"
         terminal.out.print(f"                      {command_line}", soft_wrap=True)
         while server.poll() is None and worker.poll() is None:
             time.sleep(1)

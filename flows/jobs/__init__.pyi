@@ -11,6 +11,7 @@ from .data_set import lies_in as lies_in
 from .data_set import reachable as reachable
 from .data_set import read_data_manifest as read_data_manifest
 from .data_set import refuse_secrets as refuse_secrets
+from .data_set import shipped as shipped
 from .evaluation import EvaluationJob as EvaluationJob
 from .evaluation import evaluation_job as evaluation_job
 from .evaluation import is_workspace as is_workspace

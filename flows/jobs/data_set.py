@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from infra.problems import ForPeople
-from infra.shipped import shipped
 from infra.storage import Storage, StorageError
 
 DATA_MANIFESTS = Path("data_manifests")
@@ -21,6 +20,13 @@ class JobError(ForPeople):
     """A run was asked for that cannot be; the message says what was expected, what came and what to do."""
 
     exit_code = 2
+
+
+def shipped(name: str) -> Path:
+    """A file or folder that comes with the package but is no code: in `mpsr` once installed, else at the root."""
+    root = Path(__file__).parents[2]
+    installed = root / "mpsr" / name
+    return installed if installed.exists() else root / name
 
 
 def read_data_manifest(name: str) -> dict[str, Any]:

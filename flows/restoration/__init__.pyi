@@ -3,7 +3,6 @@ from .checks import check as check
 from .checks import refuse_busy as refuse_busy
 from .delivered import deliver as deliver
 from .delivered import restored as restored
-from .delivered import sweep as sweep
 from .page import REPORT as REPORT
 from .page import levels as levels
 from .page import rewrite_report as rewrite_report

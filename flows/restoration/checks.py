@@ -62,23 +62,13 @@ def _refuse_unwritable(workspace: Storage) -> None:
 def _refuse_foreign(job: Job, workspace: Storage) -> None:
     """What lies in the workspace is of our making, whole, and of the same pictures."""
     if workspace.exists("_format.json"):
-        _refuse_torn(workspace)
+        Ledger.open(workspace, create=False)
         _refuse_another_archive(job, workspace)
     elif workspace.exists(RESTORED):
         raise JobError(
             f"{workspace.shown_url} holds a folder {RESTORED!r} that no run of ours made; "
             "nothing is overwritten, so choose another workspace"
         )
-
-
-def _refuse_torn(workspace: Storage) -> None:
-    try:
-        Ledger.open(workspace, create=False)
-    except (ValueError, KeyError, TypeError) as error:
-        raise JobError(
-            f"the ledger in {workspace.shown_url} cannot be read: its _format.json is damaged ({error}); "
-            "take it back from a copy, or choose another workspace"
-        ) from error
 
 
 def _refuse_another_archive(job: Job, workspace: Storage) -> None:

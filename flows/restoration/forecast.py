@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from flows.restoration.course import PARTS
-from flows.session import Prepared, StageCount
+from flows.session import PARTS, Prepared, StageCount
 from infra.settings import Settings
 from infra.storage import Storage
 from tasks.recipes import (

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from flows.jobs import Job, looked_at
 from flows.restoration.checks import check
-from flows.restoration.course import Course
 from flows.restoration.dashboard import Board
 from flows.restoration.shard import Shard
 from flows.session import (
     GIGABYTE,
     SOFTWARE,
+    Course,
     Patience,
     Prepared,
     Progress,
@@ -151,8 +151,8 @@ def open_run(job: Job, progress: Progress | None = None) -> Iterator[Run]:
 
     Raises what `check` raises before anything is written, and WorkspaceBusy when another run holds the workspace.
     """
-    prepared, workspace = check(job), Storage(job.workspace, apart=Storage(job.source))
-    source = Storage(job.source, apart=Storage(job.workspace))
+    prepared, source = check(job), Storage(job.source, apart=Storage(job.workspace))
+    workspace = Storage(job.workspace, apart=None if job.files else Storage(job.source))
     with open_session(workspace, lambda: sum(1 for _ in looked_at(job, source).walk())) as session:
         run = Run(prepared, session, source, progress or Progress())
         run.write_facts()

@@ -1,3 +1,5 @@
+from .course import PARTS as PARTS
+from .course import Course as Course
 from .dashboard import aside as aside
 from .dashboard import dated_name as dated_name
 from .dashboard import ended as ended

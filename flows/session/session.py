@@ -73,6 +73,7 @@ class Prepared:
             max_pixels=self.settings.max_pixels,
             load_at_once=not self.settings.placement,
             software=SOFTWARE,
+            picked=bool(self.job.files),
         )
 
 

@@ -64,6 +64,8 @@ class WorkerConfig(BaseModel):
     max_pixels: int = 300_000_000
     load_at_once: bool = True
     software: str = "mpsr-batch"
+    picked: bool = False
+    """Single pictures of the source are worked on, beside which the workspace may lie."""
 
 
 def build(config: Mapping[str, object]) -> Worker:
@@ -82,7 +84,7 @@ class Worker:
         self.config = config
         self.recipe = Recipe.parse(config.recipe)
         self.source = Storage(config.source)
-        self.workspace = Storage(config.workspace, apart=self.source)
+        self.workspace = Storage(config.workspace, apart=None if config.picked else self.source)
         self._weights = open_store(config.weights_dir, config.weights_table)
         self._stages: dict[str, Stage] = {}
         self._compute = threading.Lock()

@@ -133,7 +133,7 @@ def test_no_name_is_markup_and_no_terminal_obeys_one(monkeypatch):
     """Names of files come from anywhere: `[/]` ended `explain`, and an escape could rewrite the screen."""
     shown = io.StringIO()
     for console in (terminal.out, terminal.err):
-        monkeypatch.setattr(console, "file", shown)
+        monkeypatch.setattr(console, "_file", shown)
     name = "a[/]b[red]\\[x] \x1b[2J\x1b]0;evil\x07 \u202egpj.exe \udcff:smile:.jpg"
     table = Table(title=name)
     table.add_column(name)

@@ -34,7 +34,7 @@ MISTAKES = {
     "a workspace around the picture": (["run", "photos/one.png", "-w", "photos"], "lies in the workspace"),
     "somebody else's folder restored": (["run", "photos", "-w", "mine"], "nothing is overwritten"),
     "a workspace of a newer version": (["run", "photos", "-w", "newer"], "install a newer one"),
-    "a damaged workspace": (["run", "photos", "-w", "torn"], r"_format\.json is damaged"),
+    "a damaged workspace": (["run", "photos", "-w", "torn"], "a disk or a copy damaged it"),
     "a bucket for a workspace": (["run", "photos", "-w", "s3://bucket/x"], "credentials and endpoint"),
     # how
     "a mistyped recipe": ([*RUN, "--recipe", "compcat"], "did you mean 'compact'"),

@@ -146,7 +146,7 @@ def _live(progress: Progress) -> Group:
     if progress.outcomes:
         lines.append(Text(", ".join(f"{n} {name.replace('_', ' ')}" for name, n in progress.outcomes.most_common())))
     if progress.last_failure:
-        lines.append(Text(f"last failure: {progress.last_failure[:200]}"))
+        lines.append(Text(printable(f"last failure: {progress.last_failure[:200]}")))
     return Group(*lines)
 
 
