@@ -32,7 +32,7 @@ def serving(tmp_path_factory):
     command = [sys.executable, "-m", *server.SERVER, "--host", server.HOST, "--port", str(port)]
     process = subprocess.Popen(command, env=environment)
     try:
-        server._wait_for(f"http://{server.HOST}:{port}/api/health")
+        server._wait_for(f"http://{server.HOST}:{port}/api/health", process)
         yield f"http://{server.HOST}:{port}", environment["PREFECT_API_AUTH_STRING"]
     finally:
         process.kill()
