@@ -24,18 +24,21 @@ from torch import Tensor, nn
 from tasks.faces.crops import CROP, Box, Jitter, Levels, crop_matrix, cut
 from tasks.models.compact.faces import Points, both_ways, box_of_points
 
-LONGER_SIDE, TURNED_SIDE = 1600, 1000
-"""Longer side in px at which the cascade looks at a picture, and at a turned one."""
-SMALLEST = 24
+LONGER_SIDE, VIEWED_SIDE = 1600, 1000
+"""Longer side in px at which the cascade looks at a picture as it is, and in other views."""
+SMALLEST, VIEWED_SMALLEST = 24, 56
+"""Side in px of the smallest face that is looked for, and in other views: small things there cost most and mislead."""
 SCALE_STEP = 1.15
 STRIDE = 1.5
 OVERLAP = 0.3
 CHUNK = 64
 BORDER = 0.3
 """Border around a picture, in shares of its shorter side, filled with its edge."""
-LEANING = (0.0, 25.0, -25.0)
+LEANING = (None, 0.0, 25.0, -25.0)
 LYING = (90.0, 180.0, 270.0)
-"""How far the picture is turned for the cascade, degrees anticlockwise: always, and where no face was found."""
+"""How far the picture is turned for the cascade, degrees anticlockwise: always, and where no face was found.
+
+None = as it is, without the border that all other views have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,8 @@ def detect_faces(rgb_uint8: Levels, landmark_net: nn.Module, accept: float) -> l
     return _found(rgb_uint8, LEANING, landmark_net, accept) or _found(rgb_uint8, LYING, landmark_net, accept)
 
 
-def _found(rgb_uint8: Levels, angles: Sequence[float], net: nn.Module, accept: float) -> list[FaceBox]:
-    proposed = [(box, angle) for angle in angles for box in propose(rgb_uint8, angle)]
+def _found(rgb_uint8: Levels, angles: Sequence[float | None], net: nn.Module, accept: float) -> list[FaceBox]:
+    proposed = [(box, angle or 0.0) for angle in angles for box in propose(rgb_uint8, angle)]
     if not proposed:
         return []
     boxes, turns = zip(*proposed, strict=True)
@@ -80,22 +83,23 @@ def _found(rgb_uint8: Levels, angles: Sequence[float], net: nn.Module, accept: f
     return _strongest(faces)
 
 
-def propose(rgb_uint8: Levels, angle: float = 0.0) -> list[Box]:
-    """Boxes (x, y, width, height) that the cascade takes for faces in the turned picture, many of them wrongly.
+def propose(rgb_uint8: Levels, angle: float | None = None) -> list[Box]:
+    """Boxes (x, y, width, height) that the cascade takes for faces in one view (`LEANING`), many of them wrongly.
 
     They are upright boxes around the same centres in the picture as it is; they may leave it.
     """
-    shrink = min(1.0, (LONGER_SIDE if angle == 0 else TURNED_SIDE) / max(rgb_uint8.shape[:2]))
+    shrink = min(1.0, (LONGER_SIDE if angle is None else VIEWED_SIDE) / max(rgb_uint8.shape[:2]))
     height, width = (max(1, round(side * shrink)) for side in rgb_uint8.shape[:2])
     if min(height, width) < SMALLEST:
         return []
     small = np.asarray(cv2.resize(rgb_uint8, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-    turned, back = _turned(small, angle, round(BORDER * min(height, width)))
+    border = 0 if angle is None else round(BORDER * min(height, width))
+    turned, back = _turned(small, angle or 0.0, border)
     found = _cascade().detect_multi_scale(
         img=turned,
         scale_factor=SCALE_STEP,
         step_ratio=STRIDE,
-        min_size=(SMALLEST, SMALLEST),
+        min_size=(SMALLEST if angle is None else VIEWED_SMALLEST,) * 2,
         max_size=(min(turned.shape[:2]),) * 2,
         min_neighbor_number=1,
     )

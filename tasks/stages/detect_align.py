@@ -31,7 +31,7 @@ WEIGHTS: dict[str, tuple[str, ...]] = {
     "retinaface": ("retinaface_resnet50",),
     "none": (),
 }
-CONFIDENCE = {"compact": 0.9, "yunet": 0.6, "retinaface": 0.97}
+CONFIDENCE = {"compact": 0.95, "yunet": 0.6, "retinaface": 0.97}
 """Least confidence of each detector where the settings name none: its authors' or measured here."""
 WARP_LIMIT = 32_000
 """OpenCV cannot warp from pictures with sides of 32,768 and more; larger ones are cut first."""
@@ -49,7 +49,7 @@ class DetectAlignSettings(StageSettings):
         default=None,
         ge=0,
         le=1,
-        description="least confidence of a face; none = 0.9 (compact), 0.6 (yunet), 0.97 (retinaface)",
+        description="least confidence of a face; none = 0.95 (compact), 0.6 (yunet), 0.97 (retinaface)",
     )
     working_side: int = Field(
         default=1536, ge=320, le=8192, description="longest side, px, at which yunet and retinaface look for faces"
