@@ -9,24 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from fake_stages import BRIGHTENING
 from PIL import Image
 from places import HELPERS, ROOT
 
 from flows.jobs import JobError, job_for
 from infra.ledger import Ledger
 from infra.storage import Storage
-
-RECIPE = """
-name = "local"
-[[stage]]
-id = "detect_align"
-settings = { detector = "none" }
-[[stage]]
-id = "brighten"
-use = "fake_stages:Brighten"
-[[stage]]
-id = "paste_back"
-"""
 
 
 @pytest.fixture
@@ -35,7 +24,7 @@ def folder(tmp_path):
     (photos / "deeper").mkdir(parents=True)
     for name, grey in {"one.png": 90, "two.png": 120, "deeper/one.png": 60}.items():
         Image.fromarray(np.full((40, 40, 3), grey, np.uint8)).save(photos / name)
-    (tmp_path / "local.toml").write_text(RECIPE)
+    (tmp_path / "local.toml").write_text(BRIGHTENING)
     return tmp_path
 
 

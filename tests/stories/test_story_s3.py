@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from fake_stages import BRIGHTENING
 from PIL import Image
 from s3_server import fresh_bucket, s3_options
 
@@ -20,17 +21,6 @@ from flows.restore_dataset import restore_dataset
 ask = dict(source=sys.argv[1], workspace=sys.argv[2], recipe=sys.argv[3], settings={"workers": 1, "threads": 1})
 print(json.dumps([restore_dataset(**ask).model_dump(mode="json") for _ in range(2)]))
 """
-RECIPE = """
-name = "s3"
-[[stage]]
-id = "detect_align"
-settings = { detector = "none" }
-[[stage]]
-id = "brighten"
-use = "fake_stages:Brighten"
-[[stage]]
-id = "paste_back"
-"""
 
 
 def test_an_archive_in_a_bucket_is_restored_into_a_bucket(tmp_path):
@@ -38,7 +28,7 @@ def test_an_archive_in_a_bucket_is_restored_into_a_bucket(tmp_path):
 
     from prefect.settings import PREFECT_API_URL
 
-    (tmp_path / "s3.toml").write_text(RECIPE)
+    (tmp_path / "s3.toml").write_text(BRIGHTENING)
     with s3_options() as options:
         archive, workspace = fresh_bucket(options), fresh_bucket(options)
         for n in range(5):
