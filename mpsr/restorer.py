@@ -93,7 +93,10 @@ class Restorer:
         return self.many([picture])[0]
 
     def many(self, pictures: Iterable[Picture]) -> list[Result]:
-        """Restores several pictures at once, in their order; faces of all of them share micro-batches."""
+        """Restores several pictures at once, in their order; faces of all of them share micro-batches.
+
+        Networks round otherwise in another batch: a value may differ by one level from what the picture gives alone.
+        """
         given = [_file_of(picture) for picture in pictures]
         call = uuid4().hex
         names: dict[str, str] = {}

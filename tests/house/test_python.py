@@ -73,11 +73,18 @@ def test_threads_get_their_own_results_and_nothing_is_left_behind(restorer, port
     pictures = [portrait[: 300 + n] for n in range(4)]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(restorer, pictures))
-    alone = restorer.many(pictures)
+    alone = [restorer(picture) for picture in pictures]
     sums = [[hashlib.sha256(result.data).hexdigest() for result in results] for results in (together, alone)]
     assert [result.image.height for result in together] == [300, 301, 302, 303]
     assert sums[0] == sums[1]
     assert not [path for path in Path(restorer._folder.name).rglob("*") if path.is_file()]
+
+
+def test_pictures_given_at_once_are_restored_as_each_would_be_but_for_rounding(restorer, portrait):
+    pictures = [portrait[: 300 + n] for n in range(3)]
+    for one, of_many in zip(map(restorer, pictures), restorer.many(pictures), strict=True):
+        levels = [np.asarray(result.image).astype(int) for result in (one, of_many)]
+        assert np.abs(levels[0] - levels[1]).max() <= 1
 
 
 def test_a_folder_is_restored_from_any_thread_and_signals_are_let_be(tmp_path, portrait):
